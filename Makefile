@@ -1,0 +1,47 @@
+# Everything runs from .venv, which the first target that needs it sets up; tb_logs/ receives all results.
+PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint bench train clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(INSTALLED): pyproject.toml
+	@echo "Setting up .venv; the first time this downloads PyTorch."
+	@$(PYTHON) -m venv .venv
+	@# One call that names both: pip then picks a torch and a torchvision that fit each other.
+	@$(BIN)/pip install --quiet --disable-pip-version-check torch torchvision --editable ".[test]"
+	@touch $@
+
+demo: $(INSTALLED)  ## what excites and what inhibits a feature, in a few minutes
+	@$(BIN)/mti fit --config configs/demo_mti.yaml
+	@$(BIN)/mti fit --config configs/demo_inversions.yaml
+	@rm -f tb_logs/demo.png
+	@$(BIN)/mti sheet tb_logs/demo_inversions tb_logs/demo_mti --out tb_logs/demo.png --overwrite
+	@echo "The contact sheet is tb_logs/demo.png; to see all pictures in TensorBoard:"
+	@echo "    $(BIN)/tensorboard --logdir tb_logs"
+
+test: $(INSTALLED)  ## all tests but the slow ones
+	@$(BIN)/pytest -m "not slow"
+
+test-all: $(INSTALLED)  ## all tests
+	@$(BIN)/pytest
+
+lint: $(INSTALLED)  ## style, types and the floors of the code
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+bench: $(INSTALLED)  ## what a step costs beside a bare forward and backward pass
+	@$(BIN)/python -m benchmarks.step_cost
+
+train: $(INSTALLED)  ## train the embedded world's backbone
+	@$(BIN)/mti fit --config configs/train_vetoed_shapes.yaml
+
+clean:  ## remove caches and builds; .venv and tb_logs stay
+	@rm -rf build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find . -path ./.venv -prune -o -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,171 @@
+"""Callbacks: pictures and scalars to TensorBoard, results to disk."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from mti_lightning.compose import composite, grid, opacity, to_image
+from mti_lightning.errors import InputError
+from mti_lightning.objectives import Objective, file_name
+from mti_lightning.views import whole
+
+_MOST_SHOWN = 64
+_MOST_CURVES = 16
+
+
+def _writer(trainer: Trainer) -> SummaryWriter | None:
+    logger = trainer.logger
+    return logger.experiment if isinstance(logger, TensorBoardLogger) else None
+
+
+def _shown(objective: Objective) -> tuple[Tensor, Tensor]:
+    """Return the first pictures of the bank and their opacity."""
+    pictures, alphas, count = [], [], 0
+    for chunk in objective.chunks:
+        pictures.append(chunk().detach().cpu())
+        alphas.append(opacity(chunk.saliency).cpu())
+        count += len(chunk.entries)
+        if count >= _MOST_SHOWN:
+            break
+    return torch.cat(pictures)[:_MOST_SHOWN], torch.cat(alphas)[:_MOST_SHOWN]
+
+
+class PictureLog(Callback):
+    """Shows the pictures and their measures in TensorBoard at the end of each epoch.
+
+    Under `pictures` they are plain; under `pictures_where_it_looked` transparent where the objective did not look, beside their
+    source and, for `SignedInversion`, + and − side by side.
+    """
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        writer = _writer(trainer)
+        if writer is None or not isinstance(pl_module, Objective):
+            return
+        with torch.no_grad():
+            pictures, alphas = _shown(pl_module)
+        epoch, entries = trainer.current_epoch, pl_module.entries
+        signs = len(pl_module.signs)
+        columns = 8 - 8 % signs
+        writer.add_image("pictures", grid(pictures, columns), epoch)
+        rows = composite(pictures, alphas)
+        if pl_module.sources is not None:
+            made = rows.unflatten(0, (-1, signs)) if len(rows) % signs == 0 else rows[: -(len(rows) % signs)].unflatten(0, (-1, signs))
+            firsts = [entry.source for entry in entries[: len(made) * signs : signs]]
+            sources = whole(pl_module.sources[firsts], pl_module.canvas)[:, None]
+            rows, columns = torch.cat([sources, made], 1).flatten(0, 1), (signs + 1) * max(1, 9 // (signs + 1))
+        writer.add_image("pictures_where_it_looked", grid(rows, columns), epoch)
+        for name, values in pl_module.measure().items():
+            for kind in dict.fromkeys(entry.objective for entry in entries):
+                chosen = values[[entry.objective == kind for entry in entries]]
+                if not chosen.isnan().all():
+                    writer.add_scalar(f"{name}/{kind}", chosen.nanmean(), epoch)
+                    writer.add_histogram(f"{name}/{kind}", chosen[~chosen.isnan()], epoch)
+            for entry, value in list(zip(entries, values.tolist(), strict=True))[:_MOST_CURVES]:
+                if not math.isnan(value):
+                    writer.add_scalar(f"{name}_by_picture/{entry.id}", value, epoch)
+        writer.flush()
+
+
+class Results(Callback):
+    """Writes the pictures and their numbers to the run's folder when the run ends, also when it ends early.
+
+    `pictures/<id>.png` (RGBA), `sources/<id>.png`, `results.csv` and `sources.csv`; both tables are measured on clean pictures,
+    without views.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        folder = self._folder(trainer)
+        if stage == "fit" and folder and (folder / "results.csv").exists() and not trainer.ckpt_path:
+            raise InputError(
+                f"{folder} holds the results of another run, which would be overwritten; give --trainer.logger.version "
+                "another number or leave it out, or continue that run with --ckpt_path"
+            )
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if not isinstance(exception, InputError):
+            self._write(trainer, pl_module)
+
+    @staticmethod
+    def _folder(trainer: Trainer) -> Path | None:
+        return Path(trainer.log_dir) if trainer.logger is not None and trainer.log_dir else None
+
+    def _write(self, trainer: Trainer, objective: LightningModule) -> None:
+        folder = self._folder(trainer)
+        if folder is None or not isinstance(objective, Objective) or not len(objective.bank):
+            return
+        (folder / "pictures").mkdir(parents=True, exist_ok=True)
+        with torch.no_grad():
+            for chunk in objective.chunks:
+                for entry, picture, alpha in zip(chunk.entries, chunk(), opacity(chunk.saliency), strict=True):
+                    to_image(picture, alpha).save(folder / "pictures" / f"{entry.id}.png")
+        names = [
+            {
+                "id": entry.id,
+                "source": "" if entry.source is None else objective.source_keys[entry.source],
+                "feature": str(objective.features[entry.feature]),
+                "objective": entry.objective,
+                "seed": entry.seed,
+            }
+            for entry in objective.entries
+        ]
+        measures = objective.measure()
+        rows = [{**name, **row} for name, row in zip(names, _rows(measures), strict=True)]
+        for row in rows:
+            row["file"] = f"pictures/{row['id']}.png"
+        _table(folder / "results.csv", rows)
+        if objective.sources is not None:
+            self._write_sources(folder, objective, names)
+        writer = _writer(trainer)
+        if writer is not None:
+            hparams = {
+                "objective": type(objective).__name__,
+                "backbone": objective.backbone.name,
+                "attribution_layer": str(objective.layer),
+                "features": " ".join(map(str, objective.features))[:200],
+                "steps": objective.steps_per_epoch * trainer.current_epoch,
+                "canvas": "x".join(map(str, objective.canvas)),
+                "image": type(objective.image).__name__,
+                "seed": objective.seed,
+            }
+            means = {f"final/{name}": float(values.nanmean()) for name, values in measures.items() if not values.isnan().all()}
+            writer.add_hparams(hparams, means, run_name=".")
+            writer.flush()
+
+    def _write_sources(self, folder: Path, objective: Objective, names: list[dict[str, Any]]) -> None:
+        assert objective.sources is not None
+        (folder / "sources").mkdir(exist_ok=True)
+        files = {}
+        for index, (key, picture) in enumerate(zip(objective.source_keys, objective.sources, strict=True)):
+            files[key] = f"sources/{index:04d}_{file_name(key)[-80:]}.png"
+            to_image(picture).save(folder / files[key])
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        for name, row in zip(names, _rows(objective.measure(of_sources=True)), strict=True):
+            row.pop("cosine")
+            rows.setdefault(
+                (name["source"], name["feature"]),
+                {"source": name["source"], "feature": name["feature"], **row, "file": files[name["source"]]},
+            )
+        _table(folder / "sources.csv", list(rows.values()))
+
+
+def _rows(columns: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """Turn columns into rows; what does not exist stays empty."""
+    lists = [[("" if math.isnan(value) else f"{value:.6g}") for value in column.tolist()] for column in columns.values()]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
+
+
+def _table(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,22 @@
+"""The errors a user may meet; the command line prints them as one line and exits with 2."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class MtiError(Exception):
+    """Anything this package stops for on purpose."""
+
+
+class InputError(MtiError, ValueError):
+    """Something that was given cannot be used; the message names it and what would do."""
+
+
+class RenderError(MtiError, RuntimeError):
+    """A run cannot go on: the loss is not finite, or the feature does not respond."""
+
+
+def nearest(given: str, choices: Iterable[str]) -> str:
+    """Return `; did you mean 'a' or 'b'?` for the choices spelt most like `given`, or an empty string."""
+    matches = get_close_matches(given, list(choices), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""

@@ -1,0 +1,121 @@
+"""Image parameters: what is optimised, and the picture it stands for."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from mti_lightning import spectrum
+from mti_lightning.errors import InputError
+from mti_lightning.streams import START, stream
+
+Values = dict[str, Tensor]
+_SMALLEST_CANVAS = 32
+
+
+class ImageParameters(ABC):
+    """A way to write pictures as trainable values; each value's first dimension is the image.
+
+    Args:
+        canvas: Height and width of the pictures in pixels, apart from the backbone's input size; None for that size.
+    """
+
+    def __init__(self, canvas: tuple[int, int] | None = None) -> None:
+        if canvas is not None and min(canvas) < _SMALLEST_CANVAS:
+            raise InputError(f"a canvas of {canvas[0]}x{canvas[1]} pixels is too small; each side takes {_SMALLEST_CANVAS} or more")
+        self.canvas = canvas
+
+    @abstractmethod
+    def start(
+        self, keys: Sequence[int], size: tuple[int, int], sources: Tensor | None
+    ) -> tuple[Values, Values]:
+        """Return what is trained and what stays fixed, for one image per key.
+
+        Args:
+            keys: The images' random streams.
+            size: Height and width of the canvas.
+            sources: Pictures to start from, [N, 3, H, W] in 0..1; None to start from noise.
+        """
+
+    @abstractmethod
+    def decode(self, values: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
+        """Return pictures, [N, 3, H, W] in 0..1, for the trained and fixed values together."""
+
+
+@final
+class FourierPhase(ImageParameters):
+    """Trainable phases, fixed magnitudes (MAgnitude Constrained Optimisation, Fel et al. 2023, section 3).
+
+    The picture is σ(standardise(colour · irfft2(m e^{iφ}))): only where things are can change, never how much of each
+    frequency there is, which keeps adversarial high frequencies out. Started from a source picture, m and φ are the source's,
+    and a trainable attenuation σ(α) lets each frequency fade.
+
+    Args:
+        canvas: Height and width of the pictures in pixels; None for the backbone's input size.
+        magnitude: `1/f`, or `measured` on the run's own pictures.
+    """
+
+    def __init__(
+        self,
+        canvas: tuple[int, int] | None = None,
+        magnitude: Literal["1/f", "measured"] = "1/f",
+    ) -> None:
+        super().__init__(canvas)
+        self.magnitude = magnitude
+        self.measured: Tensor | None = None  # [3, H, W // 2 + 1]; set at set-up where `magnitude` asks for it
+
+    def start(
+        self, keys: Sequence[int], size: tuple[int, int], sources: Tensor | None
+    ) -> tuple[Values, Values]:
+        height, width = size
+        if sources is not None:
+            source = spectrum.encode(sources)  # [N, 3, H, W // 2 + 1]
+            planes = spectrum.decode(source, width).flatten(1)
+            trained = {"phase": source.angle(), "attenuation": torch.full_like(source.abs(), 5.0)}
+            return trained, {
+                "magnitude": source.abs(),
+                "mean": planes.mean(1)[:, None, None, None],
+                "deviation": planes.std(1)[:, None, None, None],
+            }
+        shape = (3, height, width // 2 + 1)
+        phase = torch.stack([torch.rand(shape, generator=stream(key, START)) for key in keys])
+        magnitude = self.measured if self.measured is not None else spectrum.natural_magnitude(height, width)
+        ones = torch.ones(len(keys), 1, 1, 1)
+        return {"phase": (2 * phase - 1) * math.pi}, {
+            "magnitude": magnitude.expand(len(keys), -1, -1, -1).clone(),
+            "mean": 0 * ones,
+            "deviation": ones,
+        }
+
+    def decode(self, values: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
+        magnitude = values["magnitude"]
+        if "attenuation" in values:
+            magnitude = magnitude * values["attenuation"].sigmoid()
+        planes = spectrum.decode(torch.polar(magnitude, values["phase"]), size[1])  # [N, 3, H, W]
+        flat = planes.flatten(1)
+        centred = planes - flat.mean(1)[:, None, None, None]
+        planes = centred / flat.std(1).clamp(min=1e-6)[:, None, None, None]
+        return (planes * values["deviation"] + values["mean"]).sigmoid()
+
+
+@final
+class Pixels(ImageParameters):
+    """One trainable value per pixel and channel; the picture is its sigmoid. Invites adversarial patterns.
+
+    Args:
+        canvas: Height and width of the pictures in pixels; None for the backbone's input size.
+    """
+
+    def start(
+        self, keys: Sequence[int], size: tuple[int, int], sources: Tensor | None
+    ) -> tuple[Values, Values]:
+        if sources is not None:
+            return {"logit": sources.clamp(0.01, 0.99).logit()}, {}
+        noise = [torch.randn(3, *size, generator=stream(key, START)) for key in keys]
+        return {"logit": 0.1 * torch.stack(noise)}, {}
+
+    def decode(self, values: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
+        return values["logit"].sigmoid()

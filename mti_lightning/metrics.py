@@ -1,0 +1,108 @@
+"""Measures of pictures as torchmetrics classes: one number for each picture, in the order of the updates."""
+
+from abc import ABC, abstractmethod
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.utilities import dim_zero_cat
+
+from mti_lightning import signs
+from mti_lightning.signs import Tension
+
+
+class PictureMetric(Metric, ABC):
+    """A number for each picture; `compute` returns all of them, [N].
+
+    Args:
+        tension: Says what is summed before signs are split, and which tension is measured.
+        channel_dim: Where the attributions' channels are.
+    """
+
+    full_state_update = False
+    values: list[Tensor]
+
+    def __init__(self, tension: Tension = Tension(), channel_dim: int = 1, **kwargs: Any) -> None:  # noqa: B008  frozen
+        super().__init__(**kwargs)
+        self.tension, self.channel_dim = tension, channel_dim
+        self.add_state("values", [], dist_reduce_fx="cat")
+
+    @abstractmethod
+    def measure(self, attribution: Tensor, response: Tensor, cosine: Tensor) -> Tensor:
+        """Return one number for each picture, [N]."""
+
+    def update(self, attribution: Tensor, response: Tensor, cosine: Tensor) -> None:
+        """Add pictures.
+
+        Args:
+            attribution: A, [N, ...], in units of the response.
+            response: r, [N].
+            cosine: Cosine of the pictures' activations and their target, [N]; NaN where there is none.
+        """
+        self.values.append(self.measure(attribution.float(), response.float(), cosine.float()))
+
+    def compute(self) -> Tensor:
+        return dim_zero_cat(self.values)
+
+
+@final
+class Response(PictureMetric):
+    """The feature's value."""
+
+    def measure(self, attribution: Tensor, response: Tensor, cosine: Tensor) -> Tensor:
+        return response
+
+
+@final
+class Excitation(PictureMetric):
+    """E⁺, in units of the response."""
+
+    def measure(self, attribution: Tensor, response: Tensor, cosine: Tensor) -> Tensor:
+        return self.tension.split(attribution, self.channel_dim)[0]
+
+
+@final
+class Inhibition(PictureMetric):
+    """E⁻, in units of the response, not negative."""
+
+    def measure(self, attribution: Tensor, response: Tensor, cosine: Tensor) -> Tensor:
+        return self.tension.split(attribution, self.channel_dim)[1]
+
+
+@final
+class Tenseness(PictureMetric):
+    """The tension, by the measure chosen."""
+
+    def measure(self, attribution: Tensor, response: Tensor, cosine: Tensor) -> Tensor:
+        return self.tension(attribution, self.channel_dim)
+
+
+@final
+class Balance(PictureMetric):
+    """min(E⁺, E⁻) / max(E⁺, E⁻), 0..1."""
+
+    def measure(self, attribution: Tensor, response: Tensor, cosine: Tensor) -> Tensor:
+        return signs.balance(*self.tension.split(attribution, self.channel_dim))
+
+
+@final
+class TargetCosine(PictureMetric):
+    """Cosine of the picture's activations and its target, -1..1; NaN for objectives without a target."""
+
+    def measure(self, attribution: Tensor, response: Tensor, cosine: Tensor) -> Tensor:
+        return cosine
+
+
+def picture_metrics(tension: Tension, channel_dim: int) -> MetricCollection:
+    """Return every measure of `results.csv`, by its column's name."""
+    classes: dict[str, type[PictureMetric]] = {
+        "response": Response,
+        "excitation": Excitation,
+        "inhibition": Inhibition,
+        "tension": Tenseness,
+        "balance": Balance,
+        "cosine": TargetCosine,
+    }
+    metrics = {name: metric(tension, channel_dim) for name, metric in classes.items()}
+    return MetricCollection(metrics, compute_groups=False)  # type: ignore[arg-type]

@@ -1,0 +1,430 @@
+"""Objectives: banks of images optimised against a frozen backbone."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, final
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from mti_lightning import signs, spectrum
+from mti_lightning.attribution import ActGrad, Attribution, attribute, check_path
+from mti_lightning.backbone import Backbone, Layer
+from mti_lightning.data import PictureData
+from mti_lightning.errors import InputError, RenderError
+from mti_lightning.feature import Feature, Probe, activation_warning
+from mti_lightning.image import FourierPhase, ImageParameters
+from mti_lightning.metrics import picture_metrics
+from mti_lightning.signs import Sign, Tension
+from mti_lightning.streams import stream_key
+from mti_lightning.views import Views, whole
+
+_SPECTRUM_PICTURES = 256
+
+
+def file_name(text: str) -> str:
+    """Return `text` with what file systems do not take everywhere replaced."""
+    return re.sub(r"[^\w.-]+", "-", text)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of the bank: what it is made for.
+
+    `key` names its random stream. It is made of what the image is, never of where it stands in the bank.
+    """
+
+    id: str
+    key: int
+    feature: int  # index into the objective's features
+    objective: str
+    seed: int
+    sign: Sign | None = None
+    source: int | None = None  # index into the objective's sources
+
+
+class Step(NamedTuple):
+    """One step of one chunk."""
+
+    chunk: int
+    step: int  # within the epoch
+
+
+class Steps:
+    """The steps of an epoch, chunk after chunk; it can be stopped anywhere and continued."""
+
+    def __init__(self, chunks: int, steps: int) -> None:
+        self.chunks, self.steps, self.done = chunks, steps, 0
+
+    def __len__(self) -> int:
+        return self.chunks * self.steps
+
+    def __iter__(self) -> Iterator[Step]:
+        for index in range(self.done % len(self), len(self)):
+            self.done = index + 1
+            yield Step(*divmod(index, self.steps))
+
+    def state_dict(self) -> dict[str, int]:
+        return {"done": self.done}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self.done = state["done"]
+
+
+class ImageChunk(nn.Module):
+    """As many images of the bank as are optimised together.
+
+    A chunk has parameters of its own: a step on one chunk leaves the gradients of the others None, and an optimizer with
+    momentum then leaves them alone.
+    """
+
+    saliency: Tensor  # [N, H, W], Σ over steps of |∂loss/∂pixel|, averaged over channels
+
+    def __init__(
+        self, entries: Sequence[Entry], image: ImageParameters, size: tuple[int, int], sources: Tensor | None
+    ) -> None:
+        super().__init__()
+        self.entries, self.image, self.size = tuple(entries), image, size
+        trained, fixed = image.start([entry.key for entry in entries], size, sources)
+        self.trained = nn.ParameterDict(trained)
+        self._fixed = tuple(fixed)
+        for name, value in fixed.items():
+            self.register_buffer(name, value, persistent=False)
+        self.register_buffer("saliency", torch.zeros(len(entries), *size))
+
+    def forward(self) -> Tensor:
+        """Return the pictures, [N, 3, H, W] in 0..1."""
+        fixed = {name: self.get_buffer(name) for name in self._fixed}
+        with torch.autocast(self.saliency.device.type, enabled=False):
+            return self.image.decode({**dict(self.trained.items()), **fixed}, self.size)
+
+
+class Objective(LightningModule, ABC):
+    """A bank of images, each optimised for a feature of a frozen backbone.
+
+    Args:
+        backbone: The frozen network.
+        features: What to visualise: each `LAYER[/input]:CHANNEL[@POSITION]` or the same in structured form.
+        attribution_layer: The earlier layer that responses are attributed to, such as `layer3` or `layer3.0.act2/input`.
+        attribution: The attribution method; activation times gradient by default.
+        tension: The tension measure.
+        image: The image parameters.
+        views: Crops and noise against adversarial patterns.
+        optimizer: Moves the image parameters; Adam, lr 0.05, by default.
+        batch_size: Images per chunk: it bounds memory, and has no say in what the images become.
+        steps_per_epoch: Steps for each image between two looks at the pictures.
+        seed: Seed of the run; `seeds` images are made for each, of seeds seed, seed + 1, ...
+        seeds: Images for each feature (and source).
+        accentuate: Start from the source pictures instead of noise.
+        pair: `all`: every source picture with every feature. `matched`: the first picture with the first feature, and so on,
+            features repeating.
+
+    Raises:
+        InputError: If a layer or feature does not exist, or the attribution layer does not feed a feature.
+    """
+
+    needs_sources: ClassVar[bool]
+    signs: ClassVar[tuple[Sign | None, ...]]
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        features: Sequence[str | dict[str, Any]],
+        attribution_layer: str,
+        attribution: Attribution | None = None,
+        tension: Tension | None = None,
+        image: ImageParameters | None = None,
+        views: Views | None = None,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=0.05),
+        batch_size: int = 16,
+        steps_per_epoch: int = 32,
+        seed: int = 0,
+        seeds: int = 1,
+        accentuate: bool = False,
+        pair: Literal["all", "matched"] = "all",
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("steps_per_epoch", steps_per_epoch), ("seeds", seeds)):
+            if value < 1:
+                raise InputError(f"{name} {value}: give 1 or more")
+        if not features:
+            raise InputError("features: name at least one")
+        self.backbone = backbone
+        self.features = [Feature.parse(feature) for feature in features]
+        self.layer = Layer.parse(attribution_layer)
+        self.channel_dim = backbone.site(self.layer).channel_dim
+        self.probes = nn.ModuleList(Probe(feature, backbone) for feature in self.features)
+        for probe in self.probes:
+            check_path(backbone, probe, self.layer)  # type: ignore[arg-type]
+            if warning := activation_warning(probe.feature, backbone):  # type: ignore[arg-type]
+                rank_zero_warn(warning)
+        self.attribution, self.tension = attribution or ActGrad(), tension or Tension()
+        self.image, self.views = image or FourierPhase(), views or Views()
+        self.optimizer = optimizer
+        self.batch_size, self.steps_per_epoch = batch_size, steps_per_epoch
+        self.seed, self.seeds, self.accentuate, self.pair = seed, seeds, accentuate, pair
+        self.sources: Tensor | None = None  # [S, 3, h, w], as the backbone sees them
+        self.source_keys: list[str] = []
+        self.bank = nn.ModuleList()
+        self._target: tuple[int, Any] = (-1, None)
+        self._picture: Tensor | None = None
+
+    # --- what an objective is ---
+
+    @abstractmethod
+    def losses(self, views: Tensor, chunk: ImageChunk, target: Any) -> Tensor:
+        """Return one loss for each view, [N], none of which depends on another picture."""
+
+    def target(self, chunk: ImageChunk) -> Any:
+        """Return what the chunk's images shall become; computed when the chunk's turn comes, kept until the next one's."""
+        return None
+
+    # --- the bank ---
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        return self.backbone.preprocessing.size
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of the pictures."""
+        return self.image.canvas or self.input_size
+
+    @property
+    def chunks(self) -> list[ImageChunk]:
+        return list(self.bank)  # type: ignore[arg-type]
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [entry for chunk in self.chunks for entry in chunk.entries]
+
+    def setup(self, stage: str) -> None:
+        if self.trainer.world_size > 1:
+            raise InputError(f"{self.trainer.world_size} devices were asked for; an image bank runs on one: --trainer.devices 1")
+        if not len(self.bank):
+            self.build_bank(getattr(self.trainer, "datamodule", None))
+
+    def build_bank(self, data: PictureData | None) -> None:
+        """Read the source pictures and make the images.
+
+        Raises:
+            InputError: If source pictures are needed and there are none.
+        """
+        if data is not None and not isinstance(data, PictureData):
+            raise InputError(f"--data {type(data).__name__} gives no source pictures; PictureFile, PictureFolder, ImageFolder or VetoedShapesPictures do")
+        reads = self.needs_sources or self.accentuate
+        measures = isinstance(self.image, FourierPhase) and self.image.magnitude == "measured"
+        if (reads or measures) and data is None:
+            raise InputError(f"{type(self).__name__} needs source pictures; give --data PictureFolder --data.path FOLDER, for example")
+        if data is not None and (reads or measures):
+            data.use(self.backbone.preprocessing)
+            samples = list(data.samples())
+            pictures = torch.stack([sample["picture"] for sample in samples])
+            if measures:
+                chosen = whole(pictures[:_SPECTRUM_PICTURES], self.canvas)
+                self.image.measured = spectrum.mean_magnitude(chosen)  # type: ignore[attr-defined]
+            if reads:
+                self.sources, self.source_keys = pictures, [sample["key"] for sample in samples]
+        entries = self._plan()
+        for start in range(0, len(entries), self.batch_size):
+            part = entries[start : start + self.batch_size]
+            sources = None
+            if self.accentuate and self.sources is not None:
+                sources = whole(self.sources[[entry.source for entry in part]], self.canvas)
+            self.bank.append(ImageChunk(part, self.image, self.canvas, sources))
+
+    def pairs(self) -> list[tuple[int | None, int]]:
+        """Return which (source, feature) are rendered."""
+        sources = range(len(self.source_keys)) if self.source_keys else [None]
+        if self.pair == "matched":
+            if len(sources) < len(self.features):
+                raise InputError(f"pair: matched needs a source for each of the {len(self.features)} features; there are {len(sources)}")
+            return [(source, i % len(self.features)) for i, source in enumerate(sources)]
+        return [(source, feature) for source in sources for feature in range(len(self.features))]
+
+    def _plan(self) -> list[Entry]:
+        entries: list[Entry] = []
+        for source, feature in self.pairs():
+            for seed in range(self.seed, self.seed + self.seeds):
+                for sign in self.signs:
+                    name = "mti" if sign is None else {"+": "positive", "-": "negative"}[sign]
+                    stem = "" if source is None else re.sub(r"\.\w+$", "", self.source_keys[source])
+                    parts = (stem, str(self.features[feature]), name, f"seed{seed}")
+                    slug = "_".join(file_name(part) for part in parts if part)[-150:]
+                    # The source's pixels, not its name: a picture stays itself in another folder.
+                    content = "" if source is None else self.sources[source].mul(255).round().byte().numpy().tobytes().hex()  # type: ignore[index]
+                    key = stream_key(seed, self.features[feature], content)
+                    if any(entry.id == slug for entry in entries):
+                        slug += f"_{len(entries)}"
+                    entries.append(Entry(slug, key, feature, name, seed, sign, source))
+        return entries
+
+    def probes_of(self, chunk: ImageChunk) -> list[Probe]:
+        return [self.probes[entry.feature] for entry in chunk.entries]  # type: ignore[misc]
+
+    def sources_of(self, chunk: ImageChunk) -> Tensor:
+        """Return each image's source picture, [N, 3, h, w]."""
+        assert self.sources is not None
+        return self.sources[[entry.source for entry in chunk.entries]].to(self.device)
+
+    # --- training ---
+
+    def train_dataloader(self) -> Steps:
+        return Steps(len(self.bank), self.steps_per_epoch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.optimizer(self.bank.parameters())
+
+    def training_step(self, batch: Step, batch_idx: int) -> Tensor:
+        chunk = self.chunks[batch.chunk]
+        if self._target[0] != batch.chunk:
+            self._target = (batch.chunk, self.target(chunk))
+        self._picture = chunk()
+        self._picture.retain_grad()
+        step = self.current_epoch * self.steps_per_epoch + batch.step
+        with torch.autocast(self.device.type, enabled=False):
+            views = self.views(self._picture, [entry.key for entry in chunk.entries], step, self.input_size)
+        losses = self.losses(views, chunk, self._target[1]) / self.views.count
+        self.log("loss", losses.detach().sum() / len(chunk.entries), prog_bar=True, batch_size=1)
+        # The sum, never the mean: an image's path must not depend on how many neighbours it has.
+        return losses.sum()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        picture = self._picture
+        assert picture is not None
+        assert picture.grad is not None
+        moves = picture.grad.abs().mean(1)  # [N, H, W]
+        chunk = next(chunk for chunk in self.chunks if next(iter(chunk.trained.values())).grad is not None)
+        strength = moves.flatten(1).amax(1)  # [N]
+        if not (strength.isfinite() & (strength > 0)).all():
+            bad = int((~(strength.isfinite() & (strength > 0))).nonzero()[0])
+            entry = chunk.entries[bad]
+            what = "nothing moves" if bool(strength[bad] == 0) else "the gradient is not finite for"
+            raise RenderError(
+                f"{what} image {entry.id} (feature {self.features[entry.feature]}); try a feature before its activation function, "
+                "a lower learning rate, another attribution layer or --trainer.precision 32"
+            )
+        chunk.saliency += moves
+
+    # --- what the pictures show ---
+
+    @torch.no_grad()
+    def measure(self, of_sources: bool = False) -> dict[str, Tensor]:
+        """Measure the clean pictures, without views; or the sources in their place.
+
+        Returns:
+            For each column of `results.csv` from `response` on, one number for each entry.
+        """
+        metrics = picture_metrics(self.tension, self.channel_dim).to(self.device)
+        for chunk in self.chunks:
+            shown = self.sources_of(chunk) if of_sources else whole(chunk(), self.input_size)
+            activations, attribution, response = attribute(
+                self.backbone, shown, self.probes_of(chunk), self.layer, self.attribution
+            )
+            metrics.update(attribution, response, self.cosine_to_target(activations, chunk))
+        return {name: values.cpu() for name, values in metrics.compute().items()}
+
+    def cosine_to_target(self, activations: Tensor, chunk: ImageChunk) -> Tensor:
+        """Return the cosine of activations and the chunk's target, [N]; NaN for objectives without one."""
+        return activations.new_full((len(activations),), torch.nan)
+
+
+@final
+class MaximallyTense(Objective):
+    """Images that excite and inhibit each feature at once (maximally tense images, MTIs).
+
+    Maximises the tension of the image's own attribution, minus `imbalance` · |E⁺ − E⁻|.
+
+    Args:
+        imbalance: Price of a difference between E⁺ and E⁻.
+    """
+
+    needs_sources = False
+    signs = (None,)
+
+    def __init__(self, *args: Any, imbalance: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.imbalance = imbalance
+        if not self.attribution.differentiable:
+            raise InputError(f"{type(self.attribution).__name__} cannot be differentiated, which MaximallyTense needs; ActGrad can")
+
+    def losses(self, views: Tensor, chunk: ImageChunk, target: Any) -> Tensor:
+        probes = [probe for probe in self.probes_of(chunk) for _ in range(self.views.count)]
+        _, attribution, _ = attribute(self.backbone, views, probes, self.layer, self.attribution, create_graph=True)
+        excited, inhibited = self.tension.split(attribution, self.channel_dim)
+        return self.imbalance * (excited - inhibited).abs() - self.tension(attribution, self.channel_dim)
+
+
+class Inversion(Objective):
+    """Images whose activations match T⁺ or T⁻ of a source picture.
+
+    Maximises ⟨z, T⟩/‖T‖ · max(cos(z, T), 0)^p over the window where the source's |A| is more than 1% of its maximum; z are the
+    image's activations at the attribution layer.
+
+    Args:
+        power: p, from 1 to 4: how strongly features that are not in the target are kept quiet.
+        coherent: Take T⁺ only from positions that excite on the whole, T⁻ only from those that inhibit; False for the
+            authors' way, every position.
+    """
+
+    needs_sources = True
+
+    def __init__(self, *args: Any, power: float = 2.0, coherent: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.power, self.coherent = power, coherent
+
+    def target(self, chunk: ImageChunk) -> tuple[Tensor, Tensor]:
+        """Return T and the window, of the attribution layer's shape and [N, 1, H, W]."""
+        _, attribution, _ = attribute(
+            self.backbone, self.sources_of(chunk), self.probes_of(chunk), self.layer, self.attribution
+        )
+        targets = torch.cat(
+            [
+                signs.split_target(part, entry.sign or "+", self.coherent, self.channel_dim)
+                for part, entry in zip(attribution.split(1), chunk.entries, strict=True)
+            ]
+        )
+        for entry, target in zip(chunk.entries, targets, strict=True):
+            if not target.any():
+                verb = "excites" if entry.sign == "+" else "inhibits"
+                raise RenderError(
+                    f"nothing {verb} feature {self.features[entry.feature]} in {self.source_keys[entry.source or 0]} at layer "
+                    f"{self.layer}, so there is no {entry.sign} inversion; leave that picture out or try an earlier layer"
+                )
+        return targets, signs.window(attribution, channel_dim=self.channel_dim)
+
+    def losses(self, views: Tensor, chunk: ImageChunk, target: tuple[Tensor, Tensor]) -> Tensor:
+        wanted, window = (t.repeat_interleave(self.views.count, 0) for t in target)
+        shown = self.backbone.run(views, [self.layer])[self.layer] * window
+        dot = (shown * wanted).flatten(1).sum(1) / torch.linalg.vector_norm(wanted.flatten(1), dim=1)
+        return -dot * signs.cosine(shown, wanted).clamp(min=0) ** self.power
+
+    def cosine_to_target(self, activations: Tensor, chunk: ImageChunk) -> Tensor:
+        wanted, window = self.target(chunk)
+        return signs.cosine(activations * window, wanted)
+
+
+@final
+class PositiveInversion(Inversion):
+    """+ inversion: what in each source picture excites each feature."""
+
+    signs = ("+",)
+
+
+@final
+class NegativeInversion(Inversion):
+    """− inversion: what in each source picture inhibits each feature."""
+
+    signs = ("-",)
+
+
+@final
+class SignedInversion(Inversion):
+    """+ and − inversions of each source picture, side by side."""
+
+    signs = ("+", "-")

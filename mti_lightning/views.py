@@ -1,0 +1,85 @@
+"""Views: seeded crops and noise against adversarial patterns, resampled once."""
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from mti_lightning.errors import InputError
+from mti_lightning.streams import stream
+
+
+def _filter(start: Tensor, extent: Tensor, source: int, target: int) -> Tensor:
+    """Return the weights, [N, target, source], of an anti-aliased linear resampling of one axis."""
+    steps = (torch.arange(target, device=start.device) + 0.5) / target
+    centre = (start[:, None] + steps * extent[:, None]) * source - 0.5  # [N, target]
+    support = (extent * source / target).clamp(min=1)[:, None, None]
+    offset = torch.arange(source, device=start.device) - centre[:, :, None]  # [N, target, source]
+    weights = (1 - offset.abs() / support).clamp(min=0)
+    return weights / weights.sum(2, keepdim=True).clamp(min=1e-12)
+
+
+def resample(pictures: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cut a box out of each picture and bring it to one size, anti-aliased, in a single interpolation.
+
+    Args:
+        pictures: [N, C, H, W].
+        boxes: Top, left, height and width of each box in shares of the picture, [N, 4].
+        size: Height and width of the result.
+    """
+    rows = _filter(boxes[:, 0], boxes[:, 2], pictures.shape[2], size[0])  # [N, h, H]
+    columns = _filter(boxes[:, 1], boxes[:, 3], pictures.shape[3], size[1])  # [N, w, W]
+    return rows[:, None] @ pictures @ columns.transpose(1, 2)[:, None]  # [N, C, h, w]
+
+
+def whole(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring whole pictures to one size: the view without crop and noise."""
+    if pictures.shape[2:] == size:
+        return pictures
+    box = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=pictures.device).expand(len(pictures), 4)
+    return resample(pictures, box, size)
+
+
+@final
+class Views:
+    """A random box of each picture and noise on it, from the picture's own stream.
+
+    Args:
+        count: Views per picture and step.
+        box: Smallest and largest side of the box, in shares of the canvas.
+        jitter: Standard deviation of the box's centre, in shares of the canvas; the box stays on the canvas.
+        noise: Standard deviation of the uniform and of the Gaussian noise, in the unit of pictures, 0..1.
+    """
+
+    def __init__(
+        self,
+        count: int = 1,
+        box: tuple[float, float] = (0.9, 0.99),
+        jitter: float = 0.05,
+        noise: float = 0.02,
+    ) -> None:
+        if not (count >= 1 and 0 < box[0] <= box[1] <= 1 and jitter >= 0 and noise >= 0):
+            raise InputError(
+                f"views with count {count}, box {box}, jitter {jitter}, noise {noise}: count is 1 or more, "
+                "0 < smallest <= largest box <= 1, the others 0 or more"
+            )
+        self.count, self.box, self.jitter, self.noise = count, box, jitter, noise
+
+    def __call__(
+        self, pictures: Tensor, keys: Sequence[int], step: int, size: tuple[int, int]
+    ) -> Tensor:
+        """Return views, [N · count, 3, h, w] of the given size, those of one picture next to each other."""
+        boxes, noises = [], []
+        for key in keys:
+            generator = stream(key, step)
+            for _ in range(self.count):
+                side = self.box[0] + (self.box[1] - self.box[0]) * torch.rand((), generator=generator)
+                corner = (1 - side) / 2 + self.jitter * torch.randn(2, generator=generator)
+                boxes.append(torch.cat([corner.clamp(0).minimum(1 - side), side.expand(2)]))
+                if self.noise:
+                    uniform = torch.rand(3, *size, generator=generator).sub_(0.5).mul_(12**0.5)
+                    noises.append(uniform.add_(torch.randn(3, *size, generator=generator)).mul_(self.noise))
+        repeated = pictures.repeat_interleave(self.count, 0) if self.count > 1 else pictures
+        views = resample(repeated, torch.stack(boxes).to(pictures), size)
+        return views + torch.stack(noises).to(pictures) if noises else views
