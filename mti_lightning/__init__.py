@@ -1,5 +1,51 @@
 """Maximally tense images, +/− attribution inversions and attribution atlases for the models people use."""
 
 from mti_lightning import vetoed_shapes_backbone as _embedded_default  # noqa: F401  registers it with timm
+from mti_lightning.attribution import ActGrad, Attribution, attribute
+from mti_lightning.backbone import Backbone, Layer
+from mti_lightning.data import ImageFolder, PictureData, PictureFile, PictureFolder, VetoedShapesPictures
+from mti_lightning.errors import InputError, MtiError, RenderError
+from mti_lightning.feature import Feature
+from mti_lightning.image import FourierPhase, ImageParameters, Pixels
+from mti_lightning.objectives import (
+    MaximallyTense,
+    NegativeInversion,
+    Objective,
+    PositiveInversion,
+    SignedInversion,
+)
+from mti_lightning.render import Rendering, render
+from mti_lightning.signs import Tension
+from mti_lightning.vetoed_shapes import VetoedShapes
+from mti_lightning.views import Views
 
 __version__ = "0.1.0"
+__all__ = [
+    "ActGrad",
+    "Attribution",
+    "Backbone",
+    "Feature",
+    "FourierPhase",
+    "ImageFolder",
+    "ImageParameters",
+    "InputError",
+    "Layer",
+    "MaximallyTense",
+    "MtiError",
+    "NegativeInversion",
+    "Objective",
+    "PictureData",
+    "PictureFile",
+    "PictureFolder",
+    "Pixels",
+    "PositiveInversion",
+    "RenderError",
+    "Rendering",
+    "SignedInversion",
+    "Tension",
+    "VetoedShapes",
+    "VetoedShapesPictures",
+    "Views",
+    "attribute",
+    "render",
+]

@@ -34,7 +34,8 @@ class Attribution(ABC):
     """An attribution method.
 
     Attributes:
-        differentiable: Whether its result can be differentiated once more, as `MaximallyTense` needs.
+        differentiable: Whether its result can be differentiated once more, as `MaximallyTense`
+            needs.
     """
 
     differentiable: ClassVar[bool]
@@ -51,7 +52,7 @@ class Attribution(ABC):
 
 @final
 class ActGrad(Attribution):
-    """Activation times gradient, a ⊙ ∂r/∂a. For a piecewise linear head ΣA = r − bias(x), exactly."""
+    """Activation times gradient, a ⊙ ∂r/∂a. For a piecewise linear head ΣA = r − bias(x)."""
 
     differentiable = True
 
@@ -71,7 +72,7 @@ def attribute(
     method: Attribution,
     create_graph: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attribute responses to an attribution layer, for one feature per picture, in one forward pass.
+    """Attribute responses to an attribution layer, of one feature per picture, in one pass.
 
     Args:
         backbone: The network.
@@ -79,7 +80,8 @@ def attribute(
         probes: The feature of each picture, [N] of them; several target layers may be mixed.
         layer: The attribution layer.
         method: The attribution method.
-        create_graph: Keep the way back to the pictures; without it the graph begins at the attribution layer.
+        create_graph: Keep the way back to the pictures; without it the graph begins at the
+            attribution layer.
 
     Returns:
         Activations and attribution, both of the layer's shape, and responses, [N].
@@ -88,14 +90,14 @@ def attribute(
         InputError: If a layer does not take part in the forward pass.
     """
     targets = list(dict.fromkeys(probe.layer for probe in probes))
-    layers = [layer, *(target for target in targets if target != layer)]
 
     def respond(tapped: dict[Layer, Tensor]) -> Tensor:
         responses = pictures.new_zeros(len(probes))
         for probe in dict.fromkeys(probes):
-            rows = torch.tensor([i for i, other in enumerate(probes) if other is probe], device=pictures.device)
-            # The rows come first: most features read a small part of the layer.
-            responses = responses.index_put((rows,), probe(tapped[probe.layer][rows]).to(responses.dtype))
+            of_probe = [i for i, other in enumerate(probes) if other is probe]
+            rows = torch.tensor(of_probe, device=pictures.device)
+            values = probe(tapped[probe.layer][rows])
+            responses = responses.index_put((rows,), values.to(responses.dtype))
         return responses
 
     def head(activations: Tensor) -> Tensor:
@@ -103,8 +105,9 @@ def attribute(
 
     # The fused attention kernels have no second derivative.
     kernel = sdpa_kernel(SDPBackend.MATH) if create_graph else nullcontext()
+    whole = create_graph and pictures.requires_grad
     with kernel, torch.enable_grad():
-        tapped = backbone.run(pictures, layers, cut=None if create_graph else layer)
+        tapped = backbone.run(pictures, [layer, *targets], cut=None if whole else layer)
         forward = Pass(tapped[layer], respond(tapped), head)
         result = method.attribute(forward, create_graph)
     if create_graph:
@@ -119,16 +122,15 @@ def check_path(backbone: Backbone, probe: Probe, layer: Layer) -> None:
         InputError: If it does not.
     """
     backbone.site(layer)
-    shape = (1, 3, *backbone.preprocessing.size)
-    noise = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(backbone.mean)
+    noise = torch.rand(
+        (1, 3, *backbone.preprocessing.size), generator=torch.Generator().manual_seed(0)
+    )
     with torch.enable_grad():
-        tapped = backbone.run(noise, [layer, probe.layer] if layer != probe.layer else [layer], cut=layer)
+        tapped = backbone.run(noise.to(backbone.mean), [layer, probe.layer], cut=layer)
         response = probe(tapped[probe.layer]).sum()
-        gradient = (
-            torch.autograd.grad(response, tapped[layer], allow_unused=True)[0]
-            if response.requires_grad
-            else None
-        )
+        gradient = None
+        if response.requires_grad:
+            (gradient,) = torch.autograd.grad(response, tapped[layer], allow_unused=True)
     if gradient is None:
         raise InputError(
             f"attribution layer {str(layer)!r} does not feed feature {str(probe.feature)!r}: "

@@ -1,35 +1,67 @@
 """The command line: `mti fit --config FILE` and `mti sheet RUN ...`."""
 
+import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Never
 
-from jsonargparse import ArgumentParser
 from lightning import LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from mti_lightning import data, objectives, vetoed_shapes  # noqa: F401  their classes go by short names
+from mti_lightning import vetoed_shapes  # noqa: F401  its data module goes by its short name
 from mti_lightning.attribution import Attribution
 from mti_lightning.callbacks import PictureLog, Results
+from mti_lightning.complaints import add_place, in_one_line, name_neighbours
 from mti_lightning.compose import contact_sheet
-from mti_lightning.errors import InputError, MtiError
+from mti_lightning.data import PictureData
+from mti_lightning.errors import InputError, MtiError, nearest
+from mti_lightning.image import ImageParameters
+from mti_lightning.objectives import Objective
 from mti_lightning.registry import load_plugins
 
-_MESSAGE_LINES = 6
+_COMMANDS = ("fit", "sheet")
+
+
+def _final(base: type) -> list[str]:
+    below: list[type] = base.__subclasses__()
+    return [name for cls in below for name in _final(cls)] or [base.__name__]
+
+
+def _classes() -> dict[str, list[str]]:
+    """Return what can stand at the keys that take a class."""
+    bases = {
+        "model": Objective,
+        "data": PictureData,
+        "attribution": Attribution,
+        "image": ImageParameters,
+    }
+    return {key: sorted(_final(base)) for key, base in bases.items()}
 
 
 class Parser(LightningArgumentParser):
-    """Lightning's parser: nothing is abbreviated, and an error takes a few lines."""
+    """Lightning's parser: nothing is abbreviated, and an error takes a line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
 
     def error(self, message: str, ex: Exception | None = None) -> Never:
-        cause = _own_error(ex)
-        lines = [line for line in (str(cause) if cause else message).splitlines() if line.strip()]
-        _fail("\n".join(lines[:_MESSAGE_LINES]))
+        parser = getattr(ex, "subcommand_parser", self)
+        message = name_neighbours(message, [action.dest for action in parser._actions])  # noqa: SLF001
+        if not self.exit_on_error:  # a class inside: the outer parser reports what it says
+            super().error(message, ex)
+        raise _own_error(ex) or InputError(in_one_line(message, _classes()))
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves config.yaml to the run's folder, where there is one."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.loggers:
+            super().setup(trainer, pl_module, stage)
 
 
 class MtiCLI(LightningCLI):
@@ -40,30 +72,62 @@ class MtiCLI(LightningCLI):
         return {"fit": LightningCLI.subcommands()["fit"]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--name", default="run", help="the run's folder under tb_logs")
+        parser.add_argument("--name", default="run", help="The run's folder under tb_logs.")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self._get(self.config_init, "trainer.logger") in (None, True):
             name = self._get(self.config, "name")
             kwargs["logger"] = TensorBoardLogger("tb_logs", name=name, default_hp_metric=False)
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, MisconfigurationException) as error:
+            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def before_fit(self) -> None:
+        """Find what cannot work before the run's folder exists."""
+        checkpoint = self._get(self.config, "ckpt_path")
+        if checkpoint and checkpoint not in ("last", "hpc") and not Path(checkpoint).is_file():
+            raise InputError(f"ckpt_path {str(checkpoint)!r} is no file")
+        if not isinstance(self.model, Objective):
+            return
+        if self.trainer.world_size > 1:
+            raise InputError(
+                f"{self.trainer.world_size} devices were asked for; an image bank runs on one: "
+                "--trainer.devices 1"
+            )
+        if not checkpoint:
+            Results().setup(self.trainer, self.model, "fit")
+        self.model.build_bank(self.datamodule)
+        try:
+            self.model.configure_optimizers()
+        except (ValueError, TypeError) as error:  # torch checks values only now
+            raise InputError(f"model.optimizer: {error}") from error
+
+    def after_fit(self) -> None:
+        if self.trainer.loggers and self.trainer.log_dir:
+            print(self.trainer.log_dir)  # where the results are
 
 
 def make_sheet(args: Sequence[str]) -> None:
     """Run `mti sheet`."""
-    parser = ArgumentParser(prog="mti sheet", description="Lay the pictures of several runs side by side.")
-    parser.add_argument("runs", nargs="+", help="folders of finished runs; of a folder of versions the latest is taken")
-    parser.add_argument("--out", default="sheet.png", help="the picture to write")
-    parser.add_argument("--rows", type=int, default=16, help="rows at most")
-    parser.add_argument("--overwrite", action="store_true", help="replace the picture if it exists")
+    parser = Parser(prog="mti sheet", description="Lay the pictures of several runs side by side.")
+    parser.add_argument(
+        "runs", nargs="+", help="Folders of finished runs; of a folder of versions the latest."
+    )
+    parser.add_argument("--out", default="sheet.png", help="The picture to write.")
+    parser.add_argument("--rows", type=int, default=16, help="Rows at most.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace the picture.")
     given = parser.parse_args(list(args))
     out = Path(given.out)
     if out.exists() and not given.overwrite:
         raise InputError(f"{out} exists; give --out another name, or --overwrite")
     picture = contact_sheet([Path(run) for run in given.runs], given.rows)
     out.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(out)
-    print(out)  # noqa: T201  what a script wants to know
+    try:
+        picture.save(out)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{out} cannot be written: {error}") from error
+    print(out)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -71,21 +135,31 @@ def main(args: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if args is None else args)
     try:
         load_plugins(Attribution)
-        if given[:1] == ["sheet"]:
+        _check_command(given)
+        if given[0] == "sheet":
             make_sheet(given[1:])
             return
+        for name in ("lightning.pytorch", "lightning.fabric"):  # tips, news about accelerators
+            logging.getLogger(name).setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning's own
         MtiCLI(
             LightningModule,
-            args=args if args is None else list(args),
+            args=args if args is None else given,
             parser_class=Parser,
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             seed_everything_default=0,
+            save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"prog": "mti", "description": "mti fit: make pictures; mti sheet: lay runs side by side"},
+            parser_kwargs={
+                "prog": "mti",
+                "description": "mti fit --config FILE makes pictures; "
+                "mti sheet RUN ... lays finished runs side by side.",
+            },
             trainer_defaults={
                 "max_epochs": 4,
+                "devices": 1,
                 "log_every_n_steps": 8,
                 "enable_model_summary": False,
                 "callbacks": [PictureLog(), Results()],
@@ -95,16 +169,22 @@ def main(args: Sequence[str] | None = None) -> None:
         cause = _own_error(error)
         if cause is None:
             raise
-        _fail(str(cause))
+        print(f"mti: error: {add_place(str(cause), given)}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def _check_command(given: Sequence[str]) -> None:
+    offer = "mti fit --config FILE, or mti sheet RUN ...; mti --help explains"
+    if not given or given[0].startswith("-"):
+        if given[:1] not in (["-h"], ["--help"]):
+            raise InputError(f"give a command: {offer}")
+    elif given[0] not in _COMMANDS:
+        near = nearest(given[0], _COMMANDS)
+        raise InputError(f"there is no command {given[0]!r}{near or f'; give {offer}'}")
 
 
 def _own_error(error: BaseException | None) -> MtiError | None:
-    """Find this package's error among the causes: jsonargparse and Lightning wrap what a constructor raises."""
+    """Find this package's error among the causes: jsonargparse wraps what a constructor raises."""
     while error is not None and not isinstance(error, MtiError):
         error = error.__cause__ or error.__context__
     return error
-
-
-def _fail(message: str) -> Never:
-    print(f"mti: error: {message}", file=sys.stderr)  # noqa: T201
-    raise SystemExit(2)

@@ -79,11 +79,12 @@ class Run:
         return cls(latest, table("results.csv"), table("sources.csv"))
 
 
+# Pillow's own font knows no superscripts and no typographic minus.
 _COLUMNS = {
     "source": ("source", "the picture as the network sees it"),
     "positive": ("+ inversion", "what in it excites the feature"),
-    "negative": ("− inversion", "what in it inhibits the feature"),
-    "mti": ("maximally tense", "made from noise: excites and inhibits"),
+    "negative": ("- inversion", "what in it inhibits the feature"),
+    "mti": ("tense image", "made from noise: excites and inhibits"),
 }
 _MARGIN, _TILE, _NUMBERS, _HEAD = 14, 176, 270, 84
 
@@ -123,7 +124,7 @@ def contact_sheet(folders: Sequence[Path], most: int = 16) -> Image.Image:
         x = _MARGIN + column * step
         draw.text((x, 20), _COLUMNS[kind][0], fill="black", font=bold)
         draw.multiline_text((x, 44), _wrapped(_COLUMNS[kind][1], small, _TILE), fill="#555", font=small)
-    draw.text((_MARGIN + len(kinds) * step, 20), "response = E⁺ − E⁻ + bias", fill="black", font=font)
+    draw.text((_MARGIN + len(kinds) * step, 20), "response = E+ - E- + bias", fill="black", font=font)
     draw.text((_MARGIN + len(kinds) * step, 44), "in units of the feature", fill="#555", font=small)
     for line, key in enumerate(keys):
         y = _HEAD + line * step
@@ -140,7 +141,7 @@ def contact_sheet(folders: Sequence[Path], most: int = 16) -> Image.Image:
             values = {name: float(row[name]) for name in ("response", "excitation", "inhibition")}
             label = _COLUMNS[kind][0].split()[0]
             text.append(f"{label:<10}{values['response']:+8.1f}{values['excitation']:8.1f}{values['inhibition']:8.1f}")
-        text[1] = f"{'':<10}{'response':>8}{'E⁺':>8}{'E⁻':>8}"
+        text[1] = f"{'':<10}{'response':>8}{'E+':>8}{'E-':>8}"
         _table(draw, (_MARGIN + len(kinds) * step, y + 20), text, font)
     return sheet
 

@@ -17,6 +17,6 @@ class RenderError(MtiError, RuntimeError):
 
 
 def nearest(given: str, choices: Iterable[str]) -> str:
-    """Return `; did you mean 'a' or 'b'?` for the choices spelt most like `given`, or an empty string."""
+    """Return `; did you mean 'a' or 'b'?` for the choices spelt most like `given`, else `""`."""
     matches = get_close_matches(given, list(choices), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""

@@ -1,40 +1,48 @@
 """Features: scalar functions of a backbone."""
 
 import json
+import math
+import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
 
-from mti_lightning.backbone import Backbone, Layer, Site
+from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.errors import InputError
 
 Position = str | int | tuple[int, int] | None
 _POSITIONS = ("centre", "peak", "mean")
 _GRAMMAR = "LAYER[/input]:CHANNEL[@POSITION], such as 'layer3.0.act2/input:12@centre'"
-_ACTIVATIONS = "torch.nn.modules.activation"
 
 
 @dataclass(frozen=True)
 class Feature:
     """A channel, or a direction in channel space, of a target layer at a position.
 
-    Short form: `LAYER[/input]:CHANNEL[@POSITION]` or `LAYER[/input]:VECTOR[@POSITION]`, where VECTOR is a file (.npy, .pt;
-    `file.npy#3` takes row 3 of a matrix) or inline (`[0.5,0,-1]`). Name the value *before* its activation function:
-    `layer3.0.act2/input:12@centre`, `fc:3`.
+    Short form: `LAYER[/input]:CHANNEL[@POSITION]` or `LAYER[/input]:VECTOR[@POSITION]`, where
+    VECTOR is a file (.npy, .pt; `file.npy#3` takes row 3 of a matrix) or inline (`[0.5,0,-1]`).
+    Name the value *before* its activation function: `layer3.0.act2/input:12@centre`, `fc:3`.
 
     Args:
         layer: The target layer, as in `mti_lightning.backbone.Layer`.
         channel: Index of a channel.
-        direction: Path of a vector's file, or the vector itself, [C]; the response is its dot product with the activations.
-        position: `centre`, `peak` (the largest response anywhere), `mean`, [row, column], or a token's index. None for a
-            layer without positions; elsewhere it is `centre`, and the first token where tokens lie on no grid.
+        direction: Path of a vector's file, or the vector itself, [C]; the response is its dot
+            product with the activations.
+        position: `centre`, `peak` (the largest response anywhere), `mean`, [row, column], or a
+            token's index. None for a layer without positions; elsewhere it is `centre`, and the
+            first token where tokens lie on no grid.
+
+    Raises:
+        InputError: If one of them is of the wrong kind, or not exactly one of channel and
+            direction is given.
     """
 
     layer: str
@@ -43,12 +51,27 @@ class Feature:
     position: Position = None
 
     def __post_init__(self) -> None:
+        where = f"feature of layer {self.layer!r}"
+        if not isinstance(self.layer, str) or not self.layer:
+            raise InputError(f"{where}: give a layer's name")
         if (self.channel is None) == (self.direction is None):
-            raise InputError(f"feature of layer {self.layer!r}: give either a channel or a direction")
-        if isinstance(self.position, str) and self.position not in _POSITIONS:
+            raise InputError(f"{where}: give either a channel or a direction")
+        if self.channel is not None and type(self.channel) is not int:
+            raise InputError(f"{where}: channel {self.channel!r} is no whole number")
+        # Lists are what YAML has; a feature is hashable, and reads back from its short form: no -0.
+        if isinstance(self.direction, list | tuple):
+            if not all(isinstance(v, Real) and math.isfinite(v) for v in self.direction):
+                raise InputError(f"{where}: not all of direction {self.direction} are numbers")
+            object.__setattr__(self, "direction", tuple(float(v) + 0.0 for v in self.direction))
+        elif not isinstance(self.direction, str | None):
+            raise InputError(f"{where}: direction {self.direction!r} is neither a file nor a list")
+        if isinstance(self.position, list):
+            object.__setattr__(self, "position", tuple(self.position))
+        if not _is_position(self.position):
+            given = list(self.position) if isinstance(self.position, tuple) else self.position
             raise InputError(
-                f"feature of layer {self.layer!r}: position {self.position!r} is none of centre, peak, mean, "
-                "[row, column] or a token's index"
+                f"{where}: position {given!r} is none of centre, peak, mean, [row, column] "
+                "or a token's index, counted from 0"
             )
 
     @classmethod
@@ -61,33 +84,44 @@ class Feature:
         if isinstance(given, Feature):
             return given
         if isinstance(given, Mapping):
-            unknown = set(given) - set(cls.__dataclass_fields__)
+            unknown = sorted(str(key) for key in given if key not in cls.__dataclass_fields__)
             if unknown or "layer" not in given:
                 raise InputError(
                     f"feature {dict(given)}: takes layer, channel or direction, and position; "
-                    + (f"not {', '.join(sorted(unknown))}" if unknown else "the layer is missing")
+                    + (f"not {', '.join(unknown)}" if unknown else "the layer is missing")
                 )
-            direction, position = given.get("direction"), given.get("position")
-            return cls(
-                given["layer"],
-                given.get("channel"),
-                tuple(direction) if isinstance(direction, Sequence) and not isinstance(direction, str) else direction,
-                tuple(position) if isinstance(position, list) else position,  # type: ignore[arg-type]
-            )
-        match = re.fullmatch(r"(?P<layer>[^:@]+):(?P<what>[^@]+)(@(?P<position>[^@]+))?", given.strip())
+            return cls(**given)
+        form = r"(?P<layer>[^:@]+):(?P<what>[^@]+)(@(?P<position>[^@]+))?"
+        match = re.fullmatch(form, given.strip()) if isinstance(given, str) else None
         if match is None:
             raise InputError(f"feature {given!r} is not of the form {_GRAMMAR}")
-        what, position = match["what"], _parse_position(match["position"])
+        layer, what, position = match["layer"], match["what"], _parse_position(match["position"])
         if re.fullmatch(r"-?\d+", what):
-            return cls(match["layer"], channel=int(what), position=position)
-        direction = tuple(json.loads(what)) if what.startswith("[") else what
-        return cls(match["layer"], direction=direction, position=position)
+            return cls(layer, channel=int(what), position=position)
+        if not what.startswith("["):
+            return cls(layer, direction=what, position=position)
+        try:
+            return cls(layer, direction=json.loads(what), position=position)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"feature {given!r}: {what} is no vector; write it as [0.5,0,-1]"
+            ) from error
 
     def __str__(self) -> str:
-        what = str(self.channel) if self.direction is None else self.direction
-        what = what if isinstance(what, str) else json.dumps(list(what), separators=(",", ":"))
-        position = ",".join(map(str, self.position)) if isinstance(self.position, tuple) else self.position
+        what: object = self.channel if self.direction is None else self.direction
+        if isinstance(what, tuple):
+            what = f"[{','.join(repr(value).removesuffix('.0') for value in what)}]"
+        at = self.position
+        position = f"{at[0]},{at[1]}" if isinstance(at, tuple) else at
         return f"{self.layer}:{what}" + ("" if position is None else f"@{position}")
+
+
+def _is_position(position: object) -> bool:
+    if isinstance(position, tuple):
+        return len(position) == 2 and all(type(i) is int and i >= 0 for i in position)
+    if type(position) is int:
+        return position >= 0
+    return position is None or position in _POSITIONS
 
 
 def _parse_position(text: str | None) -> Position:
@@ -105,31 +139,31 @@ class Probe(Module):
         InputError: If the feature does not exist in the backbone.
     """
 
-    direction: Tensor  # [C]
+    direction: Tensor | None  # [C]; None for a channel
 
     def __init__(self, feature: Feature, backbone: Backbone) -> None:
         super().__init__()
         self.feature = feature
         self.layer = Layer.parse(feature.layer)
         self.site = backbone.site(self.layer)
-        if feature.channel is not None:
-            if not 0 <= feature.channel < self.site.channels:
-                raise InputError(
-                    f"feature {str(feature)!r}: channel {feature.channel} is out of range; "
-                    f"layer {feature.layer!r} of {backbone.name} has channels 0..{self.site.channels - 1}"
-                )
-            direction = torch.nn.functional.one_hot(torch.tensor(feature.channel), self.site.channels).float()
-        else:
-            direction = _load_direction(feature, self.site.channels)
+        channels = self.site.channels
+        if feature.channel is not None and not 0 <= feature.channel < channels:
+            raise InputError(
+                f"feature {str(feature)!r}: channel {feature.channel} is out of range; "
+                f"layer {feature.layer!r} of {backbone.name} has channels 0..{channels - 1}"
+            )
+        direction = None if feature.direction is None else _load_direction(feature, channels)
         self.register_buffer("direction", direction, persistent=False)
         self.position = self._resolve(feature.position)
 
     def _resolve(self, position: Position) -> str | tuple[int, ...] | None:
         """Return `peak`, `mean`, an index into the positions, or None where there are none."""
-        site, name = self.site, f"feature {str(self.feature)!r}"
+        site, layer = self.site, f"layer {self.feature.layer!r}"
+        feature, tokens = f"feature {str(self.feature)!r}", f"0..{site.shape[0] - 1}"
         if len(site.shape) == 1:
             if position is not None:
-                raise InputError(f"{name}: layer {self.feature.layer!r} has no positions; leave @{position} out")
+                at = str(self.feature).rpartition("@")[2]
+                raise InputError(f"{feature}: {layer} has no positions; leave @{at} out")
             return None
         if position in ("peak", "mean"):
             return str(position)
@@ -137,57 +171,89 @@ class Probe(Module):
             position = "centre" if site.grid else 0
         if isinstance(position, int):
             if not site.is_tokens:
-                raise InputError(f"{name}: a single index names a token, and layer {self.feature.layer!r} is a map; give row,column")
-            if not 0 <= position < site.shape[0]:
-                raise InputError(f"{name}: layer {self.feature.layer!r} has tokens 0..{site.shape[0] - 1}")
+                raise InputError(
+                    f"{feature}: a single index names a token, and {layer} is a map; "
+                    "give row,column"
+                )
+            if position >= site.shape[0]:
+                raise InputError(f"{feature}: {layer} has tokens {tokens}")
             return (position,)
         if site.grid is None:
-            raise InputError(f"{name}: the tokens of layer {self.feature.layer!r} lie on no grid; give a token 0..{site.shape[0] - 1}, peak or mean")
+            raise InputError(
+                f"{feature}: the tokens of {layer} lie on no grid; "
+                f"give a token {tokens}, peak or mean"
+            )
         rows, columns = site.grid
         row, column = (rows // 2, columns // 2) if isinstance(position, str) else position
-        if not (0 <= row < rows and 0 <= column < columns):
-            raise InputError(f"{name}: position {row},{column} is outside the map of layer {self.feature.layer!r}, rows 0..{rows - 1}, columns 0..{columns - 1}")
+        if row >= rows or column >= columns:
+            raise InputError(
+                f"{feature}: position {row},{column} is outside the map of {layer}, "
+                f"rows 0..{rows - 1}, columns 0..{columns - 1}"
+            )
         return (site.prefix_tokens + row * columns + column,) if site.is_tokens else (row, column)
 
     def forward(self, activations: Tensor) -> Tensor:
         """Return responses, [N], for the target layer's activations."""
-        if isinstance(self.position, tuple):  # one position: read it alone
-            index = (slice(None), *self.position)
-            activations = activations.movedim(self.site.channel_dim, -1)[index]  # [N, C]
+        values = activations.movedim(self.site.channel_dim, -1)  # [N, ..., C]
+        if isinstance(self.position, tuple):
+            index: tuple[slice | int, ...] = (slice(None), *self.position)
+            values = values[index]  # [N, C]: a single position is read alone
+        elif self.position:
+            values = values.flatten(1, -2)  # [N, P, C]
+        if self.direction is None:
+            values = values[..., self.feature.channel]  # [N] or [N, P]
         else:
-            activations = activations.movedim(self.site.channel_dim, -1).flatten(1, -2) if self.position else activations
-        if self.feature.channel is not None:
-            values = activations[..., self.feature.channel]  # [N] or [N, P]
-        else:
-            values = activations @ self.direction.to(activations.dtype)  # [N] or [N, P]
+            values = values @ self.direction.to(values)  # [N] or [N, P]
         if self.position == "peak":
-            return values.amax(1) if not values.requires_grad else values.gather(1, values.argmax(1, keepdim=True))[:, 0]
+            return values.max(1).values  # unlike amax it has its gradient at one position alone
         return values.mean(1) if self.position == "mean" else values
 
 
 def _load_direction(feature: Feature, channels: int) -> Tensor:
-    given = feature.direction
-    if isinstance(given, str):
-        path, _, row = given.partition("#")
-        if not Path(path).is_file():
-            raise InputError(f"feature {str(feature)!r}: no file {path!r}; a direction is a .npy or .pt file, or a vector [v0,v1,...]")
-        loaded = torch.load(path, weights_only=True) if path.endswith((".pt", ".pth")) else np.load(path, allow_pickle=False)
-        direction = torch.as_tensor(loaded).float()
-        if row:
-            if direction.ndim != 2 or not 0 <= int(row) < len(direction):
-                raise InputError(f"feature {str(feature)!r}: {path} holds {list(direction.shape)}, which has no row {row}")
-            direction = direction[int(row)]
+    name = f"feature {str(feature)!r}"
+    if isinstance(feature.direction, str):
+        direction = _read_vector(name, feature.direction)
     else:
-        direction = torch.tensor(given, dtype=torch.float32)
-    if direction.shape != (channels,) or not direction.isfinite().all():
-        raise InputError(f"feature {str(feature)!r}: the direction holds {list(direction.shape)} values; layer {feature.layer!r} takes [{channels}], all finite")
+        direction = torch.tensor(feature.direction)
+    if direction.shape != (channels,):
+        raise InputError(
+            f"{name}: the direction is {list(direction.shape)}; "
+            f"layer {feature.layer!r} takes a vector of {channels} values, [{channels}]"
+        )
+    if not direction.isfinite().all():
+        raise InputError(f"{name}: not all values of the direction are finite")
     return direction
 
 
+def _read_vector(name: str, given: str) -> Tensor:
+    path, _, row = given.partition("#")
+    if not Path(path).is_file():
+        raise InputError(
+            f"{name}: no file {path!r}; a direction is a .npy or .pt file, or a vector [v0,v1,...]"
+        )
+    try:
+        if path.endswith((".pt", ".pth")):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            loaded = np.load(path, allow_pickle=False)
+        matrix = torch.as_tensor(loaded).float()
+    except (OSError, EOFError, ValueError, TypeError, RuntimeError, pickle.PickleError) as error:
+        reason = f"{path} holds no array of numbers, or it is no .npy or .pt file"
+        raise InputError(f"{name}: {reason}") from error
+    if not row:
+        return matrix
+    if not row.isdecimal() or matrix.ndim != 2 or int(row) >= len(matrix):
+        raise InputError(f"{name}: {path} holds {list(matrix.shape)}, which has no row {row!r}")
+    return matrix[int(row)]
+
+
 def activation_warning(feature: Feature, backbone: Backbone) -> str | None:
-    """Say so where a feature is read after its activation function: there absent and vetoed look the same."""
+    """Say so if a feature is read after its activation function: absent is like vetoed there."""
     layer = Layer.parse(feature.layer)
     module = backbone.network.get_submodule(layer.module)
-    if layer.side == "output" and (type(module).__module__ == _ACTIVATIONS or "activation" in type(module).__module__):
-        return f"feature {str(feature)!r} is read after its activation function; before it is {layer.module}/input"
+    if layer.side == "output" and "activation" in type(module).__module__:
+        return (
+            f"feature {str(feature)!r} is read after its activation function; "
+            f"before it is {layer.module}/input"
+        )
     return None

@@ -56,14 +56,20 @@ class FourierPhase(ImageParameters):
     Args:
         canvas: Height and width of the pictures in pixels; None for the backbone's input size.
         magnitude: `1/f`, or `measured` on the run's own pictures.
+        contrast: Standard deviation before the sigmoid, of images that start from noise. Low enough to leave the background
+            calm: what the objective asks for then stands out from it.
     """
 
     def __init__(
         self,
         canvas: tuple[int, int] | None = None,
         magnitude: Literal["1/f", "measured"] = "1/f",
+        contrast: float = 0.6,
     ) -> None:
         super().__init__(canvas)
+        if contrast <= 0:
+            raise InputError(f"a contrast of {contrast} leaves nothing to see; give a number above 0, such as 0.6")
+        self.contrast = contrast
         self.magnitude = magnitude
         self.measured: Tensor | None = None  # [3, H, W // 2 + 1]; set at set-up where `magnitude` asks for it
 
@@ -78,7 +84,7 @@ class FourierPhase(ImageParameters):
             return trained, {
                 "magnitude": source.abs(),
                 "mean": planes.mean(1)[:, None, None, None],
-                "deviation": planes.std(1)[:, None, None, None],
+                "deviation": planes.std(1, correction=0)[:, None, None, None],
             }
         shape = (3, height, width // 2 + 1)
         phase = torch.stack([torch.rand(shape, generator=stream(key, START)) for key in keys])
@@ -87,17 +93,18 @@ class FourierPhase(ImageParameters):
         return {"phase": (2 * phase - 1) * math.pi}, {
             "magnitude": magnitude.expand(len(keys), -1, -1, -1).clone(),
             "mean": 0 * ones,
-            "deviation": ones,
+            "deviation": self.contrast * ones,
         }
 
     def decode(self, values: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
         magnitude = values["magnitude"]
         if "attenuation" in values:
             magnitude = magnitude * values["attenuation"].sigmoid()
-        planes = spectrum.decode(torch.polar(magnitude, values["phase"]), size[1])  # [N, 3, H, W]
-        flat = planes.flatten(1)
-        centred = planes - flat.mean(1)[:, None, None, None]
-        planes = centred / flat.std(1).clamp(min=1e-6)[:, None, None, None]
+        phase = values["phase"]
+        # Both are several times quicker than torch.polar and a standard deviation, forward and backward.
+        waves = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
+        planes = spectrum.decode(waves, size[1])  # [N, 3, H, W]
+        planes = torch.nn.functional.layer_norm(planes, planes.shape[1:], eps=1e-12)
         return (planes * values["deviation"] + values["mean"]).sigmoid()
 
 

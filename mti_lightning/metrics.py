@@ -94,15 +94,17 @@ class TargetCosine(PictureMetric):
         return cosine
 
 
+MEASURES: dict[str, type[PictureMetric]] = {
+    "response": Response,
+    "excitation": Excitation,
+    "inhibition": Inhibition,
+    "tension": Tenseness,
+    "balance": Balance,
+    "cosine": TargetCosine,
+}
+
+
 def picture_metrics(tension: Tension, channel_dim: int) -> MetricCollection:
     """Return every measure of `results.csv`, by its column's name."""
-    classes: dict[str, type[PictureMetric]] = {
-        "response": Response,
-        "excitation": Excitation,
-        "inhibition": Inhibition,
-        "tension": Tenseness,
-        "balance": Balance,
-        "cosine": TargetCosine,
-    }
-    metrics = {name: metric(tension, channel_dim) for name, metric in classes.items()}
+    metrics = {name: metric(tension, channel_dim) for name, metric in MEASURES.items()}
     return MetricCollection(metrics, compute_groups=False)  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """Objectives: banks of images optimised against a frozen backbone."""
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,12 +20,13 @@ from mti_lightning.data import PictureData
 from mti_lightning.errors import InputError, RenderError
 from mti_lightning.feature import Feature, Probe, activation_warning
 from mti_lightning.image import FourierPhase, ImageParameters
-from mti_lightning.metrics import picture_metrics
+from mti_lightning.metrics import MEASURES, picture_metrics
 from mti_lightning.signs import Sign, Tension
 from mti_lightning.streams import stream_key
 from mti_lightning.views import Views, whole
 
 _SPECTRUM_PICTURES = 256
+_LEAST_COSINE = 0.1
 
 
 def file_name(text: str) -> str:
@@ -115,7 +117,7 @@ class Objective(LightningModule, ABC):
         tension: The tension measure.
         image: The image parameters.
         views: Crops and noise against adversarial patterns.
-        optimizer: Moves the image parameters; Adam, lr 0.05, by default.
+        optimizer: Moves the image parameters; Adam, lr 0.05, by default. Its rate falls to 0 along half a cosine.
         batch_size: Images per chunk: it bounds memory, and has no say in what the images become.
         steps_per_epoch: Steps for each image between two looks at the pictures.
         seed: Seed of the run; `seeds` images are made for each, of seeds seed, seed + 1, ...
@@ -171,7 +173,7 @@ class Objective(LightningModule, ABC):
         self.sources: Tensor | None = None  # [S, 3, h, w], as the backbone sees them
         self.source_keys: list[str] = []
         self.bank = nn.ModuleList()
-        self._target: tuple[int, Any] = (-1, None)
+        self._target: tuple[int, Any] = (-1, None)  # of the chunk whose turn it is
         self._picture: Tensor | None = None
 
     # --- what an objective is ---
@@ -287,12 +289,25 @@ class Objective(LightningModule, ABC):
         self._picture = chunk()
         self._picture.retain_grad()
         step = self.current_epoch * self.steps_per_epoch + batch.step
+        self._anneal(step)
         with torch.autocast(self.device.type, enabled=False):
             views = self.views(self._picture, [entry.key for entry in chunk.entries], step, self.input_size)
         losses = self.losses(views, chunk, self._target[1]) / self.views.count
         self.log("loss", losses.detach().sum() / len(chunk.entries), prog_bar=True, batch_size=1)
         # The sum, never the mean: an image's path must not depend on how many neighbours it has.
         return losses.sum()
+
+    def _anneal(self, step: int) -> None:
+        """Lower the learning rate to 0 along half a cosine, by the image's own step.
+
+        A constant rate blows the last bit of a convolution, which differs with the batch it is computed in, up to a visible
+        difference within a hundred steps; this keeps an image the same, whatever is rendered beside it.
+        """
+        epochs = self.trainer.max_epochs or -1
+        share = step / (epochs * self.steps_per_epoch) if epochs > 0 else 0.0
+        for group in self.optimizers().param_groups:  # type: ignore[union-attr]
+            group.setdefault("initial_lr", group["lr"])
+            group["lr"] = group["initial_lr"] * (1 + math.cos(math.pi * min(share, 1.0))) / 2
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         picture = self._picture
@@ -327,7 +342,8 @@ class Objective(LightningModule, ABC):
                 self.backbone, shown, self.probes_of(chunk), self.layer, self.attribution
             )
             metrics.update(attribution, response, self.cosine_to_target(activations, chunk))
-        return {name: values.cpu() for name, values in metrics.compute().items()}
+        computed = metrics.compute()  # by name in alphabetical order; the one value of a bank of one image is squeezed
+        return {name: computed[name].cpu().reshape(-1) for name in MEASURES}
 
     def cosine_to_target(self, activations: Tensor, chunk: ImageChunk) -> Tensor:
         """Return the cosine of activations and the chunk's target, [N]; NaN for objectives without one."""
@@ -380,7 +396,7 @@ class Inversion(Objective):
 
     def target(self, chunk: ImageChunk) -> tuple[Tensor, Tensor]:
         """Return T and the window, of the attribution layer's shape and [N, 1, H, W]."""
-        _, attribution, _ = attribute(
+        activations, attribution, _ = attribute(
             self.backbone, self.sources_of(chunk), self.probes_of(chunk), self.layer, self.attribution
         )
         targets = torch.cat(
@@ -389,20 +405,34 @@ class Inversion(Objective):
                 for part, entry in zip(attribution.split(1), chunk.entries, strict=True)
             ]
         )
-        for entry, target in zip(chunk.entries, targets, strict=True):
-            if not target.any():
-                verb = "excites" if entry.sign == "+" else "inhibits"
-                raise RenderError(
-                    f"nothing {verb} feature {self.features[entry.feature]} in {self.source_keys[entry.source or 0]} at layer "
-                    f"{self.layer}, so there is no {entry.sign} inversion; leave that picture out or try an earlier layer"
-                )
+        # Where an activation is negative, as in a transformer, it has to become so again to have the same effect.
+        targets = torch.where(activations < 0, -targets, targets)
         return targets, signs.window(attribution, channel_dim=self.channel_dim)
+
+    @torch.no_grad()
+    def on_fit_start(self) -> None:
+        empty = [
+            entry
+            for chunk in self.chunks
+            for entry, target in zip(chunk.entries, self.target(chunk)[0], strict=True)
+            if not target.any()
+        ]
+        if empty:
+            first = empty[0]
+            verb, side = ("excites", "+") if first.sign == "+" else ("inhibits", "-")
+            raise RenderError(
+                f"nothing {verb} feature {self.features[first.feature]} in {self.source_keys[first.source or 0]} at layer "
+                f"{self.layer}, so there is no {side} inversion of it ({len(empty)} of {len(self.entries)} images); leave such "
+                "pictures out, try an earlier attribution layer, or coherent: false"
+            )
 
     def losses(self, views: Tensor, chunk: ImageChunk, target: tuple[Tensor, Tensor]) -> Tensor:
         wanted, window = (t.repeat_interleave(self.views.count, 0) for t in target)
         shown = self.backbone.run(views, [self.layer])[self.layer] * window
-        dot = (shown * wanted).flatten(1).sum(1) / torch.linalg.vector_norm(wanted.flatten(1), dim=1)
-        return -dot * signs.cosine(shown, wanted).clamp(min=0) ** self.power
+        norm = torch.linalg.vector_norm(wanted.flatten(1), dim=1).clamp(min=1e-12)
+        dot = (shown * wanted).flatten(1).sum(1) / norm
+        # Below 0 the slope would vanish; noise may start there, where activations have both signs.
+        return -dot * signs.cosine(shown, wanted).clamp(min=_LEAST_COSINE) ** self.power
 
     def cosine_to_target(self, activations: Tensor, chunk: ImageChunk) -> Tensor:
         wanted, window = self.target(chunk)

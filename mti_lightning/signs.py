@@ -67,7 +67,8 @@ class Tension:
     def __call__(self, attribution: Tensor, channel_dim: int = 1) -> Tensor:
         """Return the tension, [N], of an attribution, A or (a − ā) ⊙ ∂r/∂a."""
         if self.measure == "l2":
-            return torch.linalg.vector_norm(attribution, dim=channel_dim).flatten(1).sum(1)
+            norms = torch.linalg.vector_norm(attribution, dim=channel_dim)  # [N, ...]
+            return norms.reshape(len(norms), -1).sum(1)
         excited, inhibited = self.split(attribution, channel_dim)
         if self.measure == "minimum":
             return torch.minimum(excited, inhibited)

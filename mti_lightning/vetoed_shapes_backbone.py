@@ -17,6 +17,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 from torchmetrics.classification import MultilabelAveragePrecision
 
+from mti_lightning.spectrum import frequency_radius
 from mti_lightning.vetoed_shapes import KINDS, PICTURE_SIZE, Sample
 
 WEIGHTS = Path(__file__).with_name("vetoed_shapes_resnet.safetensors")
@@ -52,12 +53,41 @@ def vetoed_shapes_resnet(pretrained: bool = False, **kwargs: Any) -> ResNet:
     return model
 
 
+def disturb(pictures: Tensor) -> Tensor:
+    """Return pictures [N, 3, H, W] in 0..1 as they might look elsewhere: half of them changed in each respect.
+
+    Greyer or more colourful, flatter or harsher, noisy (white to 1/f), inverted, blurred.
+    """
+    count, size = len(pictures), pictures.shape[-1]
+
+    def draw(low: float, high: float, neutral: float) -> Tensor:
+        drawn = low + (high - low) * torch.rand(count, 1, 1, 1, device=pictures.device)
+        return torch.where(torch.rand_like(drawn) < 0.5, drawn, neutral)
+
+    grey = pictures.mean(1, keepdim=True)
+    pictures = grey + (pictures - grey) * draw(0, 1.2, 1)
+    mean = pictures.mean((1, 2, 3), keepdim=True)
+    pictures = mean + (pictures - mean) * draw(0.5, 1.5, 1)
+    pictures = 0.5 + (pictures - 0.5) * torch.where(draw(0, 1, 1) < 0.5, -1.0, 1.0)
+    slope = frequency_radius(size, size).to(pictures.device) ** draw(0, 1.2, 1)
+    noise = torch.fft.irfft2(torch.fft.rfft2(torch.randn_like(pictures)) / slope, s=(size, size))
+    pictures = pictures + noise / noise.std((1, 2, 3), keepdim=True) * draw(0, 0.15, 0)
+    kernel = torch.tensor([1.0, 2.0, 1.0], device=pictures.device) / 4
+    kernel = (kernel[:, None] * kernel).expand(3, 1, 3, 3)
+    blurred = nn.functional.conv2d(pictures, kernel, padding=1, groups=3)
+    return torch.where(draw(0, 1, 1) < 0.5, blurred, pictures).clamp(0, 1)
+
+
 class VetoedShapesClassifier(LightningModule):
     """Train a timm model on the embedded world; write `weights.safetensors` into the log folder at the end.
 
     Args:
         model_name: Any timm model; it gets eight outputs.
         target: `label`: which classes are present, vetoes heeded. `present`: which shapes are there.
+        disturbed: Train on pictures that were disturbed at random; validation sees them as they are.
+        adversarial: Size of one adversarial step (Madry et al. 2018), in the unit of pictures, from the first half of the
+            training on; 0 for none. The gradients of a network trained so follow what a person sees, so what is optimised
+            against it can be recognised.
         learning_rate: Peak of the one-cycle schedule.
         weight_decay: AdamW's.
     """
@@ -66,6 +96,8 @@ class VetoedShapesClassifier(LightningModule):
         self,
         model_name: str = "vetoed_shapes_resnet",
         target: Literal["label", "present"] = "label",
+        disturbed: bool = True,
+        adversarial: float = 0.0,
         learning_rate: float = 4e-3,
         weight_decay: float = 0.05,
     ) -> None:
@@ -74,7 +106,8 @@ class VetoedShapesClassifier(LightningModule):
         self.network = timm.create_model(model_name, num_classes=len(KINDS))
         # A third of the time on CPU, for the same numbers.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.target, self.learning_rate, self.weight_decay = target, learning_rate, weight_decay
+        self.target, self.disturbed, self.adversarial = target, disturbed, adversarial
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.average_precision = MultilabelAveragePrecision(len(KINDS))
         cfg = self.network.pretrained_cfg
         self.register_buffer("mean", torch.tensor(cfg["mean"])[:, None, None], persistent=False)
@@ -88,10 +121,24 @@ class VetoedShapesClassifier(LightningModule):
     def _truth(self, batch: Sample) -> Tensor:
         return batch["label"] if self.target == "label" else batch["present"]
 
+    def _loss(self, pictures: Tensor, truth: Tensor) -> Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(self(pictures), truth)
+
+    def _attack(self, pictures: Tensor, truth: Tensor) -> Tensor:
+        """Move each picture one step up the loss, by the same distance, from a random start."""
+        start = pictures + self.adversarial * (2 * torch.rand_like(pictures) - 1)
+        start.requires_grad_()
+        (gradient,) = torch.autograd.grad(self._loss(start, truth), start)
+        moved = start.detach() + 1.25 * self.adversarial * gradient.sign()
+        return pictures + (moved - pictures).clamp(-self.adversarial, self.adversarial)
+
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
-        loss = nn.functional.binary_cross_entropy_with_logits(
-            self(batch["picture"]), self._truth(batch)
-        )
+        pictures, truth = batch["picture"], self._truth(batch)
+        if self.disturbed:
+            pictures = disturb(pictures)
+        if self.adversarial and 2 * self.global_step > self.trainer.estimated_stepping_batches:
+            pictures = self._attack(pictures, truth)
+        loss = self._loss(pictures, truth)
         self.log("loss/train", loss, prog_bar=True)
         return loss
 

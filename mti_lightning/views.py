@@ -70,16 +70,18 @@ class Views:
         self, pictures: Tensor, keys: Sequence[int], step: int, size: tuple[int, int]
     ) -> Tensor:
         """Return views, [N · count, 3, h, w] of the given size, those of one picture next to each other."""
-        boxes, noises = [], []
-        for key in keys:
+        count = len(keys) * self.count
+        boxes, noise = torch.empty(count, 4), torch.empty(count, 3, *size)
+        for index, key in enumerate(keys):
             generator = stream(key, step)
-            for _ in range(self.count):
+            for view in range(index * self.count, (index + 1) * self.count):
                 side = self.box[0] + (self.box[1] - self.box[0]) * torch.rand((), generator=generator)
                 corner = (1 - side) / 2 + self.jitter * torch.randn(2, generator=generator)
-                boxes.append(torch.cat([corner.clamp(0).minimum(1 - side), side.expand(2)]))
+                boxes[view, :2] = corner.clamp(0).minimum(1 - side)
+                boxes[view, 2:] = side
                 if self.noise:
                     uniform = torch.rand(3, *size, generator=generator).sub_(0.5).mul_(12**0.5)
-                    noises.append(uniform.add_(torch.randn(3, *size, generator=generator)).mul_(self.noise))
+                    torch.randn(3, *size, generator=generator, out=noise[view]).add_(uniform)
         repeated = pictures.repeat_interleave(self.count, 0) if self.count > 1 else pictures
-        views = resample(repeated, torch.stack(boxes).to(pictures), size)
-        return views + torch.stack(noises).to(pictures) if noises else views
+        views = resample(repeated, boxes.to(pictures), size)
+        return views.add(noise.to(pictures), alpha=self.noise) if self.noise else views

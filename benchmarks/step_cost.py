@@ -1,0 +1,111 @@
+"""What a step of an objective costs beside a bare forward and backward pass through the same truncated backbone.
+
+`python -m benchmarks.step_cost`; both are timed in turn, in one process, and the median of the ratios is what counts.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from lightning import Trainer
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mti_lightning import Backbone, MaximallyTense, Objective, PositiveInversion, VetoedShapesPictures
+from mti_lightning.objectives import Step
+
+CASES = [
+    ("vetoed_shapes_resnet", "pretrained", "fc:0", "layer4", 16),
+    ("vetoed_shapes_resnet", "pretrained", "fc:0", "layer3", 64),
+    ("resnet18", "random", "layer4.1.act2/input:0@mean", "layer3", 8),
+    ("resnet50", "random", "layer4.0.act3/input:0@mean", "layer3", 8),
+    ("vit_tiny_patch16_224", "random", "blocks.9.mlp.act/input:0@mean", "blocks.8", 8),
+]
+
+
+def _step(objective: Objective) -> Callable[[], None]:
+    """Return one optimisation step as the trainer takes it."""
+    optimizer = objective.configure_optimizers()
+
+    def run() -> None:
+        optimizer.zero_grad()
+        objective.training_step(Step(0, 0), 0).backward()
+        objective.on_before_optimizer_step(optimizer)
+        optimizer.step()
+
+    return run
+
+
+def _bare(objective: Objective) -> Callable[[], None]:
+    """Return a forward and backward pass on the same batch, as plain PyTorch: no image parameters, views or loss."""
+    chunk, backbone = objective.chunks[0], objective.backbone
+    pictures = torch.rand(len(chunk.entries), 3, *objective.input_size, device=objective.device)
+    tense = isinstance(objective, MaximallyTense)
+    layers = [objective.layer, *({objective.probes[0].layer} if tense else ())]
+
+    def run() -> None:
+        shown = pictures.clone().requires_grad_()
+        with sdpa_kernel(SDPBackend.MATH if tense else list(SDPBackend.__members__.values())[1:]):
+            tapped = backbone.run(shown, layers)
+            if tense:
+                response = objective.probes[0](tapped[layers[1]]).sum()
+                (gradient,) = torch.autograd.grad(response, tapped[layers[0]], create_graph=True)
+                (tapped[layers[0]] * gradient).sum().backward()
+            else:
+                tapped[layers[0]].sum().backward()
+
+    return run
+
+
+def _time(run: Callable[[], None], cuda: bool) -> float:
+    start = time.perf_counter()
+    run()
+    if cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Print a table, and write it as JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    rows = []
+    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {given.device}, torch {torch.__version__}")
+    print("| backbone | layer | batch | objective | step, ms | bare, ms | step / bare | pictures / s |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, weights, feature, layer, batch in CASES:
+        for kind in (PositiveInversion, MaximallyTense):
+            objective = kind(Backbone(name, weights), [feature], layer, batch_size=batch, seeds=batch)
+            objective.trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+            objective.log = lambda *_, **__: None  # outside a loop there is nothing to log to
+            objective.build_bank(VetoedShapesPictures(size=1) if objective.needs_sources else None)
+            objective.to(given.device)
+            step, bare = _step(objective), _bare(objective)
+            for _ in range(3):
+                step(), bare()
+            cuda = given.device == "cuda"
+            pairs = [(_time(step, cuda), _time(bare, cuda)) for _ in range(given.rounds)]
+            row = {
+                "backbone": name, "layer": layer, "batch": batch, "objective": kind.__name__,
+                "step_ms": statistics.median(pair[0] for pair in pairs) * 1e3,
+                "bare_ms": statistics.median(pair[1] for pair in pairs) * 1e3,
+                "ratio": statistics.median(pair[0] / pair[1] for pair in pairs),
+            }
+            rows.append(row)
+            print(
+                f"| {name} | {layer} | {batch} | {kind.__name__} | {row['step_ms']:.1f} | {row['bare_ms']:.1f} | "
+                f"{row['ratio']:.2f} | {batch / row['step_ms'] * 1e3:.0f} |", flush=True,
+            )
+    if given.json:
+        given.json.write_text(json.dumps(rows, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""What the parser complains about, in one line: the place, what is wrong there, what would do."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import yaml  # type: ignore[import-untyped]  # its types would be one more thing to install
+
+from mti_lightning.errors import nearest
+
+_MOST_LISTED = 30
+
+
+def name_neighbours(message: str, known: Sequence[str]) -> str:
+    """Where jsonargparse does not know a key, say which of the parser's own are near it."""
+    match = re.match(
+        r"(?:Option|(?P<owner>Group|Subcommand) '(?P<group>[\w.]+)' does not accept option) "
+        r"'(?P<key>[^']+)'|unrecognized arguments: (?P<option>[^\s=]+)",
+        message,
+    )
+    if match is None:
+        return message
+    key = (match["option"] or match["key"]).removeprefix("--")
+    key = f"{match['group']}.{key}" if match["owner"] == "Group" else key
+    stem, dot, leaf = key.rpartition(".")
+    siblings = [name.removeprefix(stem + dot) for name in known if name.startswith(stem + dot)]
+    would_do = nearest(leaf, siblings) or nearest(key.partition(".")[0], _roots(known))
+    if not would_do and siblings and len(siblings) < _MOST_LISTED:
+        would_do = f"; there are {', '.join(name for name in siblings if 'help' not in name)}"
+    return f"unknown {key}{would_do}"
+
+
+def _roots(names: Sequence[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+def in_one_line(message: str, classes: Mapping[str, Sequence[str]]) -> str:
+    """Turn jsonargparse's nested report into `key.subkey: what is wrong`.
+
+    Args:
+        message: The report.
+        classes: For a key, the names of the classes that can stand there.
+    """
+    keys: list[str] = []
+    reasons: list[str] = []
+    depth, value = -1, ""
+    for line in message.splitlines():
+        indent = len(line) - len(line.lstrip())
+        text = re.sub(r"^(- )?(Type typing\.Callable.* callable class: )?", "", line.strip())
+        if keys and indent <= depth and reasons:
+            break  # how else the outer value could have been read
+        if match := re.fullmatch(r'Parser key "(.+?)":(.*)', text):
+            keys, depth, reasons, text = [*keys, match[1]], indent, [], match[2].strip()
+        if match := re.fullmatch(r"Given value: (.*)", text):
+            value = match[1]
+        elif re.match(r"Not a valid subclass|Problem .* 'lightning\.Lightning\w*Module'", text):
+            reasons = [f"give class_path and init_args{_one_of(classes.get(keys[-1], ()))}"]
+            break
+        elif text and not re.match(
+            r"Does not validate|Subtypes:|Errors:|Given value|Problem with|Expected a path",
+            text,
+        ):
+            reasons.append(_plain(text, classes.get(keys[-1] if keys else "", ())))
+    telling = [reason for reason in reasons if not reason.startswith("expected")]
+    expected = [reason.removeprefix("expected ") for reason in reasons if reason not in telling]
+    what = "; ".join(telling) or f"expected {' or '.join(expected)}"
+    if not telling and value and "got " not in what:
+        what += f", got {value}"
+    elif what.startswith("there is no class") and {*expected} - {"null"}:
+        what += f"; expected {' or '.join(expected)}"
+    if match := re.fullmatch(r"unknown ([\w./-]+)(.*)", what):
+        return f"{'.'.join([*keys, match[1]])}: there is no such key{match[2]}"
+    return f"{'.'.join(keys)}: {what}" if keys else what
+
+
+def _plain(text: str, classes: Sequence[str]) -> str:
+    text = re.sub(
+        r"^Type typing\.Callable.* callable class: (.*?)(\. Got value: .*)?$", r"\1", text
+    )
+    if match := re.fullmatch(r"Expected a dot import path string: (.*)", text):
+        return f"there is no class {match[1]!r}{nearest(match[1], classes) or _one_of(classes)}"
+    if match := re.fullmatch(r"the following arguments are required: (.*)", text):
+        return f"{match[1].removeprefix('fit.')} is missing"
+    text = text.replace("<class 'collections.abc.Sequence'>", "list")
+    text = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", text)
+    text = re.sub(r"(?:typing\.)?Literal\[(.*?)\]", r"one of \1", text).replace("NoneType", "null")
+    text = re.sub(r"^Expected (?:a |an )?", "expected ", text)
+    return re.sub(r"\. Got value: (.*)$", r", got \1", text)
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return f"; known are {', '.join(names)}" if names else ""
+
+
+def add_place(message: str, arguments: Sequence[str]) -> str:
+    """Name the configuration file and line that a complaint is about, where there is one.
+
+    Args:
+        message: A complaint, `key.subkey: what is wrong` if it is about a key.
+        arguments: Those of the command line.
+    """
+    key = message.partition(":")[0]
+    typed = any(re.match(rf"--{re.escape(key)}(=|\.|$)", argument) for argument in arguments)
+    for path in map(Path, reversed([*_configurations(arguments)])):  # the last one wins
+        if not path.is_file():
+            siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            return f"config {str(path)!r} does not exist{nearest(path.name, siblings)}"
+        try:
+            root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else "?"
+            return f"{path}, line {line}: {error.problem or 'no YAML'}"
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            return f"config {str(path)!r} cannot be read: {' '.join(str(error).split())}"
+        if not isinstance(root, yaml.MappingNode):
+            return (
+                f"config {str(path)!r} holds no keys; it begins with name: or trainer:, for example"
+            )
+        if not typed and (line_number := _line(root, key.split("."))):
+            return f"{path}, line {line_number}: {message}"
+    return message
+
+
+def _configurations(arguments: Sequence[str]) -> Iterator[str]:
+    for option, value in zip(arguments, [*arguments[1:], ""], strict=False):
+        if option in ("--config", "-c") and value:
+            yield value
+        elif option.startswith("--config="):
+            yield option.removeprefix("--config=")
+
+
+def _line(node: yaml.Node, keys: Sequence[str]) -> int | None:
+    """Find the line of a nested key; `init_args` is no level of its own."""
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    for name, value in node.value:
+        if name.value in ("init_args", "dict_kwargs") and (line := _line(value, keys)):
+            return line
+        if name.value == keys[0]:
+            return _line(value, keys[1:]) if keys[1:] else name.start_mark.line + 1
+    return None

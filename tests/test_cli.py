@@ -1,0 +1,576 @@
+"""The command line: what it makes, what it refuses, and what it says then."""
+
+import csv
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from mti_lightning.cli import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+BASE = """\
+name: small
+trainer: {max_epochs: 1, accelerator: cpu, enable_progress_bar: false}
+model:
+  class_path: MaximallyTense
+  init_args:
+    backbone: {name: test_resnet, weights: random}
+    features: ["fc:3"]
+    attribution_layer: layer2
+    steps_per_epoch: 2
+"""
+SHORT = [
+    "--trainer.max_epochs=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.accelerator=cpu",
+]
+
+
+def save_noise(path: Path, seed: int = 0) -> None:
+    values = np.random.default_rng(seed).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    Image.fromarray(values).save(path)
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch) -> Path:
+    """A working directory with a configuration, pictures, and files that are none."""
+    monkeypatch.chdir(tmp_path)
+    Path("base.yaml").write_text(BASE)
+    Path("pictures").mkdir()
+    save_noise(Path("pictures/good.png"))
+    Path("pictures/broken.png").write_text("no picture")
+    Path("empty").mkdir()
+    Path("note.png").write_text("no picture")
+    Path("junk.pth").write_text("no weights")
+    torch.save({"other": torch.zeros(1)}, "other.pth")
+    return tmp_path
+
+
+def refusal(capsys, arguments: list[str]) -> str:
+    """Return the single line that `main` ends with."""
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("mti: error: ")
+    return lines[0].removeprefix("mti: error: ")
+
+
+def feature(text: str) -> list[str]:
+    return [f"--model.features=['{text}']"]
+
+
+VIT = ["--model.backbone.name=test_vit", "--model.attribution_layer=blocks.1"]
+REFUSED = {
+    "unknown layer": (
+        feature("layer3.0.akt1:0"),
+        "'layer3.0.akt1' is not in test_resnet",
+        "'layer3.0.act1'",
+    ),
+    "unknown attribution layer": (
+        ["--model.attribution_layer=layr2"],
+        "'layr2'",
+        "did you mean 'layer2'",
+    ),
+    "no side of a layer": (["--model.attribution_layer=layer2/inp"], "layer2/input"),
+    "channel out of range": (
+        feature("layer3:9999"),
+        "channel 9999 is out of range",
+        "channels 0..191",
+    ),
+    "position outside the map": (feature("layer3:0@99,0"), "99,0 is outside the map", "rows 0.."),
+    "position where there is none": (feature("fc:0@centre"), "layer 'fc' has no positions"),
+    "token of a map": (feature("layer3:0@7"), "names a token", "give row,column"),
+    "token that does not exist": ([*VIT, *feature("blocks.4:0@9999")], "has tokens 0.."),
+    "unknown position": (feature("layer3:0@middle"), "'middle' is none of centre, peak, mean"),
+    "no feature's form": (feature("layer3"), "'layer3' is not of the form LAYER[/input]:CHANNEL"),
+    "unknown key of a feature": (
+        ["--model.features=[{layer: layer3, chanel: 3}]"],
+        "takes layer, channel or direction, and position; not chanel",
+    ),
+    "features of the wrong type": (["--model.features=3"], "model.features: expected list, got 3"),
+    "no features": (["--model.features=[]"], "features: name at least one"),
+    "layer that feeds nothing": (
+        [*feature("layer3:0"), "--model.attribution_layer=layer4"],
+        "'layer4' does not feed feature 'layer3:0'",
+        "name an earlier layer",
+    ),
+    "unknown model": (
+        ["--model.backbone.name=resnt50"],
+        "no model 'resnt50'",
+        "did you mean 'resnet50'",
+    ),
+    "missing weights": (
+        ["--model.backbone.weights=no.pth"],
+        "'no.pth'",
+        "is no file",
+        ".safetensors",
+    ),
+    "weights of another model": (
+        ["--model.backbone.weights=other.pth"],
+        "weights 'other.pth' do not fit test_resnet",
+        "conv1.0.weight",
+    ),
+    "weights that are none": (
+        ["--model.backbone.weights=junk.pth"],
+        "'junk.pth' do not fit test_resnet",
+    ),
+    "argument of no model": (
+        ["--model.backbone.arguments={colour: 1}"],
+        "test_resnet cannot be built",
+        "colour",
+    ),
+    "missing folder": (
+        ["--data=PictureFolder", "--data.path=pictres"],
+        "pictres does not exist; did you mean 'pictures'?",
+    ),
+    "empty folder": (["--data=PictureFolder", "--data.path=empty"], "folder empty is empty"),
+    "a file that is no picture": (
+        ["--data=PictureFile", "--data.path=note.png"],
+        "note.png is not a picture",
+    ),
+    "no sources": (
+        ["--model=PositiveInversion"],
+        "PositiveInversion needs source pictures; give --data",
+    ),
+    "canvas too small": (
+        ["--model.image=FourierPhase", "--model.image.canvas=[8,8]"],
+        "a canvas of 8x8 pixels is too small",
+        "32 or more",
+    ),
+    "canvas of one side": (
+        ["--model.image=FourierPhase", "--model.image.canvas=[64]"],
+        "model.image.canvas: expected tuple with 2 elements or null, got [64]",
+    ),
+    "unknown option": (
+        ["--model.steps_per_epochs=3"],
+        "model.steps_per_epochs",
+        "'steps_per_epoch'",
+    ),
+    "unknown nested option": (
+        ["--model.backbone.nme=a"],
+        "model.backbone.nme",
+        "did you mean 'name'?",
+    ),
+    "abbreviated option": (
+        ["--trainer.max_ep=3"],
+        "trainer.max_ep: there is no such key",
+        "'max_epochs'",
+    ),
+    "abbreviated nested option": (["--model.steps_per=3"], "model.steps_per: there is no such key"),
+    "value of the wrong type": (
+        ["--trainer.max_epochs=three"],
+        "trainer.max_epochs: expected int or null, got three",
+    ),
+    "value that is no choice": (
+        ["--model.pair=some"],
+        "model.pair: expected one of 'all', 'matched'",
+    ),
+    "value out of range": (["--model.seeds=0"], "seeds 0: give 1 or more"),
+    "unknown accelerator": (["--trainer.accelerator=abacus"], "trainer: ", "abacus", "cpu"),
+    "value that torch refuses": (
+        ["--model.optimizer=Adam", "--model.optimizer.lr=-1"],
+        "model.optimizer: Invalid learning rate: -1",
+    ),
+    "optimizer value of the wrong type": (
+        ["--model.optimizer=Adam", "--model.optimizer.lr=few"],
+        "model.optimizer.lr: there is no class 'few'; expected float",
+    ),
+    "unfinished option": (["--config"], "expected one argument"),
+    "several devices": (["--trainer.devices=2"], "an image bank runs on one: --trainer.devices 1"),
+    "missing checkpoint": (["--ckpt_path=no.ckpt"], "ckpt_path 'no.ckpt' is no file"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_used_is_refused_in_one_line_before_any_work(desk, capsys, case):
+    arguments, *told = REFUSED[case]
+    line = refusal(capsys, ["fit", "--config", "base.yaml", *arguments])
+    for part in told:
+        assert part in line
+    assert not Path("tb_logs").exists()
+
+
+DATA = "data:\n  class_path: PictureFolder\n  init_args: {path: pictures}\n"
+MISWRITTEN = {
+    "key of the trainer": ("max_epochs", "max_epoch", 2, "trainer.max_epoch: ", "'max_epochs'"),
+    "key at the top": ("trainer:", "trianer:", 2, "trianer", "did you mean 'trainer'?"),
+    "key of the objective": (
+        "steps_per_epoch",
+        "steps_epoch",
+        9,
+        "model.steps_epoch: ",
+        "'steps_per_epoch'",
+    ),
+    "key of the backbone": (
+        "weights:",
+        "weigths:",
+        6,
+        "model.backbone.weigths: ",
+        "did you mean 'weights'",
+    ),
+    "init_args": ("init_args", "init_arg", 3, "model: give class_path and init_args"),
+    "missing key": (
+        "    attribution_layer: layer2\n",
+        "",
+        3,
+        "model: attribution_layer is missing",
+    ),
+    "value of the trainer": (
+        "max_epochs: 1",
+        "max_epochs: few",
+        2,
+        "trainer.max_epochs: expected int or null, got few",
+    ),
+    "value of the objective": (
+        "steps_per_epoch: 2",
+        "steps_per_epoch: two",
+        9,
+        "model.steps_per_epoch: expected int, got two",
+    ),
+    "objective": (
+        "MaximallyTense",
+        "MaximalyTense",
+        3,
+        "no class 'MaximalyTense'; did you mean 'MaximallyTense'?",
+    ),
+    "image class": (
+        BASE,
+        BASE + "    image: Fourier\n",
+        10,
+        "model.image: ",
+        "did you mean 'FourierPhase'?",
+    ),
+    "image key": (
+        BASE,
+        BASE + "    image:\n      class_path: Pixels\n      init_args: {canvs: [64, 64]}\n",
+        12,
+        "model.image.canvs: ",
+        "did you mean 'canvas'?",
+    ),
+    "optimizer key": (
+        BASE,
+        BASE + "    optimizer:\n      class_path: torch.optim.Adam\n      init_args: {rate: 1}\n",
+        12,
+        "model.optimizer.rate: ",
+        "there are lr, betas",
+    ),
+    "data class": (
+        BASE,
+        BASE + DATA.replace("PictureFolder", "PicFolder"),
+        10,
+        "did you mean 'PictureFolder'",
+    ),
+    "data key": (
+        BASE,
+        BASE + DATA.replace("{path:", "{pth:"),
+        12,
+        "data.pth: ",
+        "did you mean 'path'?",
+    ),
+    "data without a class": (
+        BASE,
+        BASE + "data: {path: pictures}\n",
+        10,
+        "data: give class_path and init_args",
+    ),
+    "class_path": (
+        "class_path",
+        "class_pth",
+        3,
+        "model: give class_path and init_args; known are MaximallyTense",
+    ),
+    "syntax": ("features: [", "features: [[", 8, "expected"),
+}
+
+
+@pytest.mark.parametrize("case", MISWRITTEN)
+def test_a_mistake_in_a_configuration_is_reported_with_its_place(desk, capsys, case):
+    right, wrong, number, *told = MISWRITTEN[case]
+    assert right in BASE
+    Path("wrong.yaml").write_text(BASE.replace(right, wrong))
+    line = refusal(capsys, ["fit", "--config", "wrong.yaml"])
+    assert line.startswith(f"wrong.yaml, line {number}: ")
+    for part in told:
+        assert part in line
+    assert not Path("tb_logs").exists()
+
+
+def test_of_several_configurations_the_one_with_the_mistake_is_named(desk, capsys):
+    Path("more.yaml").write_text("trainer: {min_epoch: 1}\n")
+    line = refusal(capsys, ["fit", "--config=base.yaml", "--config=more.yaml"])
+    assert line.startswith("more.yaml, line 1: trainer.min_epoch: ")
+
+
+def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(desk, capsys):
+    line = refusal(capsys, ["fit", "--config", "base.yaml", "--trainer.max_epochs", "few"])
+    assert line == "trainer.max_epochs: expected int or null, got few"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "give a command: mti fit --config FILE"),
+        (["--config", "base.yaml"], "give a command: mti fit --config FILE"),
+        (["fti"], "no command 'fti'; did you mean 'fit'?"),
+        (["validate"], "no command 'validate'; give mti fit"),
+        (["fit"], "model is missing"),
+        (
+            ["fit", "--config", "bsae.yaml"],
+            "config 'bsae.yaml' does not exist; did you mean 'base.yaml'",
+        ),
+        (["fit", "--config=pictures"], "config 'pictures' does not exist"),
+        (["fit", "--config", "note.png"], "config 'note.png' holds no keys"),
+        (["sheet"], "runs is missing"),
+        (["sheet", "empty"], "empty holds no results.csv"),
+        (["sheet", "missing"], "missing holds no results.csv"),
+        (["sheet", "empty", "--uot", "a.png"], "uot: there is no such key; did you mean 'out'?"),
+        (
+            ["sheet", "empty", "--out", "note.png"],
+            "note.png exists; give --out another name, or --overwrite",
+        ),
+    ],
+)
+def test_wrong_commands_and_files(desk, capsys, arguments, told):
+    assert told in refusal(capsys, arguments)
+
+
+def test_pretrained_weights_out_of_reach_are_reported_at_once(desk, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://weights.invalid")
+    arguments = [
+        "--model.backbone.name=eva_giant_patch14_336",
+        "--model.backbone.weights=pretrained",
+    ]
+    start = time.monotonic()
+    line = refusal(capsys, ["fit", "--config", "base.yaml", *arguments])
+    assert time.monotonic() - start < 2
+    assert "the pretrained weights of eva_giant_patch14_336 are not on this machine" in line
+    assert "give a file: weights: /path/to/eva_giant_patch14_336.safetensors" in line
+
+
+# `pytest.warns` emits the others anew, at a place that no exemption in pyproject.toml names.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The number of training batches")
+def test_what_is_no_picture_is_skipped_in_a_folder_and_counted(desk):
+    arguments = [
+        "--data=PictureFolder",
+        "--data.path=pictures",
+        "--model=PositiveInversion",
+        "--model.coherent=false",
+    ]
+    with pytest.warns(
+        UserWarning, match=r"skipped 1 of 2 pictures: pictures/broken\.png is not a picture"
+    ):
+        main(["fit", "--config", "base.yaml", *arguments])
+    assert [row["source"] for row in table("tb_logs/small/version_0/results.csv")] == ["good.png"]
+
+
+# --- runs ---
+
+
+def table(path: str | Path) -> list[dict[str, str]]:
+    with Path(path).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """Return what a run leaves for people: all but the event files and the checkpoint."""
+    return {
+        name: data
+        for name, data in contents(folder).items()
+        if name.endswith((".png", ".csv")) or name == "config.yaml"
+    }
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """The folder of a run made three times: twice by a command, then from its configuration."""
+    folder = tmp_path_factory.mktemp("runs")
+    arguments = [
+        *SHORT,
+        "--model.features=['fc:0', 'fc:1']",
+        "--model.steps_per_epoch=2",
+        "--data.size=2",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for _ in range(2):
+            main(["fit", "--config", str(CONFIGS / "demo_inversions.yaml"), *arguments])
+        main(["fit", "--config", "tb_logs/demo_inversions/version_0/config.yaml"])
+    return folder / "tb_logs" / "demo_inversions"
+
+
+@pytest.mark.parametrize("other", ["version_1", "version_2"])
+def test_the_same_command_and_the_saved_configuration_make_identical_files(runs, other):
+    first, second = results(runs / "version_0"), results(runs / other)
+    assert {name.partition("/")[0] for name in first} >= {
+        "pictures",
+        "sources",
+        "results.csv",
+        "config.yaml",
+    }
+    assert len([name for name in first if name.startswith("pictures/")]) == 4
+    assert first == second
+
+
+def test_existing_results_are_not_touched(runs, capsys, monkeypatch):
+    monkeypatch.chdir(runs.parents[1])
+    logger = {"save_dir": "tb_logs", "name": "demo_inversions", "version": 0}
+    arguments = [f"--trainer.logger.{key}={value}" for key, value in logger.items()]
+    before = contents(runs)
+    config = "tb_logs/demo_inversions/version_1/config.yaml"
+    line = refusal(
+        capsys, ["fit", "--config", config, "--trainer.logger=TensorBoardLogger", *arguments]
+    )
+    assert "version_0 holds the results of another run, which would be overwritten" in line
+    assert "--trainer.logger.version" in line
+    assert contents(runs) == before
+
+
+def test_a_run_without_a_logger_leaves_no_files(desk):
+    main(
+        [
+            "fit",
+            "--config",
+            "base.yaml",
+            "--trainer.logger=false",
+            "--trainer.enable_checkpointing=false",
+        ]
+    )
+    assert not Path("tb_logs").exists()
+    assert not Path("config.yaml").exists()
+
+
+def test_a_run_ends_with_where_its_results_are(desk, capsys):
+    main(["fit", "--config", "base.yaml", "--name", "mine"])
+    assert capsys.readouterr().out.splitlines()[-1] == "tb_logs/mine/version_0"
+
+
+def test_sheet_shows_the_latest_version_and_keeps_what_exists(runs, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    main(["sheet", str(runs), "--out", "deeper/sheet.png"])
+    assert capsys.readouterr().out.strip() == "deeper/sheet.png"
+    made = Path("deeper/sheet.png").read_bytes()
+    main(["sheet", str(runs / "version_2"), "--out", "other.png"])
+    assert Path("other.png").read_bytes() == made
+    main(["sheet", str(runs), "--rows", "1", "--out", "row.png"])
+    with Image.open("other.png") as all_rows, Image.open("row.png") as one_row:
+        assert one_row.height < all_rows.height
+    assert "exists" in refusal(capsys, ["sheet", str(runs), "--rows", "1", "--out", "other.png"])
+    assert Path("other.png").read_bytes() == made
+    main(["sheet", str(runs), "--rows", "1", "--out", "other.png", "--overwrite"])
+    assert Path("other.png").read_bytes() == Path("row.png").read_bytes()
+
+
+RUNNABLE = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.name != "vit.yaml"]
+FOR_USERS = [path for path in RUNNABLE if not path.stem.startswith(("demo", "train"))]
+
+
+@pytest.mark.parametrize(
+    ("path", "overlay"),
+    [
+        *[pytest.param(path, [], id=path.stem) for path in RUNNABLE],
+        *[pytest.param(path, ["vit.yaml"], id=f"{path.stem}-vit") for path in FOR_USERS],
+    ],
+)
+def test_every_configuration_runs(desk, path, overlay):
+    arguments = list(SHORT)
+    if path.stem == "train_vetoed_shapes":
+        arguments += ["--trainer.val_check_interval=2", "--trainer.limit_train_batches=2"]
+        arguments += [
+            "--trainer.limit_val_batches=1",
+            "--data.batch_size=32",
+            "--data.num_workers=0",
+        ]
+    else:
+        arguments += ["--model.steps_per_epoch=1"]
+    if path in FOR_USERS:
+        arguments += ["--model.backbone.weights=random"]
+        arguments += (
+            ["--model.backbone.name=vit_tiny_patch16_224"]
+            if overlay
+            # At their start, timm's random residual branches give nothing.
+            else [
+                f"--model.backbone.{part}"
+                for part in ("input_size=[64,64]", "arguments={zero_init_last: false}")
+            ]
+        )
+        if path.stem != "mti":
+            Path("pictures/broken.png").unlink()
+            arguments += ["--model.coherent=false"]  # nothing is coherent in an untrained network
+    try:
+        main(["fit", *[f"--config={CONFIGS / name}" for name in (path.name, *overlay)], *arguments])
+    finally:
+        torch.use_deterministic_algorithms(False)  # the training turns it on
+    folder = Path("tb_logs") / path.stem / "version_0"
+    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
+    if path.stem == "train_vetoed_shapes":
+        assert (folder / "weights.safetensors").stat().st_size > 3_000_000
+    else:
+        rows = table(folder / "results.csv")
+        assert rows
+        assert all(float(row["tension"]) >= 0 and (folder / row["file"]).is_file() for row in rows)
+
+
+# --- help ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--help"], ["mti fit --config FILE", "mti sheet RUN", "fit"]),
+        (["fit", "--help"], ["--trainer.max_epochs", "--name", "--data"]),
+        (
+            ["fit", "--model.help", "MaximallyTense"],
+            ["--model.imbalance", "Price of a difference", "--model.features"],
+        ),
+        (["sheet", "--help"], ["--out", "Folders of finished runs"]),
+    ],
+)
+def test_help_explains(capsys, arguments, told):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(part in shown for part in told)
+
+
+def test_print_config_can_be_read_back(desk, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", "base.yaml", "--print_config"])
+    assert stopped.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["model"]["init_args"]["features"] == ["fc:3"]
+    assert config["model"]["class_path"].endswith("MaximallyTense")
+    assert not Path("tb_logs").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [[sys.executable, "-m", "mti_lightning"], [str(Path(sys.executable).with_name("mti"))]],
+    ids=["module", "script"],
+)
+def test_the_process_ends_with_one_line_and_2(desk, command):
+    done = subprocess.run(
+        [*command, "fit", "--config", "base.yaml", "--trainer.max_epoch", "3"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(
+        "mti: error: trainer.max_epoch: there is no such key; did you mean "
+    )
+    assert done.stdout == ""

@@ -1,0 +1,219 @@
+"""Objectives and their bank of images, through the real trainer."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Callback, Trainer
+from torch import Tensor
+
+from mti_lightning import (
+    Backbone,
+    FourierPhase,
+    MaximallyTense,
+    NegativeInversion,
+    Objective,
+    Pixels,
+    PositiveInversion,
+    SignedInversion,
+    VetoedShapesPictures,
+    render,
+)
+from mti_lightning.data import PictureFolder
+from mti_lightning.errors import InputError, RenderError
+from mti_lightning.objectives import Step, Steps
+
+CLASSES = [f"fc:{kind}" for kind in range(8)]
+WORLD = "vetoed_shapes_resnet"
+
+
+def fit(objective: Objective, sources: int = 4, epochs: int = 2, **trainer: object) -> Tensor:
+    """Run an objective on the embedded world and return its pictures."""
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "enable_progress_bar": False}
+    data = VetoedShapesPictures(sources, seed=3)
+    Trainer(max_epochs=epochs, accelerator="cpu", **{**quiet, **trainer}).fit(objective, datamodule=data)
+    return pictures(objective)
+
+
+def pictures(objective: Objective) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([chunk() for chunk in objective.chunks])
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    return -10 * (a - b).square().flatten(1).mean(1).clamp(min=1e-12).log10()
+
+
+def inversion(batch_size: int = 16, layer: str = "layer3", **options: object) -> SignedInversion:
+    return SignedInversion(Backbone(WORLD), CLASSES, layer, batch_size=batch_size, **options)
+
+
+def test_a_picture_does_not_depend_on_its_neighbours_or_the_chunking() -> None:
+    among = fit(inversion(64, pair="matched"), sources=32, epochs=4)  # 64 images: + and − of 32 sources
+    chunked = fit(inversion(7, pair="matched"), sources=8, epochs=4)
+    alone = SignedInversion(Backbone(WORLD), CLASSES[:1], "layer3", batch_size=1)
+    assert psnr(among[:16], chunked).min() >= 40
+    assert psnr(among[:2], fit(alone, sources=1, epochs=4)).min() >= 40
+
+
+def test_a_tense_image_does_not_depend_on_its_neighbours_or_the_chunking() -> None:
+    def tense(features: list[str], batch_size: int) -> Tensor:
+        return fit(MaximallyTense(Backbone(WORLD), features, "layer3", batch_size=batch_size), epochs=4)
+
+    among = tense(CLASSES, 8)
+    assert psnr(among, tense(CLASSES, 3)).min() >= 40
+    assert psnr(among[5:6], tense(CLASSES[5:6], 1)).min() >= 40
+
+
+def test_the_same_run_twice_is_identical_and_another_seed_is_not() -> None:
+    first, second, other = (
+        fit(MaximallyTense(Backbone(WORLD), CLASSES[:2], "layer4", seed=seed, steps_per_epoch=4)) for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, second)
+    assert psnr(first, other).max() < 30
+
+
+@pytest.mark.parametrize("kind", [MaximallyTense, PositiveInversion, NegativeInversion, SignedInversion])
+@pytest.mark.parametrize("image", [FourierPhase(), Pixels(), FourierPhase((75, 101), magnitude="measured")])
+def test_the_objective_is_reached_further_with_every_epoch(kind: type[Objective], image: object) -> None:
+    def reached(epochs: int) -> Tensor:
+        objective = kind(Backbone(WORLD), CLASSES[:2], "layer4", image=copy.deepcopy(image), steps_per_epoch=12)
+        assert fit(objective, sources=2, epochs=epochs).shape[2:] == objective.canvas
+        measures = objective.measure()
+        return measures["tension" if kind is MaximallyTense else "cosine"].mean()
+
+    assert reached(4) > reached(1)
+
+
+@pytest.mark.parametrize("image", [FourierPhase(), Pixels()])
+def test_accentuation_starts_from_the_source(image: object) -> None:
+    objective = inversion(image=image, accentuate=True, pair="matched", steps_per_epoch=1)
+    objective.build_bank(VetoedShapesPictures(8, seed=3))
+    assert objective.sources is not None
+    assert psnr(pictures(objective)[::2], objective.sources).min() > 30
+
+
+def test_a_step_leaves_the_other_chunks_alone() -> None:
+    objective = inversion(2, pair="matched", steps_per_epoch=2)
+
+    class Watch(Callback):
+        seen: list[bool] = []
+
+        def on_train_batch_start(self, trainer: Trainer, pl_module: Objective, batch: Step, batch_idx: int) -> None:
+            self.before = [next(iter(chunk.trained.values())).clone() for chunk in pl_module.chunks]
+
+        def on_train_batch_end(self, trainer: Trainer, pl_module: Objective, outputs: object, batch: Step, batch_idx: int) -> None:
+            after = [next(iter(chunk.trained.values())) for chunk in pl_module.chunks]
+            moved = [not torch.equal(a, b) for a, b in zip(self.before, after, strict=True)]
+            self.seen.append(moved == [index == batch.chunk for index in range(len(moved))])
+
+    watch = Watch()
+    fit(objective, sources=4, callbacks=[watch])
+    assert len(watch.seen) == 2 * 4 * 2
+    assert all(watch.seen)
+
+
+def test_steps_stop_anywhere_and_continue() -> None:
+    whole = list(Steps(3, 4))
+    assert whole == [Step(chunk, step) for chunk in range(3) for step in range(4)]
+    for stop in range(1, 12):
+        first = Steps(3, 4)
+        begun = [step for step, _ in zip(first, range(stop), strict=False)]
+        second = Steps(3, 4)
+        second.load_state_dict(first.state_dict())
+        assert begun + list(second) == whole
+        assert list(second) == whole  # and the next epoch is whole again
+
+
+def test_a_continued_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    def objective() -> SignedInversion:
+        return inversion(4, pair="matched", steps_per_epoch=3)
+
+    whole = fit(objective(), epochs=3)
+    stopped = objective()
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    # The schedule knows the run's length, so the same run is stopped early, in the middle of an epoch.
+    trainer = Trainer(max_epochs=3, max_steps=8, enable_checkpointing=False, **quiet)
+    trainer.fit(stopped, datamodule=VetoedShapesPictures(4, seed=3))
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    again = objective()
+    Trainer(max_epochs=3, enable_checkpointing=False, **quiet).fit(
+        again, datamodule=VetoedShapesPictures(4, seed=3), ckpt_path=str(tmp_path / "run.ckpt"), weights_only=True
+    )
+    assert torch.equal(pictures(again), whole)
+    keys = torch.load(tmp_path / "run.ckpt", weights_only=True)["state_dict"]
+    assert keys
+    assert all(key.startswith("bank.") for key in keys)
+
+
+def test_the_backbone_is_untouched_and_no_hook_is_left_also_after_an_exception() -> None:
+    backbone = Backbone(WORLD)
+    before = {name: value.clone() for name, value in backbone.network.state_dict().items()}
+    ours = backbone.network.layer2.register_forward_hook(lambda *_: None)
+
+    class Interrupt(Callback):
+        def on_after_backward(self, trainer: Trainer, pl_module: Objective) -> None:
+            raise RuntimeError("stop here")
+
+    for callbacks in ([], [Interrupt()]):
+        objective = MaximallyTense(backbone, CLASSES[:1], "layer4", steps_per_epoch=2)
+        if callbacks:
+            with pytest.raises(RuntimeError, match="stop here"):
+                fit(objective, callbacks=callbacks)
+        else:
+            fit(objective)
+        after = backbone.network.state_dict()
+        assert all(torch.equal(after[name], value) for name, value in before.items())
+        hooks = [h for m in backbone.network.modules() for h in (*m._forward_hooks, *m._forward_pre_hooks)]
+        assert hooks == [ours.id]
+        assert not any(module.training for module in backbone.network.modules())
+
+
+def test_bf16_reaches_the_same_picture_roughly() -> None:
+    full = fit(inversion(pair="matched", steps_per_epoch=8), epochs=1)
+    half = fit(inversion(pair="matched", steps_per_epoch=8), epochs=1, precision="bf16-mixed")
+    assert psnr(full, half).mean() > 25
+    assert not torch.equal(full, half)
+
+
+def test_inversion_of_a_transformer_and_a_direction_through_python(tmp_path: Path) -> None:
+    from sklearn.datasets import load_sample_images
+    from PIL import Image
+
+    for name, picture in zip(("china.png", "flower.png"), load_sample_images().images, strict=True):
+        Image.fromarray(picture).save(tmp_path / name)
+    direction = "[" + ",".join(["1", "-1"] * 96) + "]"
+    objective = PositiveInversion(
+        Backbone("vit_tiny_patch16_224", weights="random"),
+        ["blocks.3.mlp.act/input:5@7", "blocks.3.mlp.act/input:5@peak", f"blocks.3.attn.proj:{direction}@centre"],
+        "blocks.1",
+        batch_size=4,
+        steps_per_epoch=3,
+    )
+    made = render(objective, PictureFolder(tmp_path), epochs=1, enable_progress_bar=False, accelerator="cpu")
+    assert [made_one.entry.source for made_one in made] == [0, 0, 0, 1, 1, 1]
+    assert all(made_one.image.mode == "RGBA" and made_one.image.size == (224, 224) for made_one in made)
+    assert objective.measure()["cosine"].min() > 0
+    assert len({made_one.measures["response"] for made_one in made}) == 6
+
+
+def test_what_cannot_be_rendered_is_said_before_any_step() -> None:
+    with pytest.raises(InputError, match="needs source pictures"):
+        render(inversion(), enable_progress_bar=False)
+    with pytest.raises(InputError, match="matched needs a source for each of the 8 features"):
+        fit(inversion(pair="matched"), sources=3)
+    with pytest.raises(InputError, match="batch_size 0"):
+        inversion(0)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_image() -> None:
+    objective = MaximallyTense(Backbone(WORLD), CLASSES[:2], "layer4", steps_per_epoch=4)
+
+    class Poison(Callback):
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: Objective) -> None:
+            with torch.no_grad():
+                next(iter(pl_module.chunks[0].trained.values()))[1, 0, 0, 0] = torch.nan
+
+    with pytest.raises(RenderError, match=r"not finite for image fc-1_mti_seed0 .*lower learning rate"):
+        fit(objective, callbacks=[Poison()])
