@@ -1,6 +1,7 @@
-"""What a step of an objective costs beside a bare forward and backward pass through the same truncated backbone.
+"""What a step of an objective costs beside a bare forward and backward pass.
 
-`python -m benchmarks.step_cost`; both are timed in turn, in one process, and the median of the ratios is what counts.
+`python -m benchmarks.step_cost`. The bare passes go through the same truncated backbone at the same
+batch size; both are timed in turn in one process, and the median of their ratios is what counts.
 """
 
 import argparse
@@ -15,7 +16,13 @@ import torch
 from lightning import Trainer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mti_lightning import Backbone, MaximallyTense, Objective, PositiveInversion, VetoedShapesPictures
+from mti_lightning import (
+    Backbone,
+    MaximallyTense,
+    Objective,
+    PositiveInversion,
+    VetoedShapesPictures,
+)
 from mti_lightning.objectives import Step
 
 CASES = [
@@ -30,6 +37,7 @@ CASES = [
 def _step(objective: Objective) -> Callable[[], None]:
     """Return one optimisation step as the trainer takes it."""
     optimizer = objective.configure_optimizers()
+    objective.optimizers = lambda: optimizer
 
     def run() -> None:
         optimizer.zero_grad()
@@ -41,7 +49,7 @@ def _step(objective: Objective) -> Callable[[], None]:
 
 
 def _bare(objective: Objective) -> Callable[[], None]:
-    """Return a forward and backward pass on the same batch, as plain PyTorch: no image parameters, views or loss."""
+    """Return the bare passes: no image parameters, no views, no loss."""
     chunk, backbone = objective.chunks[0], objective.backbone
     pictures = torch.rand(len(chunk.entries), 3, *objective.input_size, device=objective.device)
     tense = isinstance(objective, MaximallyTense)
@@ -77,12 +85,20 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     rows = []
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {given.device}, torch {torch.__version__}")
-    print("| backbone | layer | batch | objective | step, ms | bare, ms | step / bare | pictures / s |")
+    print(
+        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, "
+        f"{given.device}, torch {torch.__version__}"
+    )
+    print(
+        "| backbone | layer | batch | objective | step, ms | bare, ms | step / bare | "
+        "pictures / s |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for name, weights, feature, layer, batch in CASES:
         for kind in (PositiveInversion, MaximallyTense):
-            objective = kind(Backbone(name, weights), [feature], layer, batch_size=batch, seeds=batch)
+            objective = kind(
+                Backbone(name, weights), [feature], layer, batch_size=batch, seeds=batch
+            )
             objective.trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
             objective.log = lambda *_, **__: None  # outside a loop there is nothing to log to
             objective.build_bank(VetoedShapesPictures(size=1) if objective.needs_sources else None)
@@ -93,15 +109,20 @@ def main() -> None:
             cuda = given.device == "cuda"
             pairs = [(_time(step, cuda), _time(bare, cuda)) for _ in range(given.rounds)]
             row = {
-                "backbone": name, "layer": layer, "batch": batch, "objective": kind.__name__,
+                "backbone": name,
+                "layer": layer,
+                "batch": batch,
+                "objective": kind.__name__,
                 "step_ms": statistics.median(pair[0] for pair in pairs) * 1e3,
                 "bare_ms": statistics.median(pair[1] for pair in pairs) * 1e3,
                 "ratio": statistics.median(pair[0] / pair[1] for pair in pairs),
             }
             rows.append(row)
             print(
-                f"| {name} | {layer} | {batch} | {kind.__name__} | {row['step_ms']:.1f} | {row['bare_ms']:.1f} | "
-                f"{row['ratio']:.2f} | {batch / row['step_ms'] * 1e3:.0f} |", flush=True,
+                f"| {name} | {layer} | {batch} | {kind.__name__} | {row['step_ms']:.1f} | "
+                f"{row['bare_ms']:.1f} | "
+                f"{row['ratio']:.2f} | {batch / row['step_ms'] * 1e3:.0f} |",
+                flush=True,
             )
     if given.json:
         given.json.write_text(json.dumps(rows, indent=2))

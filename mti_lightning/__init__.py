@@ -1,9 +1,15 @@
-"""Maximally tense images, +/− attribution inversions and attribution atlases for the models people use."""
+"""Maximally tense images and +/− attribution inversions, for any timm model."""
 
 from mti_lightning import vetoed_shapes_backbone as _embedded_default  # noqa: F401  registers it with timm
 from mti_lightning.attribution import ActGrad, Attribution, attribute
 from mti_lightning.backbone import Backbone, Layer
-from mti_lightning.data import ImageFolder, PictureData, PictureFile, PictureFolder, VetoedShapesPictures
+from mti_lightning.data import (
+    ImageFolder,
+    PictureData,
+    PictureFile,
+    PictureFolder,
+    VetoedShapesPictures,
+)
 from mti_lightning.errors import InputError, MtiError, RenderError
 from mti_lightning.feature import Feature
 from mti_lightning.image import FourierPhase, ImageParameters, Pixels

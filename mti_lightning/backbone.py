@@ -360,7 +360,6 @@ def _overlay(name: str, file: str, arguments: Mapping[str, Any]) -> dict[str, An
             "give the path of a .pth or .safetensors file, 'pretrained' or 'random'"
         )
     overlay: dict[str, Any] = {"file": file, "url": "", "hf_hub_id": None, "source": ""}
-    overlay["custom_load"] = file.endswith(".npz")  # timm takes any file of some models for one
     if classes := arguments.get("num_classes"):
         overlay["num_classes"] = classes  # else timm drops the file's classifier without a word
     return {"pretrained_cfg_overlay": overlay}

@@ -40,8 +40,8 @@ def _shown(objective: Objective) -> tuple[Tensor, Tensor]:
 class PictureLog(Callback):
     """Shows the pictures and their measures in TensorBoard at the end of each epoch.
 
-    Under `pictures` they are plain; under `pictures_where_it_looked` transparent where the objective did not look, beside their
-    source and, for `SignedInversion`, + and − side by side.
+    Under `pictures` they are plain; under `pictures_where_it_looked` transparent where the
+    objective did not look, beside their source and, for `SignedInversion`, + and − side by side.
     """
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -51,15 +51,17 @@ class PictureLog(Callback):
         with torch.no_grad():
             pictures, alphas = _shown(pl_module)
         epoch, entries = trainer.current_epoch, pl_module.entries
-        signs = len(pl_module.signs)
-        columns = 8 - 8 % signs
+        faces = len(pl_module.signs)  # images made of each source
+        columns = 8
         writer.add_image("pictures", grid(pictures, columns), epoch)
         rows = composite(pictures, alphas)
         if pl_module.sources is not None:
-            made = rows.unflatten(0, (-1, signs)) if len(rows) % signs == 0 else rows[: -(len(rows) % signs)].unflatten(0, (-1, signs))
-            firsts = [entry.source for entry in entries[: len(made) * signs : signs]]
+            whole_rows = len(rows) - len(rows) % faces
+            made = rows[:whole_rows].view(-1, faces, *rows.shape[1:])
+            firsts = [entry.source for entry in entries[:whole_rows:faces]]
             sources = whole(pl_module.sources[firsts], pl_module.canvas)[:, None]
-            rows, columns = torch.cat([sources, made], 1).flatten(0, 1), (signs + 1) * max(1, 9 // (signs + 1))
+            rows = torch.cat([sources, made], 1).flatten(0, 1)
+            columns = (faces + 1) * (9 // (faces + 1))
         writer.add_image("pictures_where_it_looked", grid(rows, columns), epoch)
         for name, values in pl_module.measure().items():
             for kind in dict.fromkeys(entry.objective for entry in entries):
@@ -74,24 +76,32 @@ class PictureLog(Callback):
 
 
 class Results(Callback):
-    """Writes the pictures and their numbers to the run's folder when the run ends, also when it ends early.
+    """Writes the pictures and their numbers to the run's folder when it ends, also early.
 
-    `pictures/<id>.png` (RGBA), `sources/<id>.png`, `results.csv` and `sources.csv`; both tables are measured on clean pictures,
-    without views.
+    `pictures/<id>.png` (RGBA), `sources/<id>.png`, `results.csv` and `sources.csv`; both tables are
+    measured on clean pictures, without views.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = self._folder(trainer)
-        if stage == "fit" and folder and (folder / "results.csv").exists() and not trainer.ckpt_path:
+        if (
+            stage == "fit"
+            and folder
+            and (folder / "results.csv").exists()
+            and not trainer.ckpt_path
+        ):
             raise InputError(
-                f"{folder} holds the results of another run, which would be overwritten; give --trainer.logger.version "
+                f"{folder} holds the results of another run, which would be overwritten; give "
+                "--trainer.logger.version "
                 "another number or leave it out, or continue that run with --ckpt_path"
             )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer, pl_module)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
         if not isinstance(exception, InputError):
             self._write(trainer, pl_module)
 
@@ -106,7 +116,9 @@ class Results(Callback):
         (folder / "pictures").mkdir(parents=True, exist_ok=True)
         with torch.no_grad():
             for chunk in objective.chunks:
-                for entry, picture, alpha in zip(chunk.entries, chunk(), opacity(chunk.saliency), strict=True):
+                for entry, picture, alpha in zip(
+                    chunk.entries, chunk(), opacity(chunk.saliency), strict=True
+                ):
                     to_image(picture, alpha).save(folder / "pictures" / f"{entry.id}.png")
         names = [
             {
@@ -137,15 +149,23 @@ class Results(Callback):
                 "image": type(objective.image).__name__,
                 "seed": objective.seed,
             }
-            means = {f"final/{name}": float(values.nanmean()) for name, values in measures.items() if not values.isnan().all()}
+            means = {
+                f"final/{name}": float(values.nanmean())
+                for name, values in measures.items()
+                if not values.isnan().all()
+            }
             writer.add_hparams(hparams, means, run_name=".")
             writer.flush()
 
-    def _write_sources(self, folder: Path, objective: Objective, names: list[dict[str, Any]]) -> None:
+    def _write_sources(
+        self, folder: Path, objective: Objective, names: list[dict[str, Any]]
+    ) -> None:
         assert objective.sources is not None
         (folder / "sources").mkdir(exist_ok=True)
         files = {}
-        for index, (key, picture) in enumerate(zip(objective.source_keys, objective.sources, strict=True)):
+        for index, (key, picture) in enumerate(
+            zip(objective.source_keys, objective.sources, strict=True)
+        ):
             files[key] = f"sources/{index:04d}_{file_name(key)[-80:]}.png"
             to_image(picture).save(folder / files[key])
         rows: dict[tuple[str, str], dict[str, Any]] = {}
@@ -153,14 +173,22 @@ class Results(Callback):
             row.pop("cosine")
             rows.setdefault(
                 (name["source"], name["feature"]),
-                {"source": name["source"], "feature": name["feature"], **row, "file": files[name["source"]]},
+                {
+                    "source": name["source"],
+                    "feature": name["feature"],
+                    **row,
+                    "file": files[name["source"]],
+                },
             )
         _table(folder / "sources.csv", list(rows.values()))
 
 
 def _rows(columns: dict[str, Tensor]) -> list[dict[str, Any]]:
     """Turn columns into rows; what does not exist stays empty."""
-    lists = [[("" if math.isnan(value) else f"{value:.6g}") for value in column.tolist()] for column in columns.values()]
+    lists = [
+        [("" if math.isnan(value) else f"{value:.6g}") for value in column.tolist()]
+        for column in columns.values()
+    ]
     return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
 
 

@@ -29,7 +29,8 @@ def opacity(saliency: Tensor, percentile: float = 95.0, blur: float = 0.015) -> 
     kernel = 2 * min(int(3 * sigma), (min(saliency.shape[1:]) - 1) // 2) + 1
     blurred = gaussian_blur(saliency[:, None].float(), [kernel, kernel], [sigma, sigma])
     top = torch.quantile(blurred.flatten(1), percentile / 100, dim=1)[:, None, None, None]
-    return (blurred / top.clamp(min=1e-12)).clamp(0, 1)
+    alpha: Tensor = (blurred / top.clamp(min=1e-12)).clamp(0, 1)
+    return alpha
 
 
 def composite(pictures: Tensor, alpha: Tensor) -> Tensor:
@@ -39,11 +40,12 @@ def composite(pictures: Tensor, alpha: Tensor) -> Tensor:
 
 def grid(pictures: Tensor, columns: int) -> Tensor:
     """Return pictures [N, 3, H, W] in rows, as one, [3, H', W']."""
-    return make_grid(pictures, nrow=columns, padding=2, pad_value=1.0)
+    laid: Tensor = make_grid(pictures, nrow=columns, padding=2, pad_value=1.0)
+    return laid
 
 
 def to_image(picture: Tensor, alpha: Tensor | None = None) -> Image.Image:
-    """Turn a picture [3, H, W] in 0..1, and its opacity [1, H, W], into a Pillow image, RGB or RGBA."""
+    """Turn a picture [3, H, W] in 0..1 and its opacity [1, H, W] into RGBA; without one, RGB."""
     planes = picture if alpha is None else torch.cat([picture, alpha])
     values = planes.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
     return Image.fromarray(np.ascontiguousarray(values.permute(1, 2, 0).numpy()))
@@ -65,9 +67,14 @@ class Run:
             InputError: If there are no results in it.
         """
         versions = [path.parent for path in folder.glob("version_*/results.csv")]
-        latest = max(versions, key=lambda path: int(path.name.removeprefix("version_")), default=folder)
+        latest = max(
+            versions, key=lambda path: int(path.name.removeprefix("version_")), default=folder
+        )
         if not (latest / "results.csv").is_file():
-            raise InputError(f"{folder} holds no results.csv; give the folder of a finished run, such as tb_logs/NAME/version_0")
+            raise InputError(
+                f"{folder} holds no results.csv; give the folder of a finished run, such as "
+                "tb_logs/NAME/version_0"
+            )
 
         def table(name: str) -> list[dict[str, str]]:
             path = latest / name
@@ -89,8 +96,33 @@ _COLUMNS = {
 _MARGIN, _TILE, _NUMBERS, _HEAD = 14, 176, 270, 84
 
 
+_Cell = dict[str, tuple[Path, dict[str, str]]]
+
+
+def _cells(runs: Sequence[Run]) -> dict[tuple[str, str], _Cell]:
+    """Return for each (feature, source) a picture's file and its numbers, by what it shows."""
+    cells: dict[tuple[str, str], _Cell] = {}
+    for run in runs:
+        for row in run.sources:
+            cell = cells.setdefault((row["feature"], row["source"]), {})
+            cell["source"] = (run.folder / row["file"], row)
+        for row in filter(lambda row: row["source"], run.rows):
+            cell = cells.setdefault((row["feature"], row["source"]), {})
+            cell.setdefault(row["objective"], (run.folder / row["file"], row))
+    for run in runs:
+        for row in filter(lambda row: not row["source"], run.rows):
+            # Made from noise: shown beside every source of its feature.
+            beside = [key for key in cells if key[0] == row["feature"]] or [(row["feature"], "")]
+            for key in beside:
+                cell = cells.setdefault(key, {})
+                cell.setdefault(row["objective"], (run.folder / row["file"], row))
+    return cells
+
+
 def contact_sheet(folders: Sequence[Path], most: int = 16) -> Image.Image:
-    """Lay the pictures of several runs side by side: source | + | − | tense | numbers, a row per source and feature.
+    """Lay the pictures of several runs side by side, a row for each source and feature.
+
+    The columns are source, + inversion, − inversion, tense image, and the numbers.
 
     Args:
         folders: Folders of finished runs.
@@ -100,31 +132,25 @@ def contact_sheet(folders: Sequence[Path], most: int = 16) -> Image.Image:
         InputError: If a folder holds no results.
     """
     runs = [Run.read(folder) for folder in folders]
-    found = {row["objective"] for run in runs for row in run.rows}
-    kinds = [kind for kind in _COLUMNS if kind in found or (kind == "source" and any(run.sources for run in runs))]
-    cells: dict[tuple[str, str], dict[str, tuple[Path, dict[str, str]]]] = {}
-    for run in runs:
-        for row in run.sources:
-            cells.setdefault((row["feature"], row["source"]), {})["source"] = (run.folder / row["file"], row)
-        for row in run.rows:
-            if row["source"]:
-                cells.setdefault((row["feature"], row["source"]), {}).setdefault(row["objective"], (run.folder / row["file"], row))
-    for run in runs:  # made from noise: shown with every source of its feature
-        for row in run.rows:
-            if not row["source"]:
-                matching = [key for key in cells if key[0] == row["feature"]] or [(row["feature"], "")]
-                for key in matching:
-                    cells.setdefault(key, {}).setdefault(row["objective"], (run.folder / row["file"], row))
+    cells = _cells(runs)
+    found = {kind for cell in cells.values() for kind in cell}
+    kinds = [kind for kind in _COLUMNS if kind in found]
     keys = list(cells)[:most]
     step = _TILE + _MARGIN
-    sheet = Image.new("RGB", (_MARGIN + len(kinds) * step + _NUMBERS, _HEAD + len(keys) * step), "white")
+    sheet = Image.new(
+        "RGB", (_MARGIN + len(kinds) * step + _NUMBERS, _HEAD + len(keys) * step), "white"
+    )
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     small, bold = ImageFont.load_default(12), ImageFont.load_default(18)
     for column, kind in enumerate(kinds):
         x = _MARGIN + column * step
         draw.text((x, 20), _COLUMNS[kind][0], fill="black", font=bold)
-        draw.multiline_text((x, 44), _wrapped(_COLUMNS[kind][1], small, _TILE), fill="#555", font=small)
-    draw.text((_MARGIN + len(kinds) * step, 20), "response = E+ - E- + bias", fill="black", font=font)
+        draw.multiline_text(
+            (x, 44), _wrapped(_COLUMNS[kind][1], small, _TILE), fill="#555", font=small
+        )
+    draw.text(
+        (_MARGIN + len(kinds) * step, 20), "response = E+ - E- + bias", fill="black", font=font
+    )
     draw.text((_MARGIN + len(kinds) * step, 44), "in units of the feature", fill="#555", font=small)
     for line, key in enumerate(keys):
         y = _HEAD + line * step
@@ -134,19 +160,30 @@ def contact_sheet(folders: Sequence[Path], most: int = 16) -> Image.Image:
                 continue
             path, row = cells[key][kind]
             with Image.open(path) as image:
-                tile = image.convert("RGBA").resize((_TILE, round(_TILE * image.height / image.width)), Image.Resampling.LANCZOS)
+                tile = image.convert("RGBA").resize(
+                    (_TILE, round(_TILE * image.height / image.width)), Image.Resampling.LANCZOS
+                )
             tile = tile.crop((0, 0, _TILE, min(tile.height, _TILE)))
             ground = Image.new("RGBA", tile.size, (round(_GROUND * 255),) * 3 + (255,))
-            sheet.paste(Image.alpha_composite(ground, tile).convert("RGB"), (_MARGIN + column * step, y))
+            sheet.paste(
+                Image.alpha_composite(ground, tile).convert("RGB"), (_MARGIN + column * step, y)
+            )
             values = {name: float(row[name]) for name in ("response", "excitation", "inhibition")}
             label = _COLUMNS[kind][0].split()[0]
-            text.append(f"{label:<10}{values['response']:+8.1f}{values['excitation']:8.1f}{values['inhibition']:8.1f}")
+            text.append(
+                f"{label:<10}{values['response']:+8.1f}{values['excitation']:8.1f}{values['inhibition']:8.1f}"
+            )
         text[1] = f"{'':<10}{'response':>8}{'E+':>8}{'E-':>8}"
         _table(draw, (_MARGIN + len(kinds) * step, y + 20), text, font)
     return sheet
 
 
-def _table(draw: ImageDraw.ImageDraw, corner: tuple[int, int], lines: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> None:
+def _table(
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[int, int],
+    lines: Sequence[str],
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
     """Write lines of a word and right-aligned numbers; the default font is proportional."""
     stops = (0, 130, 195, 255)
     for number, line in enumerate(lines):
@@ -158,7 +195,13 @@ def _table(draw: ImageDraw.ImageDraw, corner: tuple[int, int], lines: Sequence[s
         words = ["", *words] if number == 1 else words
         draw.text((corner[0], y), words[0], fill="#555", font=font)
         for stop, word in zip(stops[1:], words[1:], strict=True):
-            draw.text((corner[0] + stop, y), word, fill="#555" if number == 1 else "black", font=font, anchor="ra")
+            draw.text(
+                (corner[0] + stop, y),
+                word,
+                fill="#555" if number == 1 else "black",
+                font=font,
+                anchor="ra",
+            )
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

@@ -382,7 +382,8 @@ class VetoedShapesPictures(PictureData):
         num_workers: Processes that draw pictures; 0 draws them in the main one.
 
     Raises:
-        InputError: If `size` is not positive, or `split` or `contents` is none of these.
+        InputError: If `size` is not positive, `seed` is negative, or `split` or `contents` is none
+            of these.
     """
 
     def __init__(
@@ -396,10 +397,7 @@ class VetoedShapesPictures(PictureData):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers)
-        try:
-            self.world = VetoedShapes(size, seed, split, contents)
-        except ValueError as error:
-            raise InputError(str(error)) from error
+        self.world = VetoedShapes(size, seed, split, contents)
 
     def _open(self, preprocessing: Preprocessing) -> ResizedShapes:
         return ResizedShapes(self.world, preprocessing.size)

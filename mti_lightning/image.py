@@ -20,12 +20,16 @@ class ImageParameters(ABC):
     """A way to write pictures as trainable values; each value's first dimension is the image.
 
     Args:
-        canvas: Height and width of the pictures in pixels, apart from the backbone's input size; None for that size.
+        canvas: Height and width of the pictures in pixels, apart from the backbone's input size;
+            None for that size.
     """
 
     def __init__(self, canvas: tuple[int, int] | None = None) -> None:
         if canvas is not None and min(canvas) < _SMALLEST_CANVAS:
-            raise InputError(f"a canvas of {canvas[0]}x{canvas[1]} pixels is too small; each side takes {_SMALLEST_CANVAS} or more")
+            raise InputError(
+                f"a canvas of {canvas[0]}x{canvas[1]} pixels is too small; each side takes "
+                f"{_SMALLEST_CANVAS} or more"
+            )
         self.canvas = canvas
 
     @abstractmethod
@@ -47,16 +51,18 @@ class ImageParameters(ABC):
 
 @final
 class FourierPhase(ImageParameters):
-    """Trainable phases, fixed magnitudes (MAgnitude Constrained Optimisation, Fel et al. 2023, section 3).
+    """Trainable phases, fixed magnitudes (MAgnitude Constrained Optimisation, Fel et al. 2023).
 
-    The picture is σ(standardise(colour · irfft2(m e^{iφ}))): only where things are can change, never how much of each
-    frequency there is, which keeps adversarial high frequencies out. Started from a source picture, m and φ are the source's,
-    and a trainable attenuation σ(α) lets each frequency fade.
+    The picture is σ(standardise(colour · irfft2(m e^{iφ}))): only where things are can change,
+    never how much of each frequency there is, which keeps adversarial high frequencies out. Started
+    from a source picture, m and φ are the source's, and a trainable attenuation σ(α) lets each
+    frequency fade.
 
     Args:
         canvas: Height and width of the pictures in pixels; None for the backbone's input size.
         magnitude: `1/f`, or `measured` on the run's own pictures.
-        contrast: Standard deviation before the sigmoid, of images that start from noise. Low enough to leave the background
+        contrast: Standard deviation before the sigmoid, of images that start from noise. Low enough
+            to leave the background
             calm: what the objective asks for then stands out from it.
     """
 
@@ -68,10 +74,15 @@ class FourierPhase(ImageParameters):
     ) -> None:
         super().__init__(canvas)
         if contrast <= 0:
-            raise InputError(f"a contrast of {contrast} leaves nothing to see; give a number above 0, such as 0.6")
+            raise InputError(
+                f"a contrast of {contrast} leaves nothing to see; give a number above 0, such "
+                "as 0.6"
+            )
         self.contrast = contrast
         self.magnitude = magnitude
-        self.measured: Tensor | None = None  # [3, H, W // 2 + 1]; set at set-up where `magnitude` asks for it
+        self.measured: Tensor | None = (
+            None  # [3, H, W // 2 + 1]; set at set-up where `magnitude` asks for it
+        )
 
     def start(
         self, keys: Sequence[int], size: tuple[int, int], sources: Tensor | None
@@ -88,7 +99,11 @@ class FourierPhase(ImageParameters):
             }
         shape = (3, height, width // 2 + 1)
         phase = torch.stack([torch.rand(shape, generator=stream(key, START)) for key in keys])
-        magnitude = self.measured if self.measured is not None else spectrum.natural_magnitude(height, width)
+        magnitude = (
+            self.measured
+            if self.measured is not None
+            else spectrum.natural_magnitude(height, width)
+        )
         ones = torch.ones(len(keys), 1, 1, 1)
         return {"phase": (2 * phase - 1) * math.pi}, {
             "magnitude": magnitude.expand(len(keys), -1, -1, -1).clone(),
@@ -101,7 +116,8 @@ class FourierPhase(ImageParameters):
         if "attenuation" in values:
             magnitude = magnitude * values["attenuation"].sigmoid()
         phase = values["phase"]
-        # Both are several times quicker than torch.polar and a standard deviation, forward and backward.
+        # Both are several times quicker than torch.polar and a standard deviation, forward and
+        # backward.
         waves = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
         planes = spectrum.decode(waves, size[1])  # [N, 3, H, W]
         planes = torch.nn.functional.layer_norm(planes, planes.shape[1:], eps=1e-12)
@@ -110,7 +126,9 @@ class FourierPhase(ImageParameters):
 
 @final
 class Pixels(ImageParameters):
-    """One trainable value per pixel and channel; the picture is its sigmoid. Invites adversarial patterns.
+    """One trainable value per pixel and channel; the picture is its sigmoid.
+
+    Nothing keeps adversarial patterns out.
 
     Args:
         canvas: Height and width of the pictures in pixels; None for the backbone's input size.

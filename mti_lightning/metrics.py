@@ -1,9 +1,8 @@
-"""Measures of pictures as torchmetrics classes: one number for each picture, in the order of the updates."""
+"""Measures of pictures as torchmetrics classes: a number each, in the order of the updates."""
 
 from abc import ABC, abstractmethod
 from typing import Any, final
 
-import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
@@ -13,7 +12,7 @@ from mti_lightning.signs import Tension
 
 
 class PictureMetric(Metric, ABC):
-    """A number for each picture; `compute` returns all of them, [N].
+    """A number for each picture; `compute` returns all of them, [N], without the N of a single one.
 
     Args:
         tension: Says what is summed before signs are split, and which tension is measured.
@@ -38,9 +37,10 @@ class PictureMetric(Metric, ABC):
         Args:
             attribution: A, [N, ...], in units of the response.
             response: r, [N].
-            cosine: Cosine of the pictures' activations and their target, [N]; NaN where there is none.
+            cosine: Of the pictures' activations and their target, [N]; NaN where there is none.
         """
-        self.values.append(self.measure(attribution.float(), response.float(), cosine.float()))
+        values = self.measure(attribution.float(), response.float(), cosine.float())
+        self.values.append(values.detach().clone())  # some are what was given
 
     def compute(self) -> Tensor:
         return dim_zero_cat(self.values)
@@ -88,7 +88,7 @@ class Balance(PictureMetric):
 
 @final
 class TargetCosine(PictureMetric):
-    """Cosine of the picture's activations and its target, -1..1; NaN for objectives without a target."""
+    """Cosine of the picture's activations and its target, -1..1; NaN where there is no target."""
 
     def measure(self, attribution: Tensor, response: Tensor, cosine: Tensor) -> Tensor:
         return cosine

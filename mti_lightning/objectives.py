@@ -38,7 +38,8 @@ def file_name(text: str) -> str:
 class Entry:
     """One image of the bank: what it is made for.
 
-    `key` names its random stream. It is made of what the image is, never of where it stands in the bank.
+    `key` names its random stream. It is made of what the image is, never of where it stands in the
+    bank.
     """
 
     id: str
@@ -81,14 +82,18 @@ class Steps:
 class ImageChunk(nn.Module):
     """As many images of the bank as are optimised together.
 
-    A chunk has parameters of its own: a step on one chunk leaves the gradients of the others None, and an optimizer with
-    momentum then leaves them alone.
+    A chunk has parameters of its own: a step on one chunk leaves the gradients of the others None,
+    and an optimizer with momentum then leaves them alone.
     """
 
     saliency: Tensor  # [N, H, W], Σ over steps of |∂loss/∂pixel|, averaged over channels
 
     def __init__(
-        self, entries: Sequence[Entry], image: ImageParameters, size: tuple[int, int], sources: Tensor | None
+        self,
+        entries: Sequence[Entry],
+        image: ImageParameters,
+        size: tuple[int, int],
+        sources: Tensor | None,
     ) -> None:
         super().__init__()
         self.entries, self.image, self.size = tuple(entries), image, size
@@ -111,23 +116,27 @@ class Objective(LightningModule, ABC):
 
     Args:
         backbone: The frozen network.
-        features: What to visualise: each `LAYER[/input]:CHANNEL[@POSITION]` or the same in structured form.
-        attribution_layer: The earlier layer that responses are attributed to, such as `layer3` or `layer3.0.act2/input`.
+        features: What to visualise: each `LAYER[/input]:CHANNEL[@POSITION]` or the same in
+            structured form.
+        attribution_layer: The earlier layer that responses are attributed to, such as `layer3` or
+            `layer3.0.act2/input`.
         attribution: The attribution method; activation times gradient by default.
         tension: The tension measure.
         image: The image parameters.
         views: Crops and noise against adversarial patterns.
-        optimizer: Moves the image parameters; Adam, lr 0.05, by default. Its rate falls to 0 along half a cosine.
+        optimizer: Moves the image parameters; Adam, lr 0.05, by default. Its rate falls to 0 along
+            half a cosine.
         batch_size: Images per chunk: it bounds memory, and has no say in what the images become.
         steps_per_epoch: Steps for each image between two looks at the pictures.
         seed: Seed of the run; `seeds` images are made for each, of seeds seed, seed + 1, ...
         seeds: Images for each feature (and source).
         accentuate: Start from the source pictures instead of noise.
-        pair: `all`: every source picture with every feature. `matched`: the first picture with the first feature, and so on,
-            features repeating.
+        pair: `all`: every source picture with every feature. `matched`: the first picture with the
+            first feature, and so on, features repeating.
 
     Raises:
-        InputError: If a layer or feature does not exist, or the attribution layer does not feed a feature.
+        InputError: If a layer or feature does not exist, or the attribution layer does not feed a
+            feature.
     """
 
     needs_sources: ClassVar[bool]
@@ -151,7 +160,11 @@ class Objective(LightningModule, ABC):
         pair: Literal["all", "matched"] = "all",
     ) -> None:
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("steps_per_epoch", steps_per_epoch), ("seeds", seeds)):
+        for name, value in (
+            ("batch_size", batch_size),
+            ("steps_per_epoch", steps_per_epoch),
+            ("seeds", seeds),
+        ):
             if value < 1:
                 raise InputError(f"{name} {value}: give 1 or more")
         if not features:
@@ -183,7 +196,7 @@ class Objective(LightningModule, ABC):
         """Return one loss for each view, [N], none of which depends on another picture."""
 
     def target(self, chunk: ImageChunk) -> Any:
-        """Return what the chunk's images shall become; computed when the chunk's turn comes, kept until the next one's."""
+        """Return what the chunk's images shall become; asked for when the chunk's turn comes."""
         return None
 
     # --- the bank ---
@@ -207,7 +220,10 @@ class Objective(LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         if self.trainer.world_size > 1:
-            raise InputError(f"{self.trainer.world_size} devices were asked for; an image bank runs on one: --trainer.devices 1")
+            raise InputError(
+                f"{self.trainer.world_size} devices were asked for; an image bank runs on "
+                "one: --trainer.devices 1"
+            )
         if not len(self.bank):
             self.build_bank(getattr(self.trainer, "datamodule", None))
 
@@ -218,11 +234,17 @@ class Objective(LightningModule, ABC):
             InputError: If source pictures are needed and there are none.
         """
         if data is not None and not isinstance(data, PictureData):
-            raise InputError(f"--data {type(data).__name__} gives no source pictures; PictureFile, PictureFolder, ImageFolder or VetoedShapesPictures do")
+            raise InputError(
+                f"--data {type(data).__name__} gives no source pictures; PictureFile, "
+                "PictureFolder, ImageFolder or VetoedShapesPictures do"
+            )
         reads = self.needs_sources or self.accentuate
         measures = isinstance(self.image, FourierPhase) and self.image.magnitude == "measured"
         if (reads or measures) and data is None:
-            raise InputError(f"{type(self).__name__} needs source pictures; give --data PictureFolder --data.path FOLDER, for example")
+            raise InputError(
+                f"{type(self).__name__} needs source pictures; give --data PictureFolder "
+                "--data.path FOLDER, for example"
+            )
         if data is not None and (reads or measures):
             data.use(self.backbone.preprocessing)
             samples = list(data.samples())
@@ -245,26 +267,32 @@ class Objective(LightningModule, ABC):
         sources = range(len(self.source_keys)) if self.source_keys else [None]
         if self.pair == "matched":
             if len(sources) < len(self.features):
-                raise InputError(f"pair: matched needs a source for each of the {len(self.features)} features; there are {len(sources)}")
+                raise InputError(
+                    f"pair: matched needs a source for each of the {len(self.features)} "
+                    f"features; there are {len(sources)}"
+                )
             return [(source, i % len(self.features)) for i, source in enumerate(sources)]
         return [(source, feature) for source in sources for feature in range(len(self.features))]
 
     def _plan(self) -> list[Entry]:
-        entries: list[Entry] = []
+        # Known by its pixels, not by its name: a picture stays itself in another folder.
+        contents: list[int] = []
+        if self.sources is not None:
+            pixels = self.sources.mul(255).round().byte().numpy()
+            contents = [stream_key(picture.tobytes().hex()) for picture in pixels]
+        entries: dict[str, Entry] = {}
         for source, feature in self.pairs():
+            stem = "" if source is None else re.sub(r"\.\w+$", "", self.source_keys[source])
+            content = "" if source is None else contents[source]
             for seed in range(self.seed, self.seed + self.seeds):
                 for sign in self.signs:
                     name = "mti" if sign is None else {"+": "positive", "-": "negative"}[sign]
-                    stem = "" if source is None else re.sub(r"\.\w+$", "", self.source_keys[source])
                     parts = (stem, str(self.features[feature]), name, f"seed{seed}")
                     slug = "_".join(file_name(part) for part in parts if part)[-150:]
-                    # The source's pixels, not its name: a picture stays itself in another folder.
-                    content = "" if source is None else self.sources[source].mul(255).round().byte().numpy().tobytes().hex()  # type: ignore[index]
+                    slug = f"{slug}_{len(entries)}" if slug in entries else slug
                     key = stream_key(seed, self.features[feature], content)
-                    if any(entry.id == slug for entry in entries):
-                        slug += f"_{len(entries)}"
-                    entries.append(Entry(slug, key, feature, name, seed, sign, source))
-        return entries
+                    entries[slug] = Entry(slug, key, feature, name, seed, sign, source)
+        return list(entries.values())
 
     def probes_of(self, chunk: ImageChunk) -> list[Probe]:
         return [self.probes[entry.feature] for entry in chunk.entries]  # type: ignore[misc]
@@ -291,7 +319,9 @@ class Objective(LightningModule, ABC):
         step = self.current_epoch * self.steps_per_epoch + batch.step
         self._anneal(step)
         with torch.autocast(self.device.type, enabled=False):
-            views = self.views(self._picture, [entry.key for entry in chunk.entries], step, self.input_size)
+            views = self.views(
+                self._picture, [entry.key for entry in chunk.entries], step, self.input_size
+            )
         losses = self.losses(views, chunk, self._target[1]) / self.views.count
         self.log("loss", losses.detach().sum() / len(chunk.entries), prog_bar=True, batch_size=1)
         # The sum, never the mean: an image's path must not depend on how many neighbours it has.
@@ -300,8 +330,9 @@ class Objective(LightningModule, ABC):
     def _anneal(self, step: int) -> None:
         """Lower the learning rate to 0 along half a cosine, by the image's own step.
 
-        A constant rate blows the last bit of a convolution, which differs with the batch it is computed in, up to a visible
-        difference within a hundred steps; this keeps an image the same, whatever is rendered beside it.
+        A constant rate blows the last bit of a convolution, which differs with the batch it is
+        computed in, up to a visible difference within a hundred steps; this keeps an image the
+        same, whatever is rendered beside it.
         """
         epochs = self.trainer.max_epochs or -1
         share = step / (epochs * self.steps_per_epoch) if epochs > 0 else 0.0
@@ -314,14 +345,17 @@ class Objective(LightningModule, ABC):
         assert picture is not None
         assert picture.grad is not None
         moves = picture.grad.abs().mean(1)  # [N, H, W]
-        chunk = next(chunk for chunk in self.chunks if next(iter(chunk.trained.values())).grad is not None)
+        chunk = next(
+            chunk for chunk in self.chunks if next(iter(chunk.trained.values())).grad is not None
+        )
         strength = moves.flatten(1).amax(1)  # [N]
         if not (strength.isfinite() & (strength > 0)).all():
             bad = int((~(strength.isfinite() & (strength > 0))).nonzero()[0])
             entry = chunk.entries[bad]
             what = "nothing moves" if bool(strength[bad] == 0) else "the gradient is not finite for"
             raise RenderError(
-                f"{what} image {entry.id} (feature {self.features[entry.feature]}); try a feature before its activation function, "
+                f"{what} image {entry.id} (feature {self.features[entry.feature]}); try a "
+                "feature before its activation function, "
                 "a lower learning rate, another attribution layer or --trainer.precision 32"
             )
         chunk.saliency += moves
@@ -342,11 +376,13 @@ class Objective(LightningModule, ABC):
                 self.backbone, shown, self.probes_of(chunk), self.layer, self.attribution
             )
             metrics.update(attribution, response, self.cosine_to_target(activations, chunk))
-        computed = metrics.compute()  # by name in alphabetical order; the one value of a bank of one image is squeezed
+        computed = (
+            metrics.compute()
+        )  # by name in alphabetical order; the one value of a bank of one image is squeezed
         return {name: computed[name].cpu().reshape(-1) for name in MEASURES}
 
     def cosine_to_target(self, activations: Tensor, chunk: ImageChunk) -> Tensor:
-        """Return the cosine of activations and the chunk's target, [N]; NaN for objectives without one."""
+        """Return the cosine of activations and the chunk's target, [N]; NaN where there is none."""
         return activations.new_full((len(activations),), torch.nan)
 
 
@@ -367,45 +403,59 @@ class MaximallyTense(Objective):
         super().__init__(*args, **kwargs)
         self.imbalance = imbalance
         if not self.attribution.differentiable:
-            raise InputError(f"{type(self.attribution).__name__} cannot be differentiated, which MaximallyTense needs; ActGrad can")
+            raise InputError(
+                f"{type(self.attribution).__name__} cannot be differentiated, which "
+                "MaximallyTense needs; ActGrad can"
+            )
 
     def losses(self, views: Tensor, chunk: ImageChunk, target: Any) -> Tensor:
         probes = [probe for probe in self.probes_of(chunk) for _ in range(self.views.count)]
-        _, attribution, _ = attribute(self.backbone, views, probes, self.layer, self.attribution, create_graph=True)
+        _, attribution, _ = attribute(
+            self.backbone, views, probes, self.layer, self.attribution, create_graph=True
+        )
         excited, inhibited = self.tension.split(attribution, self.channel_dim)
-        return self.imbalance * (excited - inhibited).abs() - self.tension(attribution, self.channel_dim)
+        return self.imbalance * (excited - inhibited).abs() - self.tension(
+            attribution, self.channel_dim
+        )
 
 
 class Inversion(Objective):
     """Images whose activations match T⁺ or T⁻ of a source picture.
 
-    Maximises ⟨z, T⟩/‖T‖ · max(cos(z, T), 0)^p over the window where the source's |A| is more than 1% of its maximum; z are the
-    image's activations at the attribution layer.
+    Maximises ⟨z, T⟩/‖T‖ · max(cos(z, T), 0)^p over the window where the source's |A| is more than
+    1% of its maximum; z are the image's activations at the attribution layer.
 
     Args:
         power: p, from 1 to 4: how strongly features that are not in the target are kept quiet.
-        coherent: Take T⁺ only from positions that excite on the whole, T⁻ only from those that inhibit; False for the
-            authors' way, every position.
+        coherent: Take T⁺ only from positions that excite on the whole, T⁻ only from those that
+            inhibit; False for the authors' way, every position.
     """
 
     needs_sources = True
 
-    def __init__(self, *args: Any, power: float = 2.0, coherent: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, power: float = 2.0, coherent: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.power, self.coherent = power, coherent
 
     def target(self, chunk: ImageChunk) -> tuple[Tensor, Tensor]:
         """Return T and the window, of the attribution layer's shape and [N, 1, H, W]."""
         activations, attribution, _ = attribute(
-            self.backbone, self.sources_of(chunk), self.probes_of(chunk), self.layer, self.attribution
+            self.backbone,
+            self.sources_of(chunk),
+            self.probes_of(chunk),
+            self.layer,
+            self.attribution,
         )
         targets = torch.cat(
             [
                 signs.split_target(part, entry.sign or "+", self.coherent, self.channel_dim)
-                for part, entry in zip(attribution.split(1), chunk.entries, strict=True)
+                for part, entry in zip(attribution[:, None], chunk.entries, strict=True)
             ]
         )
-        # Where an activation is negative, as in a transformer, it has to become so again to have the same effect.
+        # Where an activation is negative, as in a transformer, it has to become so again to have
+        # the same effect.
         targets = torch.where(activations < 0, -targets, targets)
         return targets, signs.window(attribution, channel_dim=self.channel_dim)
 
@@ -421,8 +471,10 @@ class Inversion(Objective):
             first = empty[0]
             verb, side = ("excites", "+") if first.sign == "+" else ("inhibits", "-")
             raise RenderError(
-                f"nothing {verb} feature {self.features[first.feature]} in {self.source_keys[first.source or 0]} at layer "
-                f"{self.layer}, so there is no {side} inversion of it ({len(empty)} of {len(self.entries)} images); leave such "
+                f"nothing {verb} feature {self.features[first.feature]} in "
+                f"{self.source_keys[first.source or 0]} at layer "
+                f"{self.layer}, so there is no {side} inversion of it ({len(empty)} of "
+                f"{len(self.entries)} images); leave such "
                 "pictures out, try an earlier attribution layer, or coherent: false"
             )
 
@@ -432,11 +484,14 @@ class Inversion(Objective):
         norm = torch.linalg.vector_norm(wanted.flatten(1), dim=1).clamp(min=1e-12)
         dot = (shown * wanted).flatten(1).sum(1) / norm
         # Below 0 the slope would vanish; noise may start there, where activations have both signs.
-        return -dot * signs.cosine(shown, wanted).clamp(min=_LEAST_COSINE) ** self.power
+        similar = signs.cosine(shown, wanted).clamp(min=_LEAST_COSINE)
+        losses: Tensor = -dot * similar**self.power
+        return losses
 
     def cosine_to_target(self, activations: Tensor, chunk: ImageChunk) -> Tensor:
         wanted, window = self.target(chunk)
-        return signs.cosine(activations * window, wanted)
+        cosine: Tensor = signs.cosine(activations * window, wanted)
+        return cosine
 
 
 @final

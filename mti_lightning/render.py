@@ -19,7 +19,8 @@ class Rendering:
     Attributes:
         entry: What it was made for.
         image: The picture, RGBA: opaque where the objective looked.
-        measures: Response, excitation, inhibition, tension, balance and cosine of the clean picture, without views.
+        measures: Response, excitation, inhibition, tension, balance and cosine of the clean
+            picture, without views.
     """
 
     entry: Entry

@@ -1,7 +1,7 @@
 """Signs: what excites, what inhibits, and how much an image does both. Pure functions on tensors.
 
-Attributions have the shape of the activations, with the batch first; `channel_dim` says where the channels are. Values are in
-units of the response.
+Attributions have the shape of the activations, with the batch first; `channel_dim` says where the
+channels are. Values are in units of the response.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Sign = Literal["+", "-"]
 
 
 def signed_map(attribution: Tensor, channel_dim: int = 1) -> Tensor:
-    """Sum an attribution over its channels: for each position how much it excites (> 0) or inhibits, [N, 1, H, W]."""
+    """Sum over channels: how much each position excites (> 0) or inhibits, [N, 1, H, W]."""
     return attribution.sum(channel_dim, keepdim=True)
 
 
@@ -38,18 +38,20 @@ def balance(excited: Tensor, inhibited: Tensor) -> Tensor:
 class Tension:
     """A number that is large only where E⁺ and E⁻ are both large.
 
-    The default is what ranks the truly tense pictures of the embedded world best. Macro average over its eight class logits of
-    the average precision, 2,048 fresh pictures, at the last stage and one stage earlier: the authors' l2 0.72 and 0.66;
-    geometric over the signed map (`summed: channels`) 0.999 and 0.96, minimum 0.995 and 0.86, harmonic 0.998 and 0.96;
-    geometric with nothing summed 0.82 and 0.16, with positions summed 0.82 and 0.44. On mean-centred attributions the
-    default has 1.000 and 0.998.
+    The default is what ranks the truly tense pictures of the embedded world best. Macro average
+    over its eight class logits of the average precision, 2,048 fresh pictures, at the last stage
+    and one stage earlier: the authors' l2 0.72 and 0.66; geometric over the signed map (`summed:
+    channels`) 0.999 and 0.96, minimum 0.995 and 0.86, harmonic 0.998 and 0.96; geometric with
+    nothing summed 0.82 and 0.16, with positions summed 0.82 and 0.44. On mean-centred attributions
+    the default has 1.000 and 0.998.
 
     Args:
-        measure: `geometric`: √(E⁺E⁻). `minimum`: min(E⁺, E⁻). `harmonic`: E⁺E⁻ / (E⁺ + E⁻). `l2`: the authors' criterion,
-            the sum over positions of the channel vector's norm, which is large for images that only excite, too.
-        summed: What is summed before the signs are split: the `channels` at each position (the signed map), the
-            `positions` of each channel, or `nothing`. Excitation and inhibition are reported of the same sums. Not used by
-            `l2`.
+        measure: `geometric`: √(E⁺E⁻). `minimum`: min(E⁺, E⁻). `harmonic`: E⁺E⁻ / (E⁺ + E⁻). `l2`:
+            the authors' criterion, the sum over positions of the channel vector's norm, which is
+            large for images that only excite, too.
+        summed: What is summed before the signs are split: the `channels` at each position (the
+            signed map), the `positions` of each channel, or `nothing`. Excitation and inhibition
+            are reported of the same sums. Not used by `l2`.
     """
 
     measure: Literal["geometric", "minimum", "harmonic", "l2"] = "geometric"
@@ -67,8 +69,8 @@ class Tension:
     def __call__(self, attribution: Tensor, channel_dim: int = 1) -> Tensor:
         """Return the tension, [N], of an attribution, A or (a − ā) ⊙ ∂r/∂a."""
         if self.measure == "l2":
-            norms = torch.linalg.vector_norm(attribution, dim=channel_dim)  # [N, ...]
-            return norms.reshape(len(norms), -1).sum(1)
+            norms: Tensor = torch.linalg.vector_norm(attribution, dim=channel_dim, keepdim=True)
+            return norms.flatten(1).sum(1)
         excited, inhibited = self.split(attribution, channel_dim)
         if self.measure == "minimum":
             return torch.minimum(excited, inhibited)
@@ -84,8 +86,9 @@ def split_target(attribution: Tensor, sign: Sign, coherent: bool, channel_dim: i
     Args:
         attribution: A.
         sign: `+` or `-`.
-        coherent: Keep T⁺ only where the attribution summed over channels excites, and T⁻ only where it inhibits. Without it
-            the two overlap in every position, and an inversion shows the other sign's content, too.
+        coherent: Keep T⁺ only where the attribution summed over channels excites, and T⁻ only where
+            it inhibits. Without it the two overlap in every position, and an inversion shows the
+            other sign's content, too.
         channel_dim: Where the channels are.
     """
     signed = attribution if sign == "+" else -attribution
@@ -96,7 +99,11 @@ def split_target(attribution: Tensor, sign: Sign, coherent: bool, channel_dim: i
 
 
 def window(attribution: Tensor, threshold: float = 0.01, channel_dim: int = 1) -> Tensor:
-    """Return the positions where Σ|A| over channels exceeds a share of its own maximum, per image, as 0 or 1, [N, 1, H, W]."""
+    """Return where Σ|A| over channels exceeds a share of its own maximum, per image.
+
+    Returns:
+        0 or 1, [N, 1, H, W]; all 1, [N, C], for an attribution without positions.
+    """
     if attribution.ndim == 2:
         return torch.ones_like(attribution)
     strength = attribution.abs().sum(channel_dim, keepdim=True)
@@ -107,5 +114,6 @@ def window(attribution: Tensor, threshold: float = 0.01, channel_dim: int = 1) -
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosine of the angle between a and b, [N]; 0, not NaN, where one of them is all zero."""
     a, b = a.flatten(1), b.flatten(1)
-    norms = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
-    return (a * b).sum(1) / norms.clamp(min=1e-12)
+    of_a: Tensor = torch.linalg.vector_norm(a, dim=1).clamp(min=1e-12)
+    of_b: Tensor = torch.linalg.vector_norm(b, dim=1).clamp(min=1e-12)
+    return (a * b).sum(1) / (of_a * of_b)

@@ -1,4 +1,7 @@
-"""Random streams: every image has its own, so that it does not depend on its neighbours, the devices or a restart."""
+"""Random streams: every image has its own.
+
+So it does not depend on its neighbours, the devices or a restart.
+"""
 
 from hashlib import blake2b
 
@@ -8,7 +11,7 @@ START = -1  # the step at which an image's parameters are drawn
 
 
 def stream_key(*parts: object) -> int:
-    """Return a 64-bit key made from the text of `parts`; the same on every machine and in every process."""
+    """Return a 64-bit key made from the text of `parts`, the same in every process."""
     digest = blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 

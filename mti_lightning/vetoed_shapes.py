@@ -1,7 +1,8 @@
 """The embedded world: pictures whose excitation and inhibition are known.
 
-Eight kinds of shape on coloured 1/f noise. Class k is present only if shape k is there *and* its veto, shape
-(k + 3) mod 8, is not; a picture that holds both is a true maximally tense image of class k's logit.
+Eight kinds of shape on coloured 1/f noise. Class k is present only if shape k is there *and* its
+veto, shape (k + 3) mod 8, is not; a picture that holds both is a true maximally tense image of
+class k's logit.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from mti_lightning.errors import InputError
 
 KINDS = ("disc", "square", "triangle", "star", "cross", "ring", "crescent", "bars")
 VETO_OFFSET = 3
@@ -29,7 +32,10 @@ def veto_of(kind: int) -> int:
 
 
 def _signed_distance(kind: int, u: Array, v: Array) -> Array:
-    """Distance to the border of a shape of unit radius, negative inside; exact enough for anti-aliasing."""
+    """Distance to the border of a shape of unit radius, negative inside.
+
+    Exact enough for anti-aliasing.
+    """
     r = np.hypot(u, v)
     name = KINDS[kind]
     if name == "disc":
@@ -40,14 +46,15 @@ def _signed_distance(kind: int, u: Array, v: Array) -> Array:
         return np.maximum(abs(u) * 0.8660254 + v * 0.5, -v) - 0.5
     if name == "star":
         sector = np.pi / 5
-        angle = abs(np.mod(np.arctan2(u, v) + sector, 2 * sector) - sector)  # folded into one half-point
+        # Folded into one half of a point.
+        angle: Array = abs(np.mod(np.arctan2(u, v) + sector, 2 * sector) - sector)
         inner = 0.42 * np.array([np.cos(sector), np.sin(sector)])
         normal = np.array([inner[1], 1 - inner[0]]) / np.hypot(inner[1], 1 - inner[0])
-        return (r * np.cos(angle) - 1) * normal[0] + r * np.sin(angle) * normal[1]
+        edge: Array = (r * np.cos(angle) - 1) * normal[0] + r * np.sin(angle) * normal[1]
+        return edge
     if name == "cross":
-        return np.minimum(
-            np.maximum(abs(u) - 0.95, abs(v) - 0.27), np.maximum(abs(u) - 0.27, abs(v) - 0.95)
-        )
+        upright = np.maximum(abs(u) - 0.27, abs(v) - 0.95)
+        return np.minimum(np.maximum(abs(u) - 0.95, abs(v) - 0.27), upright)
     if name == "ring":
         return abs(r - 0.72) - 0.2
     if name == "crescent":
@@ -57,7 +64,16 @@ def _signed_distance(kind: int, u: Array, v: Array) -> Array:
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape of a scene: its kind (0..7), centre (row, column) and radius in pixels, angle, RGB in 0..1."""
+    """One shape of a scene.
+
+    Attributes:
+        kind: 0..7.
+        row: Of its centre, in pixels.
+        column: Of its centre, in pixels.
+        radius: In pixels.
+        angle: In radians.
+        colour: RGB in 0..1.
+    """
 
     kind: int
     row: float
@@ -72,7 +88,8 @@ class Shape:
         y, x = (y - self.row) / self.radius, (x - self.column) / self.radius
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         distance = _signed_distance(self.kind, cos * x + sin * y, cos * y - sin * x)
-        return np.clip(0.5 - distance * self.radius, 0, 1)
+        share: Array = np.clip(0.5 - distance * self.radius, 0, 1)
+        return share
 
 
 class Sample(TypedDict):
@@ -109,8 +126,10 @@ def _choose_kinds(rng: np.random.Generator, contents: Contents, index: int) -> l
     return kinds
 
 
-def _place(rng: np.random.Generator, shapes: list[Shape], radius: float, overlap: bool) -> tuple[float, float]:
-    """Return a centre (row, column) clear of `shapes`, or, with `overlap`, on top of the last of them."""
+def _place(
+    rng: np.random.Generator, shapes: list[Shape], radius: float, overlap: bool
+) -> tuple[float, float]:
+    """Return a centre (row, column) clear of `shapes`, or, with `overlap`, on the last of them."""
     low, high = radius - 1, PICTURE_SIZE - radius
     if overlap and shapes:
         offset = rng.uniform(0.5, 0.85) * shapes[-1].radius
@@ -134,21 +153,25 @@ class VetoedShapes(Dataset[Sample]):
         size: Number of pictures.
         seed: Seed of the world; the same seed draws the same pictures on every machine.
         split: `train`, `validation` or `test`; no picture is in two splits.
-        contents: `random`: one to three different shapes, clear of each other where there is room. `tense`: exactly shape
-            k = index mod 8 and its veto. `overlap`: as `tense`, the two drawn over each other, either on top.
+        contents: `random`: one to three different shapes, clear of each other where there is room.
+            `tense`: exactly shape k = index mod 8 and its veto. `overlap`: as `tense`, the two
+            drawn over each other, either on top.
 
     Raises:
-        ValueError: If `size` is not positive, or `split` or `contents` is not one of those named above.
+        InputError: If `size` is not positive, `seed` is negative, or `split` or `contents` is none
+            of those named above.
     """
 
     def __init__(
         self, size: int = 2048, seed: int = 0, split: Split = "test", contents: Contents = "random"
     ) -> None:
         if size < 1:
-            raise ValueError(f"a world of {size} pictures: give a size of 1 or more")
+            raise InputError(f"a world of {size} pictures: give a size of 1 or more")
+        if seed < 0:
+            raise InputError(f"a world of seed {seed}: give 0 or more")
         for name, given, choices in (("split", split, Split), ("contents", contents, Contents)):
             if given not in get_args(choices):
-                raise ValueError(f"{name} {given!r} is none of {', '.join(get_args(choices))}")
+                raise InputError(f"{name} {given!r} is none of {', '.join(get_args(choices))}")
         self.size, self.seed, self.split, self.contents = size, seed, split, contents
 
     def __len__(self) -> int:
@@ -164,13 +187,15 @@ class VetoedShapes(Dataset[Sample]):
         for kind in _choose_kinds(rng, self.contents, index):
             radius = rng.uniform(11, 18)
             row, column = _place(rng, shapes, radius, self.contents == "overlap")
-            # Clear of the background; in the overlap split clear of the other shape as well, or neither could be seen.
-            others = [background, *(np.array(s.colour) for s in shapes if self.contents == "overlap")]
+            # Unlike the background; over each other unlike the other shape, too, to be seen.
+            overlapped = shapes if self.contents == "overlap" else []
+            others = [background, *(np.array(shape.colour) for shape in overlapped)]
             colours = rng.uniform(0, 1, (40, 3))
             contrast = np.min([np.linalg.norm(colours - other, axis=1) for other in others], axis=0)
-            colour = colours[np.argmax(contrast > 0.5) if (contrast > 0.5).any() else np.argmax(contrast)]
+            enough = contrast > 0.5
+            red, green, blue = colours[np.argmax(enough if enough.any() else contrast)].tolist()
             angle = rng.uniform(0, 2 * np.pi)
-            shapes.append(Shape(kind, row, column, radius, angle, tuple(map(float, colour))))  # type: ignore[arg-type]
+            shapes.append(Shape(kind, row, column, radius, angle, (red, green, blue)))
         if self.contents == "overlap" and rng.random() < 0.5:
             shapes.reverse()
         for shape in shapes:
@@ -180,7 +205,7 @@ class VetoedShapes(Dataset[Sample]):
         return np.clip(picture, 0, 1), shapes
 
     def scene(self, index: int) -> list[Shape]:
-        """Return the shapes of picture `index`, in the order they were drawn: the last lies on top."""
+        """Return the shapes of picture `index` in the order of drawing: the last lies on top."""
         return self._draw(index)[1]
 
     def masks(self, index: int) -> Tensor:
@@ -233,7 +258,10 @@ class VetoedShapesData(LightningDataModule):
     def _loader(self, dataset: VetoedShapes) -> DataLoader[Sample]:
         # Pictures are independent draws, so the order carries nothing and is not shuffled.
         return DataLoader(
-            dataset, batch_size=self.batch_size, num_workers=self.num_workers, persistent_workers=self.num_workers > 0
+            dataset,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
         )
 
     def train_dataloader(self) -> DataLoader[Sample]:

@@ -1,7 +1,7 @@
-"""The embedded world's backbone: a small ResNet registered with timm, and the module that trains it.
+"""The embedded world's backbone, a small ResNet registered with timm, and what trains it.
 
-`timm.create_model("vetoed_shapes_resnet", pretrained=True)` loads the weights shipped beside this file. They were made by
-`mti fit --config configs/train_vetoed_shapes.yaml`.
+`timm.create_model("vetoed_shapes_resnet", pretrained=True)` loads the weights shipped beside this
+file. They were made by `mti fit --config configs/train_vetoed_shapes.yaml`.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ import timm
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
@@ -49,14 +49,16 @@ def vetoed_shapes_resnet(pretrained: bool = False, **kwargs: Any) -> ResNet:
     model: ResNet = build_model_with_cfg(
         ResNet, "vetoed_shapes_resnet", pretrained, **{**shape, **stem, **kwargs}
     )
-    model.maxpool = nn.Identity()  # shapes of 20 pixels would not survive a stride of 32
+    # Shapes of 20 pixels would not survive a stride of 32.
+    model.maxpool = nn.Identity()  # type: ignore[assignment]
     return model
 
 
 def disturb(pictures: Tensor) -> Tensor:
-    """Return pictures [N, 3, H, W] in 0..1 as they might look elsewhere: half of them changed in each respect.
+    """Return pictures [N, 3, H, W] in 0..1 as they might look elsewhere.
 
-    Greyer or more colourful, flatter or harsher, noisy (white to 1/f), inverted, blurred.
+    In each respect half of them are changed: greyer or more colourful, flatter or harsher, noisy
+    (white to 1/f), inverted, blurred.
     """
     count, size = len(pictures), pictures.shape[-1]
 
@@ -79,37 +81,48 @@ def disturb(pictures: Tensor) -> Tensor:
 
 
 class VetoedShapesClassifier(LightningModule):
-    """Train a timm model on the embedded world; write `weights.safetensors` into the log folder at the end.
+    """Train a timm model on the embedded world.
+
+    At the end `weights.safetensors` is written into the log folder.
 
     Args:
         model_name: Any timm model; it gets eight outputs.
-        target: `label`: which classes are present, vetoes heeded. `present`: which shapes are there.
-        disturbed: Train on pictures that were disturbed at random; validation sees them as they are.
-        adversarial: Size of one adversarial step (Madry et al. 2018), in the unit of pictures, from the first half of the
-            training on; 0 for none. The gradients of a network trained so follow what a person sees, so what is optimised
-            against it can be recognised.
+        target: `label`: which classes are present, vetoes heeded. `present`: which shapes are
+            there.
+        disturbed: Train on pictures that were disturbed at random; validation sees them as they
+            are.
+        adversarial: Size of one adversarial step before each training step (Wong et al. 2020), in
+            the unit of pictures; 0 for none. The gradients of a network trained so follow what a
+            person sees, and what is optimised against it can be recognised.
+        start: File of weights to start from.
         learning_rate: Peak of the one-cycle schedule.
         weight_decay: AdamW's.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
         model_name: str = "vetoed_shapes_resnet",
         target: Literal["label", "present"] = "label",
-        disturbed: bool = True,
+        disturbed: bool = False,
         adversarial: float = 0.0,
+        start: str | None = None,
         learning_rate: float = 4e-3,
         weight_decay: float = 0.05,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.network = timm.create_model(model_name, num_classes=len(KINDS))
+        network: Any = timm.create_model(model_name, num_classes=len(KINDS))
+        if start is not None:
+            network.load_state_dict(load_file(start))
         # A third of the time on CPU, for the same numbers.
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: nn.Module = network.to(memory_format=torch.channels_last)
         self.target, self.disturbed, self.adversarial = target, disturbed, adversarial
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.average_precision = MultilabelAveragePrecision(len(KINDS))
-        cfg = self.network.pretrained_cfg
+        cfg = network.pretrained_cfg
         self.register_buffer("mean", torch.tensor(cfg["mean"])[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(cfg["std"])[:, None, None], persistent=False)
 
@@ -136,7 +149,7 @@ class VetoedShapesClassifier(LightningModule):
         pictures, truth = batch["picture"], self._truth(batch)
         if self.disturbed:
             pictures = disturb(pictures)
-        if self.adversarial and 2 * self.global_step > self.trainer.estimated_stepping_batches:
+        if self.adversarial:
             pictures = self._attack(pictures, truth)
         loss = self._loss(pictures, truth)
         self.log("loss/train", loss, prog_bar=True)

@@ -21,16 +21,20 @@ def _filter(start: Tensor, extent: Tensor, source: int, target: int) -> Tensor:
 
 
 def resample(pictures: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cut a box out of each picture and bring it to one size, anti-aliased, in a single interpolation.
+    """Cut a box out of each picture and bring it to one size, anti-aliased, in one interpolation.
+
+    What lies just outside a box weighs in at its border, as everywhere else.
 
     Args:
         pictures: [N, C, H, W].
         boxes: Top, left, height and width of each box in shares of the picture, [N, 4].
         size: Height and width of the result.
     """
+    # In the boxes' precision: half precision cannot tell places apart.
     rows = _filter(boxes[:, 0], boxes[:, 2], pictures.shape[2], size[0])  # [N, h, H]
     columns = _filter(boxes[:, 1], boxes[:, 3], pictures.shape[3], size[1])  # [N, w, W]
-    return rows[:, None] @ pictures @ columns.transpose(1, 2)[:, None]  # [N, C, h, w]
+    rows, columns = rows[:, None].to(pictures), columns.transpose(1, 2)[:, None].to(pictures)
+    return rows @ pictures @ columns  # [N, C, h, w]
 
 
 def whole(pictures: Tensor, size: tuple[int, int]) -> Tensor:
@@ -48,8 +52,10 @@ class Views:
     Args:
         count: Views per picture and step.
         box: Smallest and largest side of the box, in shares of the canvas.
-        jitter: Standard deviation of the box's centre, in shares of the canvas; the box stays on the canvas.
-        noise: Standard deviation of the uniform and of the Gaussian noise, in the unit of pictures, 0..1.
+        jitter: Standard deviation of the box's centre, in shares of the canvas; the box stays on
+            the canvas.
+        noise: Standard deviation of the uniform and of the Gaussian noise each, in the unit of
+            pictures, 0..1.
     """
 
     def __init__(
@@ -61,21 +67,22 @@ class Views:
     ) -> None:
         if not (count >= 1 and 0 < box[0] <= box[1] <= 1 and jitter >= 0 and noise >= 0):
             raise InputError(
-                f"views with count {count}, box {box}, jitter {jitter}, noise {noise}: count is 1 or more, "
-                "0 < smallest <= largest box <= 1, the others 0 or more"
+                f"views with count {count}, box {box}, jitter {jitter}, noise {noise}: "
+                "count is 1 or more, 0 < smallest <= largest box <= 1, the others 0 or more"
             )
         self.count, self.box, self.jitter, self.noise = count, box, jitter, noise
 
     def __call__(
         self, pictures: Tensor, keys: Sequence[int], step: int, size: tuple[int, int]
     ) -> Tensor:
-        """Return views, [N · count, 3, h, w] of the given size, those of one picture next to each other."""
+        """Return views, [N · count, 3, h, w], those of one picture next to each other."""
         count = len(keys) * self.count
         boxes, noise = torch.empty(count, 4), torch.empty(count, 3, *size)
         for index, key in enumerate(keys):
             generator = stream(key, step)
             for view in range(index * self.count, (index + 1) * self.count):
-                side = self.box[0] + (self.box[1] - self.box[0]) * torch.rand((), generator=generator)
+                share = torch.rand((), generator=generator)
+                side = self.box[0] + (self.box[1] - self.box[0]) * share
                 corner = (1 - side) / 2 + self.jitter * torch.randn(2, generator=generator)
                 boxes[view, :2] = corner.clamp(0).minimum(1 - side)
                 boxes[view, 2:] = side
@@ -83,5 +90,5 @@ class Views:
                     uniform = torch.rand(3, *size, generator=generator).sub_(0.5).mul_(12**0.5)
                     torch.randn(3, *size, generator=generator, out=noise[view]).add_(uniform)
         repeated = pictures.repeat_interleave(self.count, 0) if self.count > 1 else pictures
-        views = resample(repeated, boxes.to(pictures), size)
+        views = resample(repeated, boxes.to(pictures.device), size)
         return views.add(noise.to(pictures), alpha=self.noise) if self.noise else views

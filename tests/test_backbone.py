@@ -350,11 +350,11 @@ def test_a_pickle_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("state", "arguments", "told"),
     [
-        ({"other": torch.zeros(1)}, None, "Missing key(s) in state_dict: \"conv1.0.weight\""),
+        ({"other": torch.zeros(1)}, None, 'Missing key(s) in state_dict: "conv1.0.weight"'),
         (None, {"num_classes": 10}, "size mismatch for fc.weight"),
         (b"no weights", None, "weights '{file}' do not fit test_resnet: "),
     ],
-)  # fmt: skip
+)
 def test_weights_that_do_not_fit_are_refused(
     tmp_path: Path, state: object, arguments: dict[str, int] | None, told: str
 ) -> None:
@@ -374,24 +374,44 @@ def test_weights_that_do_not_fit_are_refused(
     ("arguments", "told"),
     [
         ({"name": "resnt50"}, "timm has no model 'resnt50'; did you mean 'resnet50'"),
-        ({"name": "resnt50.a1_in1k"}, "timm has no model 'resnt50.a1_in1k'; did you mean 'resnet50'"),
+        (
+            {"name": "resnt50.a1_in1k"},
+            "timm has no model 'resnt50.a1_in1k'; did you mean 'resnet50'",
+        ),
         ({"name": "zzzzzz"}, "timm has no model 'zzzzzz'"),
-        ({"name": "resnet18.a9_in1k"}, "timm has no weights 'a9_in1k' for resnet18; there are a1_in1k, "
-                                       "a2_in1k"),
-        ({"name": "test_resnet", "weights": "no.pth"},
-         "weights 'no.pth' for test_resnet is no file; give the path of a .pth or .safetensors file, "
-         "'pretrained' or 'random'"),
-        ({"name": "test_resnet", "arguments": {"colour": 1}},
-         "test_resnet cannot be built with {'colour': 1}: "),
-        ({"name": "test_resnet", "input_size": (0, 64)},
-         "input_size [0, 64]: give a height and a width in pixels"),
-        ({"name": "regnety_002.untrained", "weights": "pretrained"},
-         "timm has no weights 'untrained' for regnety_002; there are "),
-        ({"name": "convnextv2_small", "weights": "pretrained"},
-         "timm has no pretrained weights for convnextv2_small; give a file: weights: "
-         "/path/to/convnextv2_small.safetensors (or .pth), or weights: random"),
+        (
+            {"name": "resnet18.a9_in1k"},
+            ("timm has no weights 'a9_in1k' for resnet18; there are a1_in1k, a2_in1k"),
+        ),
+        (
+            {"name": "test_resnet", "weights": "no.pth"},
+            (
+                "weights 'no.pth' for test_resnet is no file; give the path of a .pth or "
+                ".safetensors file, "
+                "'pretrained' or 'random'"
+            ),
+        ),
+        (
+            {"name": "test_resnet", "arguments": {"colour": 1}},
+            "test_resnet cannot be built with {'colour': 1}: ",
+        ),
+        (
+            {"name": "test_resnet", "input_size": (0, 64)},
+            "input_size [0, 64]: give a height and a width in pixels",
+        ),
+        (
+            {"name": "regnety_002.untrained", "weights": "pretrained"},
+            "timm has no weights 'untrained' for regnety_002; there are ",
+        ),
+        (
+            {"name": "convnextv2_small", "weights": "pretrained"},
+            (
+                "timm has no pretrained weights for convnextv2_small; give a file: weights: "
+                "/path/to/convnextv2_small.safetensors (or .pth), or weights: random"
+            ),
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_backbone_that_cannot_be_had_is_refused(arguments: dict[str, object], told: str) -> None:
     with pytest.raises(InputError) as error:
         Backbone(**{"weights": "random", **arguments})  # type: ignore[arg-type]
@@ -417,15 +437,20 @@ def unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "resnet50",
             "pretrained",
-            "the pretrained weights of resnet50 are not on this machine and 127.0.0.1 cannot be "
-            "reached; give a file: weights: /path/to/resnet50.safetensors (or .pth), "
-            "or weights: random",
+            (
+                "the pretrained weights of resnet50 are not on this machine and 127.0.0.1 cannot "
+                "be "
+                "reached; give a file: weights: /path/to/resnet50.safetensors (or .pth), "
+                "or weights: random"
+            ),
         ),
         (
             "hf-hub:timm/resnet50.a1_in1k",
             "random",
-            "the files of hf-hub:timm/resnet50.a1_in1k are not on this machine and 127.0.0.1 "
-            "cannot be reached; give the name of one of timm's own models",
+            (
+                "the files of hf-hub:timm/resnet50.a1_in1k are not on this machine and 127.0.0.1 "
+                "cannot be reached; give the name of one of timm's own models"
+            ),
         ),
     ],
 )
@@ -442,28 +467,72 @@ def test_pretrained_weights_out_of_reach_are_refused_within_two_seconds(
 @pytest.mark.parametrize(
     ("name", "layer", "told"),
     [
-        ("resnet18", "layer2.0.relu",
-         "layer 'layer2.0.relu' is not in resnet18; did you mean 'layer2.0' or 'layer2.0.aa' or "
-         "'layer2.0.bn2'? layer2.0 holds conv1, bn1, drop_block, act1, aa, conv2, bn2, act2, downsample"),
+        (
+            "resnet18",
+            "layer2.0.relu",
+            (
+                "layer 'layer2.0.relu' is not in resnet18; did you mean 'layer2.0' or "
+                "'layer2.0.aa' or "
+                "'layer2.0.bn2'? layer2.0 holds conv1, bn1, drop_block, act1, aa, conv2, bn2, "
+                "act2, downsample"
+            ),
+        ),
         ("resnet18", "layer2.0.akt1", "did you mean 'layer2.0.act1' or"),
         ("resnet18", "layr2", "layer 'layr2' is not in resnet18; did you mean 'layer2' or"),
-        ("resnet18", "zzz", "layer 'zzz' is not in resnet18; its top holds conv1, bn1, act1, maxpool, "
-                            "layer1, layer2, layer3, layer4, global_pool, fc"),
+        (
+            "resnet18",
+            "zzz",
+            (
+                "layer 'zzz' is not in resnet18; its top holds conv1, bn1, act1, maxpool, "
+                "layer1, layer2, layer3, layer4, global_pool, fc"
+            ),
+        ),
         ("resnet18", "", "layer '' is not in resnet18; its top holds conv1"),
-        ("resnet18", "conv1/outputs", "layer 'conv1/outputs': 'outputs' is no side of a module; "
-                                      "write conv1/input or conv1/output"),
-        ("densenet121", "features.denseblock1.denselayer1/input",
-         "the input of layer 'features.denseblock1.denselayer1' of densenet121 is a list, not a tensor"),
-        ("swin_tiny_patch4_window7_224", "layers.0.blocks.0.attn.qkv",
-         "layer 'layers.0.blocks.0.attn.qkv' of swin_tiny_patch4_window7_224 gives [128, 49, 288] for 2 "
-         "pictures: not [N, C], [N, T, C], [N, C, H, W] or [N, H, W, C]; name a layer outside the windows"),
-        ("dla46_c", "level2.tree1.relu", "layer 'level2.tree1.relu' of dla46_c runs 3 times in a forward "
-                                         "pass; only a layer that runs exactly once can be tapped"),
-        ("vit_tiny_patch16_224", "blocks.0.attn.attn_drop",
-         "layer 'blocks.0.attn.attn_drop' of vit_tiny_patch16_224 runs 0 times in a forward pass; only "
-         "a layer that runs exactly once can be tapped"),
+        (
+            "resnet18",
+            "conv1/outputs",
+            (
+                "layer 'conv1/outputs': 'outputs' is no side of a module; "
+                "write conv1/input or conv1/output"
+            ),
+        ),
+        (
+            "densenet121",
+            "features.denseblock1.denselayer1/input",
+            (
+                "the input of layer 'features.denseblock1.denselayer1' of densenet121 is a "
+                "list, not a tensor"
+            ),
+        ),
+        (
+            "swin_tiny_patch4_window7_224",
+            "layers.0.blocks.0.attn.qkv",
+            (
+                "layer 'layers.0.blocks.0.attn.qkv' of swin_tiny_patch4_window7_224 gives [128, "
+                "49, 288] for 2 "
+                "pictures: not [N, C], [N, T, C], [N, C, H, W] or [N, H, W, C]; name a layer "
+                "outside the windows"
+            ),
+        ),
+        (
+            "dla46_c",
+            "level2.tree1.relu",
+            (
+                "layer 'level2.tree1.relu' of dla46_c runs 3 times in a forward "
+                "pass; only a layer that runs exactly once can be tapped"
+            ),
+        ),
+        (
+            "vit_tiny_patch16_224",
+            "blocks.0.attn.attn_drop",
+            (
+                "layer 'blocks.0.attn.attn_drop' of vit_tiny_patch16_224 runs 0 times in a "
+                "forward pass; only "
+                "a layer that runs exactly once can be tapped"
+            ),
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_layer_that_cannot_be_tapped_is_refused(name: str, layer: str, told: str) -> None:
     backbone = Backbone(name, weights="random", input_size=FAMILIES.get(name))
     with pytest.raises(InputError) as error:

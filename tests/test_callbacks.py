@@ -24,13 +24,29 @@ from mti_lightning.attribution import ActGrad, attribute
 from mti_lightning.callbacks import PictureLog, Results
 from mti_lightning.views import whole
 
-COLUMNS = ["id", "source", "feature", "objective", "seed", "response", "excitation", "inhibition", "tension", "balance", "cosine", "file"]
+COLUMNS = [
+    "id",
+    "source",
+    "feature",
+    "objective",
+    "seed",
+    "response",
+    "excitation",
+    "inhibition",
+    "tension",
+    "balance",
+    "cosine",
+    "file",
+]
 
 
-def run(folder: Path, objective: Objective, version: int = 0, callbacks: tuple[Callback, ...] = ()) -> Path:
+def run(
+    folder: Path, objective: Objective, version: int = 0, callbacks: tuple[Callback, ...] = ()
+) -> Path:
     logger = TensorBoardLogger(folder, "run", version=version, default_hp_metric=False)
     trainer = Trainer(
-        max_epochs=2, logger=logger, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False,
+        max_epochs=2, logger=logger, accelerator="cpu", enable_progress_bar=False,
+        enable_model_summary=False,
         log_every_n_steps=2, callbacks=[*callbacks, PictureLog(), Results()],
     )  # fmt: skip
     trainer.fit(objective, datamodule=VetoedShapesPictures(2, seed=3))
@@ -39,7 +55,12 @@ def run(folder: Path, objective: Objective, version: int = 0, callbacks: tuple[C
 
 def inversion() -> SignedInversion:
     return SignedInversion(
-        Backbone("vetoed_shapes_resnet"), ["fc:0", "fc:1"], "layer4", pair="matched", batch_size=3, steps_per_epoch=4
+        Backbone("vetoed_shapes_resnet"),
+        ["fc:0", "fc:1"],
+        "layer4",
+        pair="matched",
+        batch_size=3,
+        steps_per_epoch=4,
     )
 
 
@@ -54,7 +75,9 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_table_holds_what_the_clean_pictures_on_disk_show(finished: tuple[Path, SignedInversion]) -> None:
+def test_the_table_holds_what_the_clean_pictures_on_disk_show(
+    finished: tuple[Path, SignedInversion],
+) -> None:
     folder, objective = finished
     rows = table(folder / "results.csv")
     assert list(rows[0]) == COLUMNS
@@ -63,12 +86,17 @@ def test_the_table_holds_what_the_clean_pictures_on_disk_show(finished: tuple[Pa
     for number, row in enumerate(rows):
         image = Image.open(folder / row["file"])
         assert image.mode == "RGBA"
-        picture = torch.from_numpy(np.asarray(image)[..., :3] / 255.0).permute(2, 0, 1)[None].float()
+        picture = (
+            torch.from_numpy(np.asarray(image)[..., :3] / 255.0).permute(2, 0, 1)[None].float()
+        )
         probe = objective.probes[objective.entries[number].feature]
         _, attribution, response = attribute(
             objective.backbone, whole(picture, (96, 96)), [probe], objective.layer, ActGrad()
         )
-        excited, inhibited = attribution.sum(1).clamp(min=0).sum(), (-attribution.sum(1)).clamp(min=0).sum()
+        excited, inhibited = (
+            attribution.sum(1).clamp(min=0).sum(),
+            (-attribution.sum(1)).clamp(min=0).sum(),
+        )
         # The file is rounded to 8 bits.
         assert float(row["response"]) == pytest.approx(response.item(), abs=0.3)
         assert float(row["excitation"]) == pytest.approx(excited.item(), abs=0.3)
@@ -81,7 +109,9 @@ def test_the_table_holds_what_the_clean_pictures_on_disk_show(finished: tuple[Pa
     assert all((folder / row["file"]).is_file() for row in sources)
 
 
-def test_tensorboard_holds_pictures_and_scalars_of_every_epoch(finished: tuple[Path, SignedInversion]) -> None:
+def test_tensorboard_holds_pictures_and_scalars_of_every_epoch(
+    finished: tuple[Path, SignedInversion],
+) -> None:
     events = EventAccumulator(str(finished[0]), size_guidance={"images": 0}).Reload()
     tags = events.Tags()
     assert set(tags["images"]) == {"pictures", "pictures_where_it_looked"}
@@ -96,7 +126,9 @@ def test_tensorboard_holds_pictures_and_scalars_of_every_epoch(finished: tuple[P
     assert "final/response" in tags["scalars"]
 
 
-def test_the_checkpoint_is_small_and_holds_no_backbone(finished: tuple[Path, SignedInversion]) -> None:
+def test_the_checkpoint_is_small_and_holds_no_backbone(
+    finished: tuple[Path, SignedInversion],
+) -> None:
     (path,) = (finished[0] / "checkpoints").glob("*.ckpt")
     assert path.stat().st_size < 1_000_000
     keys = torch.load(path, weights_only=True)["state_dict"]
@@ -106,7 +138,9 @@ def test_the_checkpoint_is_small_and_holds_no_backbone(finished: tuple[Path, Sig
 def test_results_are_not_overwritten(finished: tuple[Path, SignedInversion]) -> None:
     folder = finished[0]
     before = {path: path.read_bytes() for path in folder.rglob("*.csv")}
-    with pytest.raises(InputError, match="holds the results of another run, which would be overwritten"):
+    with pytest.raises(
+        InputError, match="holds the results of another run, which would be overwritten"
+    ):
         run(folder.parent.parent, inversion())
     assert {path: path.read_bytes() for path in folder.rglob("*.csv")} == before
 
@@ -122,11 +156,15 @@ def test_pictures_so_far_are_kept_when_a_run_fails(tmp_path: Path) -> None:
         run(tmp_path, inversion(), callbacks=(Poison(),))
     rows = table(tmp_path / "run" / "version_0" / "results.csv")
     assert len(rows) == 4
-    assert all(Image.open(tmp_path / "run" / "version_0" / row["file"]).size == (96, 96) for row in rows)
+    assert all(
+        Image.open(tmp_path / "run" / "version_0" / row["file"]).size == (96, 96) for row in rows
+    )
 
 
 def test_a_tense_image_has_no_source_and_no_cosine(tmp_path: Path) -> None:
-    objective = MaximallyTense(Backbone("vetoed_shapes_resnet"), ["fc:0"], "layer4", steps_per_epoch=1)
+    objective = MaximallyTense(
+        Backbone("vetoed_shapes_resnet"), ["fc:0"], "layer4", steps_per_epoch=1
+    )
     folder = run(tmp_path, objective)
     (row,) = table(folder / "results.csv")
     assert (row["source"], row["cosine"]) == ("", "")

@@ -67,5 +67,7 @@ def test_the_sheet_lays_the_latest_versions_side_by_side(tmp_path: Path) -> None
 
 
 def test_the_sheet_of_a_folder_without_results_says_what_to_give(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no results.csv; give the folder of a finished run"):
+    with pytest.raises(
+        InputError, match=r"holds no results.csv; give the folder of a finished run"
+    ):
         contact_sheet([tmp_path])

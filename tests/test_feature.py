@@ -93,14 +93,28 @@ def test_short_forms_are_read_as_written() -> None:
         ('fc:[1,"a"]', "feature of layer 'fc': not all of direction [1, 'a'] are numbers"),
         ("fc:[1,NaN]", "not all of direction [1, nan] are numbers"),
         ("fc:[[1,2]]", "not all of direction [[1, 2]] are numbers"),
-        ("fc:3@middle", "position 'middle' is none of centre, peak, mean, [row, column] or a token"),
+        (
+            "fc:3@middle",
+            "position 'middle' is none of centre, peak, mean, [row, column] or a token",
+        ),
         ("fc:3@-1", "position '-1' is none of"),
         ("fc:3@1,2,3", "position '1,2,3' is none of"),
         ({"layer": "fc"}, "feature of layer 'fc': give either a channel or a direction"),
-        ({"layer": "fc", "channel": 1, "direction": "a.npy"}, "give either a channel or a direction"),
-        ({"layer": "fc", "chanel": 1}, "takes layer, channel or direction, and position; not chanel"),
-        ({"channel": 1}, "feature {'channel': 1}: takes layer, channel or direction, and position; "
-                         "the layer is missing"),
+        (
+            {"layer": "fc", "channel": 1, "direction": "a.npy"},
+            "give either a channel or a direction",
+        ),
+        (
+            {"layer": "fc", "chanel": 1},
+            "takes layer, channel or direction, and position; not chanel",
+        ),
+        (
+            {"channel": 1},
+            (
+                "feature {'channel': 1}: takes layer, channel or direction, and position; "
+                "the layer is missing"
+            ),
+        ),
         ({"layer": 3, "channel": 1}, "feature of layer 3: give a layer's name"),
         ({"layer": "fc", "channel": "3"}, "feature of layer 'fc': channel '3' is no whole number"),
         ({"layer": "fc", "channel": 1.5}, "channel 1.5 is no whole number"),
@@ -115,7 +129,7 @@ def test_short_forms_are_read_as_written() -> None:
         ({"layer": "fc", "channel": 1, "position": True}, "position True is none of"),
         ({"layer": "fc", "channel": 1, "position": {"row": 1}}, "position {'row': 1} is none of"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_feature_is_refused(written: object, told: str) -> None:
     with pytest.raises(InputError) as error:
         Feature.parse(written)  # type: ignore[arg-type]
@@ -226,20 +240,33 @@ def test_a_direction_along_an_axis_is_that_channel() -> None:
 @pytest.mark.parametrize(
     ("feature", "told"),
     [
-        ("layer3:256", "feature 'layer3:256': channel 256 is out of range; layer 'layer3' of resnet18 "
-                       "has channels 0..255"),
+        (
+            "layer3:256",
+            (
+                "feature 'layer3:256': channel 256 is out of range; layer 'layer3' of resnet18 "
+                "has channels 0..255"
+            ),
+        ),
         ("layer3:-1", "channel -1 is out of range"),
-        ("layer3:0@6,0", "feature 'layer3:0@6,0': position 6,0 is outside the map of layer 'layer3', "
-                         "rows 0..5, columns 0..9"),
+        (
+            "layer3:0@6,0",
+            (
+                "feature 'layer3:0@6,0': position 6,0 is outside the map of layer 'layer3', "
+                "rows 0..5, columns 0..9"
+            ),
+        ),
         ("layer3:0@0,10", "position 0,10 is outside the map"),
-        ("layer3:0@7", "a single index names a token, and layer 'layer3' is a map; give row,column"),
+        (
+            "layer3:0@7",
+            "a single index names a token, and layer 'layer3' is a map; give row,column",
+        ),
         ("fc:0@centre", "feature 'fc:0@centre': layer 'fc' has no positions; leave @centre out"),
         ("fc:0@1,2", "layer 'fc' has no positions; leave @1,2 out"),
         ("fc:[1,2]", "the direction is [2]; layer 'fc' takes a vector of 1000 values, [1000]"),
         ("fc:no.npy", "feature 'fc:no.npy': no file 'no.npy'; a direction is a .npy or .pt file"),
         ("layer3/inptu:0", "'inptu' is no side of a module; write layer3/input or layer3/output"),
     ],
-)  # fmt: skip
+)
 def test_a_feature_that_does_not_exist_is_refused(feature: str, told: str) -> None:
     with pytest.raises(InputError) as error:
         Probe(Feature.parse(feature), backbone("resnet18"))
@@ -269,7 +296,7 @@ def test_a_token_that_does_not_exist_is_refused() -> None:
         ("a.pt", Path("x"), "", "holds no array of numbers"),  # pickled: refused unread
         ("a.pt", b"1 2 3", "", "holds no array of numbers"),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_holds_no_such_direction_is_refused(
     tmp_path: Path, file: str, content: object, row: str, told: str
 ) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import Callback, Trainer
+from PIL import Image
+from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 from mti_lightning import (
@@ -30,9 +32,16 @@ WORLD = "vetoed_shapes_resnet"
 
 def fit(objective: Objective, sources: int = 4, epochs: int = 2, **trainer: object) -> Tensor:
     """Run an objective on the embedded world and return its pictures."""
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "enable_progress_bar": False}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "enable_progress_bar": False,
+    }
     data = VetoedShapesPictures(sources, seed=3)
-    Trainer(max_epochs=epochs, accelerator="cpu", **{**quiet, **trainer}).fit(objective, datamodule=data)
+    Trainer(max_epochs=epochs, accelerator="cpu", **{**quiet, **trainer}).fit(
+        objective, datamodule=data
+    )
     return pictures(objective)
 
 
@@ -50,7 +59,9 @@ def inversion(batch_size: int = 16, layer: str = "layer3", **options: object) ->
 
 
 def test_a_picture_does_not_depend_on_its_neighbours_or_the_chunking() -> None:
-    among = fit(inversion(64, pair="matched"), sources=32, epochs=4)  # 64 images: + and − of 32 sources
+    among = fit(
+        inversion(64, pair="matched"), sources=32, epochs=4
+    )  # 64 images: + and − of 32 sources
     chunked = fit(inversion(7, pair="matched"), sources=8, epochs=4)
     alone = SignedInversion(Backbone(WORLD), CLASSES[:1], "layer3", batch_size=1)
     assert psnr(among[:16], chunked).min() >= 40
@@ -59,7 +70,9 @@ def test_a_picture_does_not_depend_on_its_neighbours_or_the_chunking() -> None:
 
 def test_a_tense_image_does_not_depend_on_its_neighbours_or_the_chunking() -> None:
     def tense(features: list[str], batch_size: int) -> Tensor:
-        return fit(MaximallyTense(Backbone(WORLD), features, "layer3", batch_size=batch_size), epochs=4)
+        return fit(
+            MaximallyTense(Backbone(WORLD), features, "layer3", batch_size=batch_size), epochs=4
+        )
 
     among = tense(CLASSES, 8)
     assert psnr(among, tense(CLASSES, 3)).min() >= 40
@@ -68,17 +81,26 @@ def test_a_tense_image_does_not_depend_on_its_neighbours_or_the_chunking() -> No
 
 def test_the_same_run_twice_is_identical_and_another_seed_is_not() -> None:
     first, second, other = (
-        fit(MaximallyTense(Backbone(WORLD), CLASSES[:2], "layer4", seed=seed, steps_per_epoch=4)) for seed in (0, 0, 1)
+        fit(MaximallyTense(Backbone(WORLD), CLASSES[:2], "layer4", seed=seed, steps_per_epoch=4))
+        for seed in (0, 0, 1)
     )
     assert torch.equal(first, second)
     assert psnr(first, other).max() < 30
 
 
-@pytest.mark.parametrize("kind", [MaximallyTense, PositiveInversion, NegativeInversion, SignedInversion])
-@pytest.mark.parametrize("image", [FourierPhase(), Pixels(), FourierPhase((75, 101), magnitude="measured")])
-def test_the_objective_is_reached_further_with_every_epoch(kind: type[Objective], image: object) -> None:
+@pytest.mark.parametrize(
+    "kind", [MaximallyTense, PositiveInversion, NegativeInversion, SignedInversion]
+)
+@pytest.mark.parametrize(
+    "image", [FourierPhase(), Pixels(), FourierPhase((75, 101), magnitude="measured")]
+)
+def test_the_objective_is_reached_further_with_every_epoch(
+    kind: type[Objective], image: object
+) -> None:
     def reached(epochs: int) -> Tensor:
-        objective = kind(Backbone(WORLD), CLASSES[:2], "layer4", image=copy.deepcopy(image), steps_per_epoch=12)
+        objective = kind(
+            Backbone(WORLD), CLASSES[:2], "layer4", image=copy.deepcopy(image), steps_per_epoch=12
+        )
         assert fit(objective, sources=2, epochs=epochs).shape[2:] == objective.canvas
         measures = objective.measure()
         return measures["tension" if kind is MaximallyTense else "cosine"].mean()
@@ -98,12 +120,22 @@ def test_a_step_leaves_the_other_chunks_alone() -> None:
     objective = inversion(2, pair="matched", steps_per_epoch=2)
 
     class Watch(Callback):
-        seen: list[bool] = []
+        def __init__(self) -> None:
+            self.seen: list[bool] = []
 
-        def on_train_batch_start(self, trainer: Trainer, pl_module: Objective, batch: Step, batch_idx: int) -> None:
+        def on_train_batch_start(
+            self, trainer: Trainer, pl_module: Objective, batch: Step, batch_idx: int
+        ) -> None:
             self.before = [next(iter(chunk.trained.values())).clone() for chunk in pl_module.chunks]
 
-        def on_train_batch_end(self, trainer: Trainer, pl_module: Objective, outputs: object, batch: Step, batch_idx: int) -> None:
+        def on_train_batch_end(
+            self,
+            trainer: Trainer,
+            pl_module: Objective,
+            outputs: object,
+            batch: Step,
+            batch_idx: int,
+        ) -> None:
             after = [next(iter(chunk.trained.values())) for chunk in pl_module.chunks]
             moved = [not torch.equal(a, b) for a, b in zip(self.before, after, strict=True)]
             self.seen.append(moved == [index == batch.chunk for index in range(len(moved))])
@@ -132,14 +164,23 @@ def test_a_continued_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
 
     whole = fit(objective(), epochs=3)
     stopped = objective()
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    # The schedule knows the run's length, so the same run is stopped early, in the middle of an epoch.
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "accelerator": "cpu",
+    }
+    # The schedule knows the run's length, so the same run is stopped early, in the middle of an
+    # epoch.
     trainer = Trainer(max_epochs=3, max_steps=8, enable_checkpointing=False, **quiet)
     trainer.fit(stopped, datamodule=VetoedShapesPictures(4, seed=3))
     trainer.save_checkpoint(tmp_path / "run.ckpt")
     again = objective()
     Trainer(max_epochs=3, enable_checkpointing=False, **quiet).fit(
-        again, datamodule=VetoedShapesPictures(4, seed=3), ckpt_path=str(tmp_path / "run.ckpt"), weights_only=True
+        again,
+        datamodule=VetoedShapesPictures(4, seed=3),
+        ckpt_path=str(tmp_path / "run.ckpt"),
+        weights_only=True,
     )
     assert torch.equal(pictures(again), whole)
     keys = torch.load(tmp_path / "run.ckpt", weights_only=True)["state_dict"]
@@ -165,7 +206,11 @@ def test_the_backbone_is_untouched_and_no_hook_is_left_also_after_an_exception()
             fit(objective)
         after = backbone.network.state_dict()
         assert all(torch.equal(after[name], value) for name, value in before.items())
-        hooks = [h for m in backbone.network.modules() for h in (*m._forward_hooks, *m._forward_pre_hooks)]
+        hooks = [
+            h
+            for m in backbone.network.modules()
+            for h in (*m._forward_hooks, *m._forward_pre_hooks)
+        ]
         assert hooks == [ours.id]
         assert not any(module.training for module in backbone.network.modules())
 
@@ -178,22 +223,28 @@ def test_bf16_reaches_the_same_picture_roughly() -> None:
 
 
 def test_inversion_of_a_transformer_and_a_direction_through_python(tmp_path: Path) -> None:
-    from sklearn.datasets import load_sample_images
-    from PIL import Image
 
     for name, picture in zip(("china.png", "flower.png"), load_sample_images().images, strict=True):
         Image.fromarray(picture).save(tmp_path / name)
     direction = "[" + ",".join(["1", "-1"] * 96) + "]"
     objective = PositiveInversion(
         Backbone("vit_tiny_patch16_224", weights="random"),
-        ["blocks.3.mlp.act/input:5@7", "blocks.3.mlp.act/input:5@peak", f"blocks.3.attn.proj:{direction}@centre"],
+        [
+            "blocks.3.mlp.act/input:5@7",
+            "blocks.3.mlp.act/input:5@peak",
+            f"blocks.3.attn.proj:{direction}@centre",
+        ],
         "blocks.1",
         batch_size=4,
         steps_per_epoch=3,
     )
-    made = render(objective, PictureFolder(tmp_path), epochs=1, enable_progress_bar=False, accelerator="cpu")
+    made = render(
+        objective, PictureFolder(tmp_path), epochs=1, enable_progress_bar=False, accelerator="cpu"
+    )
     assert [made_one.entry.source for made_one in made] == [0, 0, 0, 1, 1, 1]
-    assert all(made_one.image.mode == "RGBA" and made_one.image.size == (224, 224) for made_one in made)
+    assert all(
+        made_one.image.mode == "RGBA" and made_one.image.size == (224, 224) for made_one in made
+    )
     assert objective.measure()["cosine"].min() > 0
     assert len({made_one.measures["response"] for made_one in made}) == 6
 
@@ -215,5 +266,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_image() -> No
             with torch.no_grad():
                 next(iter(pl_module.chunks[0].trained.values()))[1, 0, 0, 0] = torch.nan
 
-    with pytest.raises(RenderError, match=r"not finite for image fc-1_mti_seed0 .*lower learning rate"):
+    with pytest.raises(
+        RenderError, match=r"not finite for image fc-1_mti_seed0 .*lower learning rate"
+    ):
         fit(objective, callbacks=[Poison()])

@@ -1,105 +1,238 @@
-"""Signs and tension, against numpy and the identities of the method."""
+"""Signs, against numpy and against what must not change them."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from torch import Tensor
+from hypothesis.extra import numpy as hnp
 
-from mti_lightning import signs
-from mti_lightning.signs import Tension
+from mti_lightning.signs import (
+    Tension,
+    balance,
+    cosine,
+    excitation,
+    inhibition,
+    signed_map,
+    split_target,
+    window,
+)
 
-LAYOUTS = [((3, 5, 4, 6), 1), ((3, 4, 6, 5), -1), ((3, 7, 5), -1), ((3, 5), -1)]
+LAYOUTS = {  # shape and channel dimension
+    "map": ((5, 6, 4, 3), 1),
+    "map, channels last": ((5, 4, 3, 6), -1),
+    "tokens": ((5, 7, 6), -1),
+    "vector": ((5, 6), 1),
+    "vector, channels last": ((5, 6), -1),
+}
+MEASURES = ["geometric", "minimum", "harmonic", "l2"]
+SUMMED = ["nothing", "channels", "positions"]
+
+layouts = pytest.mark.parametrize(("shape", "channel_dim"), LAYOUTS.values(), ids=LAYOUTS)
+attributions = hnp.arrays(
+    np.float32,
+    st.sampled_from([(2, 3, 2, 2), (1, 4, 3), (3, 4)]),
+    elements=st.floats(-100, 100, width=32).filter(lambda x: x == 0 or abs(x) > 1e-6),
+)
 
 
-def attribution(shape: tuple[int, ...]) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-
-@given(arrays(np.float64, (2, 3, 2, 2), elements=st.floats(-1e3, 1e3)))
-def test_targets_and_sums_add_up(values: np.ndarray) -> None:
-    a = torch.from_numpy(values)
-    plus, minus = signs.split_target(a, "+", coherent=False), signs.split_target(a, "-", coherent=False)
-    assert torch.equal(plus - minus, a)
-    assert (plus >= 0).all()
-    assert not (plus * minus).any()
-    torch.testing.assert_close(signs.excitation(a) - signs.inhibition(a), a.flatten(1).sum(1))
-
-
-@pytest.mark.parametrize("summed", ["nothing", "channels", "positions"])
-@pytest.mark.parametrize("measure", ["geometric", "minimum", "harmonic", "l2"])
-@pytest.mark.parametrize(("shape", "channel_dim"), LAYOUTS)
-def test_tension_equals_numpy(measure: str, summed: str, shape: tuple[int, ...], channel_dim: int) -> None:
-    a = attribution(shape)
-    got = Tension(measure, summed)(a, channel_dim)
-    for image, number in zip(a.numpy(), got.numpy(), strict=True):
-        flat = np.moveaxis(image, channel_dim - (channel_dim > 0), 0).reshape(5, -1)  # channels, positions
+def expected_tension(a: np.ndarray, channel_dim: int, measure: str, summed: str) -> list[float]:
+    """Compute each image's tension on its own, in double precision, with loops over its columns."""
+    result = []
+    for image in a.astype(np.float64):
+        columns = np.moveaxis(image, channel_dim - (channel_dim > 0), -1)  # [..., C]
+        columns = columns.reshape(-1, columns.shape[-1])  # [positions, C]
         if measure == "l2":
-            expected = np.sqrt((flat**2).sum(0)).sum()
-        else:
-            axis = {"channels": 0, "positions": 1}.get(summed) if len(shape) > 2 else None
-            terms = flat if axis is None else flat.sum(axis)
-            plus, minus = terms[terms > 0].sum(), -terms[terms < 0].sum()
-            expected = {
+            result.append(sum(np.sqrt((column**2).sum()) for column in columns))
+            continue
+        vector = image.ndim == 1
+        terms = {
+            "nothing": columns,
+            "channels": columns if vector else columns.sum(1),
+            "positions": columns.sum(0),
+        }[summed].ravel()
+        plus = sum(term for term in terms if term > 0)
+        minus = -sum(term for term in terms if term < 0)
+        result.append(
+            {
                 "geometric": np.sqrt(plus * minus),
                 "minimum": min(plus, minus),
                 "harmonic": plus * minus / (plus + minus),
             }[measure]
-        assert number == pytest.approx(expected, rel=1e-9)
+        )
+    return result
 
 
-@pytest.mark.parametrize("measure", ["geometric", "minimum", "harmonic"])
-def test_tension_needs_both_signs_and_does_not_know_which_is_which(measure: str) -> None:
-    a = attribution((2, 5, 4, 6))
-    tension = Tension(measure)
-    torch.testing.assert_close(tension(-a), tension(a))
-    torch.testing.assert_close(tension(a.flip(2).roll(1, 3)), tension(a))
-    assert tension(a.abs()).max() < 1e-9
-    assert Tension("l2")(a.abs()).min() > 1  # the authors' criterion is large all the same
+@layouts
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("summed", SUMMED)
+def test_tension_against_numpy(
+    shape: tuple[int, ...], channel_dim: int, measure: str, summed: str
+) -> None:
+    a = torch.randn(shape)
+    tension = Tension(measure, summed)
+    expected = torch.tensor(expected_tension(a.numpy(), channel_dim, measure, summed))
+    torch.testing.assert_close(tension(a, channel_dim).double(), expected, rtol=1e-5, atol=1e-6)
+    alone = torch.cat([tension(image[None], channel_dim) for image in a])
+    torch.testing.assert_close(tension(a, channel_dim), alone, rtol=1e-6, atol=0)
 
 
-def test_the_slope_of_the_tension_is_finite_at_zero() -> None:
-    a = torch.zeros(1, 3, 2, 2, requires_grad=True)
-    Tension()(a).sum().backward()
-    assert a.grad is not None
-    assert a.grad.isfinite().all()
+@layouts
+def test_reported_signs_are_those_of_the_tension(shape: tuple[int, ...], channel_dim: int) -> None:
+    a = torch.randn(shape)
+    for summed in SUMMED:
+        plus, minus = Tension(summed=summed).split(a, channel_dim)
+        geometric = Tension("geometric", summed)(a, channel_dim)
+        torch.testing.assert_close((plus * minus).sqrt(), geometric)
+        # Whatever is summed first, both together still are ΣA.
+        torch.testing.assert_close(plus - minus, a.flatten(1).sum(1), rtol=1e-5, atol=1e-5)
 
 
-def test_balance_is_one_where_both_cancel_and_zero_where_one_or_both_are_absent() -> None:
-    got = signs.balance(torch.tensor([2.0, 4.0, 3.0, 0.0]), torch.tensor([2.0, 1.0, 0.0, 0.0]))
-    assert got.tolist() == [1, 0.25, 0, 0]
+@given(attributions)
+def test_signs_add_up(a: np.ndarray) -> None:
+    a = torch.from_numpy(a)
+    plus, minus = (split_target(a, sign, coherent=False) for sign in "+-")
+    assert torch.equal(plus - minus, a)
+    assert plus.min() >= 0
+    assert minus.min() >= 0
+    assert torch.equal(excitation(a), plus.flatten(1).sum(1))
+    assert torch.equal(inhibition(a), minus.flatten(1).sum(1))
+    torch.testing.assert_close(
+        (excitation(a) - inhibition(a)).double(),
+        a.double().flatten(1).sum(1),
+        rtol=1e-5,
+        atol=1e-5 * float(a.abs().sum()) + 1e-12,
+    )
 
 
-@pytest.mark.parametrize(("shape", "channel_dim"), LAYOUTS[:3])
-def test_coherent_targets_share_no_position(shape: tuple[int, ...], channel_dim: int) -> None:
-    a = attribution(shape)
-    plus, minus = (signs.split_target(a, sign, True, channel_dim).sum(channel_dim) for sign in "+-")
-    assert plus.any()
-    assert minus.any()
-    assert not (plus * minus).any()
-    total = a.sum(channel_dim)
-    assert torch.equal(plus > 0, (total > 0) & ((a > 0).any(channel_dim)))
+@given(attributions, st.sampled_from(MEASURES), st.sampled_from(SUMMED), st.randoms())
+def test_tension_ignores_place_and_flipped_sign(
+    a: np.ndarray, measure: str, summed: str, random: object
+) -> None:
+    a = torch.from_numpy(a)
+    tension = Tension(measure, summed)
+    close = {"rtol": 1e-4, "atol": 1e-5 * float(a.abs().max()) + 1e-12}
+    torch.testing.assert_close(tension(-a), tension(a), **close)
+    if a.ndim > 2 and summed != "channels":  # there rounding can turn a position's sum about 0
+        columns = a.flatten(2)
+        order = list(range(columns.shape[2]))
+        random.shuffle(order)
+        torch.testing.assert_close(tension(columns[:, :, order]), tension(a), **close)
 
 
-def test_the_window_is_each_pictures_own() -> None:
-    a = attribution((2, 5, 4, 6))
-    a[1] *= 1e-6
-    a[:, :, :2] *= 1e-3
-    together = signs.window(a)
-    assert torch.equal(together, torch.cat([signs.window(a[:1]), signs.window(a[1:])]))
-    assert torch.equal(together[:, 0].sum((1, 2)), torch.tensor([12.0, 12.0], dtype=a.dtype))
-    assert torch.equal(signs.window(a.movedim(1, -1), channel_dim=-1).movedim(-1, 1), together)
+def test_tension_is_large_only_where_both_signs_are() -> None:
+    both, one = torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4)
+    both[0, 0, 0, 0], both[0, 0, 3, 3] = 5, -5
+    one[0, 0, 0, 0], one[0, 0, 3, 3] = 9.9, -0.1
+    for measure in ("geometric", "minimum", "harmonic"):
+        assert Tension(measure)(both) > 2.4 * Tension(measure)(one)
+    assert Tension("l2")(both) == Tension("l2")(one)  # what the authors' criterion cannot tell
+    # Signs that cancel within a position are no tension of the signed map.
+    within = torch.zeros(1, 2, 4, 4)
+    within[0, :, 0, 0] = torch.tensor([5.0, -5.0])
+    assert Tension("minimum", "channels")(within) == 0
+    assert Tension("minimum", "positions")(within) == 5
+    assert Tension("minimum", "nothing")(within) == 5
 
 
-def test_cosine_of_silence_is_zero_with_a_finite_slope() -> None:
-    silent = torch.zeros(1, 3, 2, requires_grad=True)
-    value = signs.cosine(silent, torch.ones(1, 3, 2))
+@layouts
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("summed", SUMMED)
+def test_tension_of_nothing_has_a_finite_gradient(
+    shape: tuple[int, ...], channel_dim: int, measure: str, summed: str
+) -> None:
+    for a in (torch.zeros(shape), torch.rand(shape), -torch.rand(shape)):  # dead, or of one sign
+        a.requires_grad_()
+        tension = Tension(measure, summed)(a, channel_dim)
+        if measure != "l2":
+            assert tension.abs().max() <= 1e-12
+        tension.sum().backward()
+        assert a.grad.isfinite().all()
+
+
+def test_tension_gradient_against_differences() -> None:
+    a = torch.randn(2, 3, 2, 2, dtype=torch.double, requires_grad=True)
+    for measure in MEASURES:
+        for summed in SUMMED:
+            torch.autograd.gradcheck(Tension(measure, summed), (a,))
+
+
+def test_balance() -> None:
+    plus, minus = torch.tensor([2.0, 1.0, 3.0, 0.0, 0.0]), torch.tensor([1.0, 2.0, 3.0, 4.0, 0.0])
+    assert balance(plus, minus).tolist() == [0.5, 0.5, 1, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["map", "map, channels last", "tokens"])
+def test_coherent_target(name: str) -> None:
+    shape, channel_dim = LAYOUTS[name]
+    a = torch.randn(shape)
+    plus, minus = (split_target(a, sign, True, channel_dim) for sign in "+-")
+    columns = a.movedim(channel_dim, -1)
+    for index in np.ndindex(columns.shape[:-1]):
+        column = columns[index]
+        for target, signed in ((plus, column), (minus, -column)):
+            expected = signed.clamp(min=0) if signed.sum() > 0 else torch.zeros_like(signed)
+            assert torch.equal(target.movedim(channel_dim, -1)[index], expected)
+    assert torch.equal(
+        split_target(a, "-", True, channel_dim), split_target(-a, "+", True, channel_dim)
+    )
+    assert torch.equal(signed_map(a, channel_dim).squeeze(channel_dim), a.sum(channel_dim))
+
+
+def test_coherence_needs_positions() -> None:
+    a = torch.tensor([[3.0, -5.0]])
+    assert split_target(a, "+", coherent=True).tolist() == [[3, 0]]
+    assert split_target(a, "-", coherent=True).tolist() == [[0, 5]]
+
+
+@pytest.mark.parametrize("name", ["map", "map, channels last", "tokens"])
+@pytest.mark.parametrize("threshold", [0.01, 0.5])
+def test_window_is_of_each_image_alone(name: str, threshold: float) -> None:
+    shape, channel_dim = LAYOUTS[name]
+    a = torch.randn(shape) ** 5
+    # A loud image must not silence the others.
+    scaled = a * (10.0 ** torch.arange(-4, 4, 2)[: len(a)].repeat(2)[: len(a)]).view(
+        -1, *[1] * (a.ndim - 1)
+    )
+    windows = window(scaled, threshold, channel_dim)
+    for image, of_image in zip(a.numpy(), windows.numpy(), strict=True):
+        strength = np.abs(image).sum(channel_dim - (channel_dim > 0), keepdims=True)
+        assert np.array_equal(of_image, strength > threshold * strength.max())
+    assert 0 < windows.mean() < 1
+
+
+def test_window_edge_cases() -> None:
+    assert window(torch.zeros(2, 3, 4, 4)).sum() == 0
+    assert torch.equal(window(torch.zeros(2, 3)), torch.ones(2, 3))
+
+
+@layouts
+def test_cosine(shape: tuple[int, ...], channel_dim: int) -> None:
+    a, b = torch.randn(shape), torch.randn(shape)
+    expected = []
+    for x, y in zip(a.double().numpy(), b.double().numpy(), strict=True):
+        expected.append((x * y).sum() / np.sqrt((x**2).sum() * (y**2).sum()))
+    torch.testing.assert_close(cosine(a, b).double(), torch.tensor(expected), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(cosine(a, a), torch.ones(len(a)))
+    torch.testing.assert_close(cosine(a, -a), -torch.ones(len(a)))
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-7, 1e-3, 1e9])
+def test_cosine_does_not_depend_on_scale(scale: float) -> None:
+    a, b = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 5, 5)
+    torch.testing.assert_close(cosine(scale * a, scale * b), cosine(a, b))
+
+
+@pytest.mark.parametrize("dead", ["a", "b", "both"])
+def test_cosine_of_nothing(dead: str) -> None:
+    a, b = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    if dead != "b":
+        a[1] = 0
+    if dead != "a":
+        b[1] = 0
+    a.requires_grad_()
+    value = cosine(a, b)
+    assert value[1] == 0
+    assert value[0] != 0
     value.sum().backward()
-    assert value.item() == 0
-    assert silent.grad is not None
-    assert silent.grad.isfinite().all()
-    a, b = attribution((3, 5, 4)), attribution((3, 5, 4)).flip(1)
-    expected = torch.nn.functional.cosine_similarity(a.flatten(1), b.flatten(1))
-    torch.testing.assert_close(signs.cosine(a, b), expected)
+    assert a.grad.isfinite().all()

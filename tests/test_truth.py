@@ -1,4 +1,4 @@
-"""The pictures tell the truth: on the embedded world, by a judge that had no part in making them."""
+"""The pictures tell the truth, by a judge that had no part in making them."""
 
 import pytest
 

@@ -1,7 +1,8 @@
 """The judge: a network that names the shapes in a picture, and had no part in making it.
 
-Its architecture, seed and task are not the backbone's, and it never saw a rendered picture: a small DenseNet, trained on which
-shapes are present in pictures of the embedded world that were made greyer, flatter, inverted, noisy and blurred at random.
+Its architecture, seed and task are not the backbone's, and it never saw a rendered picture: a small
+DenseNet, trained on which shapes are present in pictures of the embedded world that were made
+greyer, flatter, inverted, noisy and blurred at random.
 
 `python -m tests.tools.judge` trains it, in about 20 minutes on 4 cores.
 """
@@ -19,9 +20,9 @@ from timm.models.densenet import DenseNet
 from torch import Tensor, nn
 
 from mti_lightning.spectrum import frequency_radius
-from mti_lightning.views import whole
 from mti_lightning.vetoed_shapes import KINDS, PICTURE_SIZE, Sample, VetoedShapesData
 from mti_lightning.vetoed_shapes_backbone import VetoedShapesClassifier
+from mti_lightning.views import whole
 
 WEIGHTS = Path(__file__).with_name("judge.safetensors")
 SEED = 1
@@ -49,7 +50,9 @@ def vetoed_shapes_judge(pretrained: bool = False, **kwargs: Any) -> DenseNet:
 
 
 def disturb(pictures: Tensor) -> Tensor:
-    """Return pictures [N, 3, H, W] in 0..1 as they might look elsewhere: half of them changed in each respect."""
+    """Return pictures [N, 3, H, W] in 0..1 as they might look elsewhere: half of them changed in
+    each respect.
+    """
     count, size = len(pictures), pictures.shape[-1]
 
     def uniform(low: float, high: float, neutral: float) -> Tensor:
@@ -61,7 +64,9 @@ def disturb(pictures: Tensor) -> Tensor:
     mean = pictures.mean((1, 2, 3), keepdim=True)
     pictures = mean + (pictures - mean) * uniform(0.5, 1.5, 1)
     pictures = 0.5 + (pictures - 0.5) * (1 - 2 * (torch.rand(count, 1, 1, 1) < 0.25).float())
-    noise = torch.fft.rfft2(torch.randn_like(pictures)) / frequency_radius(size, size) ** uniform(0, 1.2, 1)
+    noise = torch.fft.rfft2(torch.randn_like(pictures)) / frequency_radius(size, size) ** uniform(
+        0, 1.2, 1
+    )
     noise = torch.fft.irfft2(noise, s=(size, size))
     pictures = pictures + noise / noise.std((1, 2, 3), keepdim=True) * uniform(0, 0.15, 0)
     kernel = torch.tensor([1.0, 2.0, 1.0]) / 4
@@ -89,7 +94,9 @@ def load_judge() -> nn.Module:
 
 
 def judge_scores(pictures: Tensor) -> Tensor:
-    """Return for pictures [N, 3, H, W] in 0..1 a logit for the presence of each of the eight shapes, [N, 8]."""
+    """Return for pictures [N, 3, H, W] in 0..1 a logit for the presence of each of the eight
+    shapes, [N, 8].
+    """
     pictures = whole(pictures.detach(), (PICTURE_SIZE, PICTURE_SIZE))
     return torch.cat([load_judge()((part - 0.5) / 0.25) for part in pictures.split(64)])
 
@@ -100,7 +107,11 @@ def main() -> None:
     logger = CSVLogger("tb_logs", "judge")
     data = VetoedShapesData(train_size=2200 * 128, validation_size=1024, seed=SEED)
     trainer = Trainer(
-        max_epochs=1, logger=logger, enable_checkpointing=False, accelerator="cpu", val_check_interval=550
+        max_epochs=1,
+        logger=logger,
+        enable_checkpointing=False,
+        accelerator="cpu",
+        val_check_interval=550,
     )
     trainer.fit(JudgeTraining(), data)
     (Path(logger.log_dir) / "weights.safetensors").rename(WEIGHTS)

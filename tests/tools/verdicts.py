@@ -1,4 +1,6 @@
-"""What the judge says of rendered pictures. `python -m tests.tools.verdicts` prints the table of the README."""
+"""What the judge says of rendered pictures. `python -m tests.tools.verdicts` prints the table of
+the README.
+"""
 
 import argparse
 import warnings
@@ -46,7 +48,10 @@ def judge_inversions(
     render(objective, VetoedShapesPictures(sources, seed=seed, contents=contents), **QUIET)
     plain, masked = pictures_of(objective)
     named = [judge_scores(pictures).argmax(1) for pictures in (plain, masked)]
-    response, before = objective.measure()["response"], objective.measure(of_sources=True)["response"]
+    response, before = (
+        objective.measure()["response"],
+        objective.measure(of_sources=True)["response"],
+    )
     verdicts = {}
     for sign in ("+", "-"):
         rows = torch.tensor([entry.sign == sign for entry in objective.entries])
@@ -86,13 +91,18 @@ def judge_tense(layer: str, seeds: int = 4, natural: int = 2000, **options: Any)
     for probe in objective.probes:
         tension = [
             objective.tension(
-                attribute(objective.backbone, part, [probe] * len(part), objective.layer, ActGrad())[1]
+                attribute(
+                    objective.backbone, part, [probe] * len(part), objective.layer, ActGrad()
+                )[1]
             )
             for part in pictures.split(250)
         ]
         percentiles.append(torch.quantile(torch.cat(tension), 0.99))
     return TenseVerdict(
-        both.float().mean().item(), measures["balance"], measures["tension"], torch.stack(percentiles)[kinds]
+        both.float().mean().item(),
+        measures["balance"],
+        measures["tension"],
+        torch.stack(percentiles)[kinds],
     )
 
 
@@ -102,7 +112,10 @@ def main() -> None:
     parser.add_argument("--sources", type=int, default=64)
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
-    print("| attribution layer | sources | way | + names the shape (masked) | − names the veto (masked) | moved +, − |")
+    print(
+        "| attribution layer | sources | way | + names the shape (masked) | − names the veto "
+        "(masked) | moved +, − |"
+    )
     print("|---|---|---|---|---|---|")
     for contents in ("tense", "overlap"):
         for layer in ("layer4", "layer3", "layer2"):
@@ -111,14 +124,17 @@ def main() -> None:
                     continue
                 plus, minus = judge_inversions(layer, given.sources, contents, **options).values()
                 print(
-                    f"| {layer} | {contents} | {way} | {plus.named:.0%} ({plus.named_where_it_looked:.0%}) | "
-                    f"{minus.named:.0%} ({minus.named_where_it_looked:.0%}) | {plus.moved:.0%}, {minus.moved:.0%} |",
+                    f"| {layer} | {contents} | {way} | {plus.named:.0%} "
+                    f"({plus.named_where_it_looked:.0%}) | "
+                    f"{minus.named:.0%} ({minus.named_where_it_looked:.0%}) | "
+                    f"{plus.moved:.0%}, {minus.moved:.0%} |",
                     flush=True,
                 )
     for layer in ("layer4", "layer3"):
         tense = judge_tense(layer)
         print(
-            f"MTIs at {layer}: both found {tense.both_found:.0%}, balance at least {tense.balance.min():.2f}, "
+            f"MTIs at {layer}: both found {tense.both_found:.0%}, balance at least "
+            f"{tense.balance.min():.2f}, "
             f"tension {(tense.tension / tense.natural).min():.1f} times the 99th percentile or more"
         )
 

@@ -1,0 +1,126 @@
+"""Metrics: the functions of `signs`, one number for each picture, in order."""
+
+import pickle
+
+import pytest
+import torch
+from torch import Tensor
+
+from mti_lightning import signs
+from mti_lightning.metrics import PictureMetric, picture_metrics
+from mti_lightning.signs import Tension
+
+NAMES = {"response", "excitation", "inhibition", "tension", "balance", "cosine"}
+TENSIONS = [
+    Tension(),
+    Tension("minimum", "nothing"),
+    Tension("l2"),
+    Tension("harmonic", "positions"),
+]
+
+tensions = pytest.mark.parametrize("tension", TENSIONS, ids=str)
+layouts = pytest.mark.parametrize(
+    ("shape", "channel_dim"), [((3, 4, 4), 1), ((9, 3), -1), ((6,), 1)]
+)
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+def draw(count: int, shape: tuple[int, ...]) -> Batch:
+    return torch.randn(count, *shape), torch.randn(count), torch.rand(count)
+
+
+def expected(batch: Batch, tension: Tension, channel_dim: int) -> dict[str, Tensor]:
+    attribution, response, cosine = batch
+    plus, minus = tension.split(attribution, channel_dim)
+    return {
+        "response": response,
+        "excitation": plus,
+        "inhibition": minus,
+        "tension": tension(attribution, channel_dim),
+        "balance": signs.balance(plus, minus),
+        "cosine": cosine,
+    }
+
+
+@tensions
+@layouts
+def test_values_in_the_order_of_the_updates(
+    tension: Tension, shape: tuple[int, ...], channel_dim: int
+) -> None:
+    metrics = picture_metrics(tension, channel_dim)
+    batches = [draw(count, shape) for count in (3, 1, 4)]
+    for batch in batches:
+        metrics.update(*batch)
+    everything = tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
+    values = metrics.compute()
+    assert values.keys() == NAMES
+    for name, wanted in expected(everything, tension, channel_dim).items():
+        torch.testing.assert_close(values[name], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_what_was_measured_before_a_reset_is_gone() -> None:
+    metrics = picture_metrics(Tension(), 1)
+    metrics.update(*draw(3, (3, 4, 4)))
+    metrics.reset()
+    batch = draw(2, (3, 4, 4))
+    metrics.update(*batch)
+    for name, wanted in expected(batch, Tension(), 1).items():
+        torch.testing.assert_close(metrics.compute()[name], wanted)
+
+
+def test_states_of_two_processes_are_joined() -> None:
+    one, two = (picture_metrics(Tension(), 1) for _ in range(2))
+    batches = draw(3, (3, 4, 4)), draw(2, (3, 4, 4))
+    one.update(*batches[0])
+    two.update(*batches[1])
+    everything = tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
+    for name, wanted in expected(everything, Tension(), 1).items():
+        both = [one[name], two[name]]
+
+        def gather(values: Tensor, group: object, both: list[PictureMetric] = both) -> list[Tensor]:
+            return [torch.cat(metric.values) for metric in both]
+
+        own = one[name].compute()
+        one[name].sync(dist_sync_fn=gather, distributed_available=lambda: True)
+        torch.testing.assert_close(one[name].values, wanted)
+        one[name].unsync()
+        assert torch.equal(torch.cat(one[name].values), own)
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_merged_and_pickled(name: str) -> None:
+    one, two = (picture_metrics(Tension(), 1)[name] for _ in range(2))
+    batches = draw(3, (3, 4, 4)), draw(2, (3, 4, 4))
+    one.update(*batches[0])
+    two.update(*batches[1])
+    copied = pickle.loads(pickle.dumps(two))
+    copied.merge_state(one)
+    wanted = [expected(batch, Tension(), 1)[name] for batch in batches]
+    torch.testing.assert_close(copied.compute(), torch.cat(wanted))
+
+
+def test_half_precision_is_summed_in_full() -> None:
+    attribution, response, cosine = draw(2, (512, 8, 8))
+    lower = attribution.bfloat16()
+    metrics = picture_metrics(Tension(summed="nothing"), 1)
+    metrics.update(lower, response.bfloat16(), cosine.bfloat16())
+    plus = lower.double().clamp(min=0).sum((1, 2, 3))
+    torch.testing.assert_close(metrics.compute()["excitation"].double(), plus, rtol=1e-5, atol=0)
+
+
+def test_what_was_given_is_let_go() -> None:
+    attribution, response, cosine = draw(2, (3, 4, 4))
+    before = response.clone()
+    metrics = picture_metrics(Tension(), 1)
+    metrics.update(attribution.requires_grad_(), response.requires_grad_(), cosine)
+    response.detach().zero_()
+    assert torch.equal(metrics.compute()["response"], before)
+    assert not any(value.requires_grad for value in metrics.compute().values())
+
+
+def test_objectives_without_a_target_have_no_cosine() -> None:
+    attribution, response, _ = draw(2, (3, 4, 4))
+    metrics = picture_metrics(Tension(), 1)
+    metrics.update(attribution, response, torch.full((2,), torch.nan))
+    assert metrics.compute()["cosine"].isnan().all()

@@ -1,0 +1,86 @@
+"""Spectra: what is encoded can be decoded, and the statistics are numpy's."""
+
+import numpy as np
+import pytest
+import torch
+
+from mti_lightning.spectrum import (
+    decode,
+    encode,
+    frequency_radius,
+    mean_magnitude,
+    mix_colours,
+    natural_magnitude,
+    unmix_colours,
+)
+
+SIZES = [(32, 32), (33, 47), (48, 33), (37, 64)]
+
+sizes = pytest.mark.parametrize(("height", "width"), SIZES)
+
+
+def unmixed(pictures: np.ndarray) -> np.ndarray:
+    """Return decorrelated planes of pictures [N, 3, H, W], before the sigmoid, in numpy alone."""
+    root = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
+    root = root / np.linalg.norm(root, axis=0).max()
+    clipped = np.clip(pictures.astype(np.float64), 0.01, 0.99)
+    return np.einsum("rc,nchw->nrhw", np.linalg.inv(root), np.log(clipped / (1 - clipped)))
+
+
+@sizes
+def test_decoding_undoes_encoding(height: int, width: int) -> None:
+    pictures = 0.02 + 0.96 * torch.rand(2, 3, height, width)
+    decoded = decode(encode(pictures), width).sigmoid()
+    torch.testing.assert_close(decoded, pictures, rtol=0, atol=1e-5)
+
+
+def test_extremes_are_clipped_not_infinite() -> None:
+    pictures = torch.rand(1, 3, 32, 32).round()
+    decoded = decode(encode(pictures), 32).sigmoid()
+    torch.testing.assert_close(decoded, pictures.clamp(0.01, 0.99), rtol=0, atol=1e-4)
+
+
+@sizes
+def test_encoding_against_numpy(height: int, width: int) -> None:
+    pictures = torch.rand(3, 3, height, width)
+    expected = np.fft.rfft2(unmixed(pictures.numpy()))
+    scale = np.abs(expected).max()
+    assert np.abs(encode(pictures).numpy() - expected).max() < 1e-5 * scale
+    magnitude = np.abs(expected).mean(0)
+    assert np.abs(mean_magnitude(pictures).numpy() - magnitude).max() < 1e-5 * scale
+
+
+@sizes
+def test_frequencies(height: int, width: int) -> None:
+    radius = frequency_radius(height, width)
+    for row in (0, 1, height // 2, height - 1):
+        for column in (0, 1, width // 2):
+            cycles = min(row, height - row) / height, column / width
+            expected = max(np.hypot(*cycles), 1 / max(height, width))
+            assert radius[row, column] == pytest.approx(expected, rel=1e-6)
+
+
+@sizes
+def test_natural_pictures_fall_off_with_frequency(height: int, width: int) -> None:
+    magnitude = natural_magnitude(height, width)
+    assert magnitude.mean() == pytest.approx(1, abs=1e-5)
+    # m · f is the same number everywhere.
+    product = magnitude * frequency_radius(height, width)
+    torch.testing.assert_close(product, product[:1, :1, :1].expand_as(product))
+
+
+def test_colours() -> None:
+    pictures = torch.randn(2, 3, 5, 4)
+    torch.testing.assert_close(unmix_colours(mix_colours(pictures)), pictures, rtol=0, atol=1e-4)
+    # The first plane is brightness, the others are the colour opponents of natural pictures.
+    red, green, blue = mix_colours(torch.eye(3)[:, :, None, None]).squeeze().unbind(1)
+    assert min(red[0], green[0], blue[0]) > 0.5
+    assert red[1] > 0 > blue[1]
+    assert green[2] < 0 < min(red[2], blue[2])
+
+
+def test_colours_are_mixed_without_mixing_places() -> None:
+    planes = torch.zeros(1, 3, 4, 6)
+    planes[0, 0, 1, 5] = 1
+    mixed = mix_colours(planes)
+    assert mixed.abs().sum((0, 1)).nonzero().tolist() == [[1, 5]]
