@@ -399,7 +399,7 @@ class MaximallyTense(Objective):
     needs_sources = False
     signs = (None,)
 
-    def __init__(self, *args: Any, imbalance: float = 0.5, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, imbalance: float = 1.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.imbalance = imbalance
         if not self.attribution.differentiable:

@@ -1,7 +1,7 @@
 """The embedded world's backbone, a small ResNet registered with timm, and what trains it.
 
 `timm.create_model("vetoed_shapes_resnet", pretrained=True)` loads the weights shipped beside this
-file. They were made by `mti fit --config configs/train_vetoed_shapes.yaml`.
+file. They were made by `make train`.
 """
 
 from pathlib import Path
