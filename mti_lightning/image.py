@@ -61,16 +61,15 @@ class FourierPhase(ImageParameters):
     Args:
         canvas: Height and width of the pictures in pixels; None for the backbone's input size.
         magnitude: `1/f`, or `measured` on the run's own pictures.
-        contrast: Standard deviation before the sigmoid, of images that start from noise. Low enough
-            to leave the background
-            calm: what the objective asks for then stands out from it.
+        contrast: Standard deviation before the sigmoid, of images that start from noise. Less
+            leaves too little to make shapes of, more drowns them in the background.
     """
 
     def __init__(
         self,
         canvas: tuple[int, int] | None = None,
         magnitude: Literal["1/f", "measured"] = "1/f",
-        contrast: float = 0.6,
+        contrast: float = 1.0,
     ) -> None:
         super().__init__(canvas)
         if contrast <= 0:
