@@ -1,6 +1,7 @@
-"""Train the embedded world's backbone as the shipped one was: `make train`, about 20 minutes on 4 cores.
+"""Train the embedded world's backbone as the shipped one was: `make train`.
 
-Learn, harden against a large adversarial step, settle with a small one. The weights are where the last line says.
+Learn, harden against a large adversarial step, settle with a small one: 20 minutes on 4 cores.
+The last line says where the weights are.
 """
 
 from pathlib import Path

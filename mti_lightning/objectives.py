@@ -349,10 +349,11 @@ class Objective(LightningModule, ABC):
             chunk for chunk in self.chunks if next(iter(chunk.trained.values())).grad is not None
         )
         strength = moves.flatten(1).amax(1)  # [N]
-        if not (strength.isfinite() & (strength > 0)).all():
-            bad = int((~(strength.isfinite() & (strength > 0))).nonzero()[0])
+        finite = picture.flatten(1).isfinite().all(1) & strength.isfinite()
+        if not (finite & (strength > 0)).all():
+            bad = int((~(finite & (strength > 0))).nonzero()[0])
             entry = chunk.entries[bad]
-            what = "nothing moves" if bool(strength[bad] == 0) else "the gradient is not finite for"
+            what = "nothing moves" if finite[bad] else "picture or gradient is not finite for"
             raise RenderError(
                 f"{what} image {entry.id} (feature {self.features[entry.feature]}); try a "
                 "feature before its activation function, "

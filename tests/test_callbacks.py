@@ -84,8 +84,9 @@ def test_the_table_holds_what_the_clean_pictures_on_disk_show(
     assert [row["objective"] for row in rows] == ["positive", "negative"] * 2
     assert [row["feature"] for row in rows] == ["fc:0", "fc:0", "fc:1", "fc:1"]
     for number, row in enumerate(rows):
-        image = Image.open(folder / row["file"])
-        assert image.mode == "RGBA"
+        with Image.open(folder / row["file"]) as image:
+            assert image.mode == "RGBA"
+            image.load()
         picture = (
             torch.from_numpy(np.asarray(image)[..., :3] / 255.0).permute(2, 0, 1)[None].float()
         )
@@ -156,9 +157,9 @@ def test_pictures_so_far_are_kept_when_a_run_fails(tmp_path: Path) -> None:
         run(tmp_path, inversion(), callbacks=(Poison(),))
     rows = table(tmp_path / "run" / "version_0" / "results.csv")
     assert len(rows) == 4
-    assert all(
-        Image.open(tmp_path / "run" / "version_0" / row["file"]).size == (96, 96) for row in rows
-    )
+    for row in rows:
+        with Image.open(tmp_path / "run" / "version_0" / row["file"]) as image:
+            assert image.size == (96, 96)
 
 
 def test_a_tense_image_has_no_source_and_no_cosine(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import pytest
 
 from tests.tools.verdicts import judge_inversions, judge_tense
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("layer", "plus_named", "minus_named"),
