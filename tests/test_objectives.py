@@ -170,7 +170,8 @@ def test_a_continued_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     whole = fit(objective(), epochs=3, enable_checkpointing=True, callbacks=[kept])
     again = objective()
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(max_epochs=3, enable_checkpointing=False, accelerator="cpu", **quiet)
+    keeps = ModelCheckpoint(tmp_path / "again", "{epoch}", save_top_k=-1)
+    trainer = Trainer(max_epochs=3, callbacks=[keeps], accelerator="cpu", **quiet)
     data = VetoedShapesPictures(4, seed=3)
     checkpoint = tmp_path / "epoch=0.ckpt"
     trainer.fit(again, datamodule=data, ckpt_path=str(checkpoint), weights_only=True)
