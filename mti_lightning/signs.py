@@ -39,11 +39,11 @@ class Tension:
     """A number that is large only where E⁺ and E⁻ are both large.
 
     The default is what ranks the truly tense pictures of the embedded world best. Macro average
-    over its eight class logits of the average precision, 2,048 fresh pictures, at the last stage
-    and one stage earlier: the authors' l2 0.72 and 0.66; geometric over the signed map (`summed:
-    channels`) 0.999 and 0.96, minimum 0.995 and 0.86, harmonic 0.998 and 0.96; geometric with
-    nothing summed 0.82 and 0.16, with positions summed 0.82 and 0.44. On mean-centred attributions
-    the default has 1.000 and 0.998.
+    over its eight class logits of the average precision, 2,048 fresh pictures, weights of the first
+    part of its training, at the last stage and one stage earlier: the authors' l2 0.72 and 0.66;
+    geometric over the signed map (`summed: channels`) 0.999 and 0.96, minimum 0.995 and 0.86,
+    harmonic 0.998 and 0.96; geometric with nothing summed 0.82 and 0.16, with positions summed 0.82
+    and 0.44. On mean-centred attributions the default has 1.000 and 0.998.
 
     Args:
         measure: `geometric`: √(E⁺E⁻). `minimum`: min(E⁺, E⁻). `harmonic`: E⁺E⁻ / (E⁺ + E⁻). `l2`:
