@@ -8,8 +8,6 @@ from pathlib import Path
 
 from mti_lightning.cli import main
 
-HARDEN = "configs/harden_vetoed_shapes.yaml"
-
 
 def latest(name: str) -> str:
     """Return the weights of the latest run called `name`."""
@@ -20,7 +18,7 @@ def latest(name: str) -> str:
 if __name__ == "__main__":
     main(["fit", "--config", "configs/train_vetoed_shapes.yaml"])
     start = latest("train_vetoed_shapes")
-    main(["fit", "--config", HARDEN, "--model.init_args.start", start])
+    main(["fit", "--config", "configs/harden_vetoed_shapes.yaml", "--model.init_args.start", start])
     start = latest("harden_vetoed_shapes")
     main(["fit", "--config", "configs/settle_vetoed_shapes.yaml", "--model.init_args.start", start])
     print(latest("settle_vetoed_shapes"))

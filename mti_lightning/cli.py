@@ -90,11 +90,7 @@ class MtiCLI(LightningCLI):
             raise InputError(f"ckpt_path {str(checkpoint)!r} is no file")
         if not isinstance(self.model, Objective):
             return
-        if self.trainer.world_size > 1:
-            raise InputError(
-                f"{self.trainer.world_size} devices were asked for; an image bank runs on one: "
-                "--trainer.devices 1"
-            )
+        self.model.check_devices(self.trainer)
         if not checkpoint:
             Results().setup(self.trainer, self.model, "fit")
         self.model.build_bank(self.datamodule)

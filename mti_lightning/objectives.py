@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, final
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -187,7 +187,7 @@ class Objective(LightningModule, ABC):
         self.source_keys: list[str] = []
         self.bank = nn.ModuleList()
         self._target: tuple[int, Any] = (-1, None)  # of the chunk whose turn it is
-        self._picture: Tensor | None = None
+        self._rendered: tuple[ImageChunk, Tensor] | None = None  # by the step under way
 
     # --- what an objective is ---
 
@@ -218,12 +218,21 @@ class Objective(LightningModule, ABC):
     def entries(self) -> list[Entry]:
         return [entry for chunk in self.chunks for entry in chunk.entries]
 
-    def setup(self, stage: str) -> None:
-        if self.trainer.world_size > 1:
+    @staticmethod
+    def check_devices(trainer: Trainer) -> None:
+        """Make sure that the bank is not split.
+
+        Raises:
+            InputError: If more than one device was asked for.
+        """
+        if trainer.world_size > 1:
             raise InputError(
-                f"{self.trainer.world_size} devices were asked for; an image bank runs on "
-                "one: --trainer.devices 1"
+                f"{trainer.world_size} devices were asked for; an image bank runs on one: "
+                "--trainer.devices 1"
             )
+
+    def setup(self, stage: str) -> None:
+        self.check_devices(self.trainer)
         if not len(self.bank):
             self.build_bank(getattr(self.trainer, "datamodule", None))
 
@@ -311,16 +320,17 @@ class Objective(LightningModule, ABC):
         return self.optimizer(self.bank.parameters())
 
     def training_step(self, batch: Step, batch_idx: int) -> Tensor:
-        chunk = self.chunks[batch.chunk]
+        chunk: ImageChunk = self.bank[batch.chunk]  # type: ignore[assignment]
         if self._target[0] != batch.chunk:
             self._target = (batch.chunk, self.target(chunk))
-        self._picture = chunk()
-        self._picture.retain_grad()
+        pictures = chunk()
+        pictures.retain_grad()
+        self._rendered = (chunk, pictures)
         step = self.current_epoch * self.steps_per_epoch + batch.step
         self._anneal(step)
         with torch.autocast(self.device.type, enabled=False):
             views = self.views(
-                self._picture, [entry.key for entry in chunk.entries], step, self.input_size
+                pictures, [entry.key for entry in chunk.entries], step, self.input_size
             )
         losses = self.losses(views, chunk, self._target[1]) / self.views.count
         self.log("loss", losses.detach().sum() / len(chunk.entries), prog_bar=True, batch_size=1)
@@ -341,15 +351,12 @@ class Objective(LightningModule, ABC):
             group["lr"] = group["initial_lr"] * (1 + math.cos(math.pi * min(share, 1.0))) / 2
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        picture = self._picture
-        assert picture is not None
-        assert picture.grad is not None
-        moves = picture.grad.abs().mean(1)  # [N, H, W]
-        chunk = next(
-            chunk for chunk in self.chunks if next(iter(chunk.trained.values())).grad is not None
-        )
+        assert self._rendered is not None
+        chunk, pictures = self._rendered
+        assert pictures.grad is not None
+        moves = pictures.grad.abs().mean(1)  # [N, H, W]
         strength = moves.flatten(1).amax(1)  # [N]
-        finite = picture.flatten(1).isfinite().all(1) & strength.isfinite()
+        finite = pictures.flatten(1).isfinite().all(1) & strength.isfinite()
         if not (finite & (strength > 0)).all():
             bad = int((~(finite & (strength > 0))).nonzero()[0])
             entry = chunk.entries[bad]
@@ -377,9 +384,8 @@ class Objective(LightningModule, ABC):
                 self.backbone, shown, self.probes_of(chunk), self.layer, self.attribution
             )
             metrics.update(attribution, response, self.cosine_to_target(activations, chunk))
-        computed = (
-            metrics.compute()
-        )  # by name in alphabetical order; the one value of a bank of one image is squeezed
+        computed = metrics.compute()
+        # It comes in alphabetical order, and the one value of a bank of one image is squeezed.
         return {name: computed[name].cpu().reshape(-1) for name in MEASURES}
 
     def cosine_to_target(self, activations: Tensor, chunk: ImageChunk) -> Tensor:
@@ -423,7 +429,7 @@ class MaximallyTense(Objective):
 class Inversion(Objective):
     """Images whose activations match T⁺ or T⁻ of a source picture.
 
-    Maximises ⟨z, T⟩/‖T‖ · max(cos(z, T), 0)^p over the window where the source's |A| is more than
+    Maximises ⟨z, T⟩/‖T‖ · max(cos(z, T), 0.1)^p over the window where the source's |A| is more than
     1% of its maximum; z are the image's activations at the attribution layer.
 
     Args:
