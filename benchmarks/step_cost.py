@@ -96,8 +96,10 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     for name, weights, feature, layer, batch in CASES:
         for kind in (PositiveInversion, MaximallyTense):
+            # A random network may excite nowhere, on the whole: every position is taken.
+            way = {"coherent": False} if kind is PositiveInversion else {}
             objective = kind(
-                Backbone(name, weights), [feature], layer, batch_size=batch, seeds=batch
+                Backbone(name, weights), [feature], layer, batch_size=batch, seeds=batch, **way
             )
             objective.trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
             objective.log = lambda *_, **__: None  # outside a loop there is nothing to log to

@@ -179,27 +179,42 @@ class Backbone(nn.Module):
             InputError: If one of the layers does not exist, is not passed a tensor, or did not run.
         """
         captured: dict[Layer, Tensor] = {}
-        insert = insert or {}
+        insert, count = insert or {}, len(pictures)
+        padding = self._padding(count)
 
         def tap(layer: Layer, value: Tensor) -> Tensor:
-            value = insert.get(layer, value)
-            if layer not in layers:
-                return value.clone()
-            # Cloned twice: the first copy is ours, the network may overwrite the second.
-            copy = value.clone()
-            captured[layer] = copy.detach().requires_grad_() if layer == cut else copy
-            if len(captured) == len(set(layers)):
-                raise _Stop
-            return captured[layer].clone()
+            own, rest = value[:count], value[count:]
+            passed = insert.get(layer, own)
+            if layer in layers:
+                # Cloned twice: the first copy is ours, the network may overwrite the second.
+                copy = passed.clone()
+                passed = captured[layer] = copy.detach().requires_grad_() if layer == cut else copy
+                if len(captured) == len(set(layers)):
+                    raise _Stop
+            return torch.cat([passed, rest]) if padding else passed.clone()
 
+        shown = pictures.detach() if cut else pictures
+        if padding:
+            shown = torch.cat([shown, shown[-1:].detach().expand(padding, -1, -1, -1)])
         with self._hooks({*layers, *insert}, tap), contextlib.suppress(_Stop):
-            self(pictures.detach() if cut else pictures)
+            self(shown)
         for layer in layers:
             if layer not in captured:
                 raise InputError(
                     f"layer {str(layer)!r} of {self.name} takes no part in its forward pass"
                 )
         return captured
+
+    def _padding(self, count: int) -> int:
+        """Return how many pictures to run beside `count`, so that theirs do not depend on it.
+
+        oneDNN shares the pictures of a batch out among the threads, and takes other kernels, which
+        differ in the last bit, where that leaves a remainder or where a picture is alone. An
+        optimisation makes a visible difference of it within a hundred steps.
+        """
+        if self.mean.device.type != "cpu":
+            return 0
+        return -count % max(2, torch.get_num_threads())
 
     @contextlib.contextmanager
     def _hooks(self, layers: set[Layer], tap: Callable[[Layer, Tensor], Tensor]) -> Iterator[None]:

@@ -12,8 +12,12 @@ class InputError(MtiError, ValueError):
     """Something that was given cannot be used; the message names it and what would do."""
 
 
-class RenderError(MtiError, RuntimeError):
-    """A run cannot go on: the loss is not finite, or the feature does not respond."""
+class RunError(MtiError, RuntimeError):
+    """A run cannot go on, as with a disk that is full; what was done is kept."""
+
+
+class RenderError(RunError):
+    """Pictures cannot be made: the loss is not finite, or the feature does not respond."""
 
 
 def nearest(given: str, choices: Iterable[str]) -> str:

@@ -4,11 +4,11 @@ import json
 import math
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -194,19 +194,88 @@ class Probe(Module):
 
     def forward(self, activations: Tensor) -> Tensor:
         """Return responses, [N], for the target layer's activations."""
-        values = activations.movedim(self.site.channel_dim, -1)  # [N, ..., C]
-        if isinstance(self.position, tuple):
-            index: tuple[slice | int, ...] = (slice(None), *self.position)
-            values = values[index]  # [N, C]: a single position is read alone
-        elif self.position:
-            values = values.flatten(1, -2)  # [N, P, C]
+        return _reduced(self._select(_read(activations, self)), self.position)
+
+    def _select(self, values: Tensor) -> Tensor:
         if self.direction is None:
-            values = values[..., self.feature.channel]  # [N] or [N, P]
+            return values[..., self.feature.channel]
+        return values @ self.direction.to(values)
+
+
+@final
+class ProbeGroup(Module):
+    """Several features of one target layer at one position, read at once."""
+
+    directions: Tensor | None  # [C, F]; None where all are channels
+
+    def __init__(self, probes: Sequence[Probe]) -> None:
+        super().__init__()
+        self.probes = tuple(probes)
+        self.channels = [probe.feature.channel for probe in probes]
+        directions = None
+        if None in self.channels:
+            basis = torch.eye(probes[0].site.channels)
+            rows = [
+                basis[probe.feature.channel] if probe.direction is None else probe.direction
+                for probe in probes
+            ]
+            directions = torch.stack(rows, 1)
+        self.register_buffer("directions", directions, persistent=False)
+
+    @staticmethod
+    def of(probes: Sequence[Probe]) -> dict["ProbeGroup", list[int]]:
+        """Return the groups that features fall into, each with its features' places."""
+        places: dict[tuple[Layer, object], list[int]] = {}
+        for place, probe in enumerate(probes):
+            places.setdefault((probe.layer, probe.position), []).append(place)
+        return {ProbeGroup([probes[i] for i in where]): where for where in places.values()}
+
+    def forward(self, activations: Tensor) -> Tensor:
+        """Return responses, [N, F], for the target layer's activations."""
+        values = _read(activations, self.probes[0])
+        selected = (
+            values[..., self.channels] if self.directions is None else values @ self.directions
+        )
+        return _reduced(selected, self.probes[0].position)
+
+
+def _read(activations: Tensor, probe: Probe) -> Tensor:
+    """Return what lies at the probe's position, [N, C], or at all of them, [N, P, C]."""
+    values = activations.movedim(probe.site.channel_dim, -1)  # [N, ..., C]
+    if isinstance(probe.position, tuple):
+        index: tuple[slice | int, ...] = (slice(None), *probe.position)
+        return values[index]  # a single position is read alone
+    return values.flatten(1, -2) if probe.position else values
+
+
+def _reduced(values: Tensor, position: str | tuple[int, ...] | None) -> Tensor:
+    """Reduce over positions, [N, P] or [N, P, F], where there are several."""
+    if position == "peak":
+        return values.max(1).values  # unlike amax it has its gradient at one position alone
+    return values.mean(1) if position == "mean" else values
+
+
+def expand(given: Sequence[str | Mapping[str, Any] | Feature], backbone: Backbone) -> list[Feature]:
+    """Read features; `LAYER:*[@POSITION]` or `channel: "*"` stands for every channel of a layer.
+
+    Raises:
+        InputError: If one cannot be read, or its layer does not exist.
+    """
+    features: list[Feature] = []
+    for one in given:
+        if isinstance(one, str) and (
+            match := re.fullmatch(r"([^:@]+):\*(?:@([^@]+))?", one.strip())
+        ):
+            layer, position = match[1], _parse_position(match[2])
+        elif isinstance(one, Mapping) and one.get("channel") == "*":
+            whole = Feature.parse({**one, "channel": 0})
+            layer, position = whole.layer, whole.position
         else:
-            values = values @ self.direction.to(values)  # [N] or [N, P]
-        if self.position == "peak":
-            return values.max(1).values  # unlike amax it has its gradient at one position alone
-        return values.mean(1) if self.position == "mean" else values
+            features.append(Feature.parse(one))
+            continue
+        channels = backbone.site(Layer.parse(layer)).channels
+        features += [Feature(layer, channel=i, position=position) for i in range(channels)]
+    return features
 
 
 def _load_direction(feature: Feature, channels: int) -> Tensor:

@@ -186,6 +186,7 @@ class Objective(LightningModule, ABC):
         self.sources: Tensor | None = None  # [S, 3, h, w], as the backbone sees them
         self.source_keys: list[str] = []
         self.bank = nn.ModuleList()
+        self.progress = 0.0  # of the images whose turn it is, from 0 to 1
         self._target: tuple[int, Any] = (-1, None)  # of the chunk whose turn it is
         self._rendered: tuple[ImageChunk, Tensor] | None = None  # by the step under way
 
@@ -327,7 +328,9 @@ class Objective(LightningModule, ABC):
         pictures.retain_grad()
         self._rendered = (chunk, pictures)
         step = self.current_epoch * self.steps_per_epoch + batch.step
-        self._anneal(step)
+        epochs = self.trainer.max_epochs or -1
+        self.progress = min(step / (epochs * self.steps_per_epoch), 1.0) if epochs > 0 else 0.0
+        self._anneal()
         with torch.autocast(self.device.type, enabled=False):
             views = self.views(
                 pictures, [entry.key for entry in chunk.entries], step, self.input_size
@@ -337,18 +340,11 @@ class Objective(LightningModule, ABC):
         # The sum, never the mean: an image's path must not depend on how many neighbours it has.
         return losses.sum()
 
-    def _anneal(self, step: int) -> None:
-        """Lower the learning rate to 0 along half a cosine, by the image's own step.
-
-        A constant rate blows the last bit of a convolution, which differs with the batch it is
-        computed in, up to a visible difference within a hundred steps; this keeps an image the
-        same, whatever is rendered beside it.
-        """
-        epochs = self.trainer.max_epochs or -1
-        share = step / (epochs * self.steps_per_epoch) if epochs > 0 else 0.0
+    def _anneal(self) -> None:
+        """Lower the learning rate to 0 along half a cosine, by the images' own progress."""
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             group.setdefault("initial_lr", group["lr"])
-            group["lr"] = group["initial_lr"] * (1 + math.cos(math.pi * min(share, 1.0))) / 2
+            group["lr"] = group["initial_lr"] * (1 + math.cos(math.pi * self.progress)) / 2
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         assert self._rendered is not None
@@ -356,11 +352,12 @@ class Objective(LightningModule, ABC):
         assert pictures.grad is not None
         moves = pictures.grad.abs().mean(1)  # [N, H, W]
         strength = moves.flatten(1).amax(1)  # [N]
-        finite = pictures.flatten(1).isfinite().all(1) & strength.isfinite()
-        if not (finite & (strength > 0)).all():
-            bad = int((~(finite & (strength > 0))).nonzero()[0])
+        sound = strength.isfinite() & (strength > 0)
+        if not sound.all():
+            bad = int((~sound).nonzero()[0])
             entry = chunk.entries[bad]
-            what = "nothing moves" if finite[bad] else "picture or gradient is not finite for"
+            dead = strength[bad] == 0 and pictures[bad].isfinite().all()
+            what = "nothing moves" if dead else "picture or gradient is not finite for"
             raise RenderError(
                 f"{what} image {entry.id} (feature {self.features[entry.feature]}); try a "
                 "feature before its activation function, "
@@ -397,16 +394,19 @@ class Objective(LightningModule, ABC):
 class MaximallyTense(Objective):
     """Images that excite and inhibit each feature at once (maximally tense images, MTIs).
 
-    Maximises the tension of the image's own attribution, minus `imbalance` · |E⁺ − E⁻|.
+    Maximises the tension of the image's own attribution, minus a price on |E⁺ − E⁻|. The price
+    rises over the run: from the start at its last value it keeps both small.
 
     Args:
-        imbalance: Price of a difference between E⁺ and E⁻.
+        imbalance: The price of a difference between E⁺ and E⁻, at the first and at the last step.
     """
 
     needs_sources = False
     signs = (None,)
 
-    def __init__(self, *args: Any, imbalance: float = 1.0, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, imbalance: tuple[float, float] = (0.1, 0.7), **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.imbalance = imbalance
         if not self.attribution.differentiable:
@@ -421,9 +421,10 @@ class MaximallyTense(Objective):
             self.backbone, views, probes, self.layer, self.attribution, create_graph=True
         )
         excited, inhibited = self.tension.split(attribution, self.channel_dim)
-        return self.imbalance * (excited - inhibited).abs() - self.tension(
-            attribution, self.channel_dim
-        )
+        first, last = self.imbalance
+        price = first + (last - first) * self.progress
+        tension = self.tension(attribution, self.channel_dim)
+        return price * (excited - inhibited).abs() - tension
 
 
 class Inversion(Objective):

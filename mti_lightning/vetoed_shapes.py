@@ -255,7 +255,7 @@ class VetoedShapesData(LightningDataModule):
         self.validation = VetoedShapes(validation_size, seed, "validation")
         self.batch_size, self.num_workers = batch_size, num_workers
 
-    def _loader(self, dataset: VetoedShapes) -> DataLoader[Sample]:
+    def _loader(self, dataset: Dataset[Sample]) -> DataLoader[Sample]:
         # Pictures are independent draws, so the order carries nothing and is not shuffled.
         return DataLoader(
             dataset,

@@ -73,7 +73,6 @@ def test_a_picture_does_not_depend_on_its_neighbours_or_the_chunking() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="25 dB was measured between chunks of 8 and of 3", strict=False)
 def test_a_tense_image_does_not_depend_on_its_neighbours_or_the_chunking() -> None:
     def tense(features: list[str], batch_size: int) -> Tensor:
         return fit(

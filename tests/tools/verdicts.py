@@ -78,7 +78,7 @@ def judge_tense(layer: str, seeds: int = 4, natural: int = 2000, **options: Any)
     objective = MaximallyTense(
         Backbone("vetoed_shapes_resnet"), CLASSES, layer, seeds=seeds, batch_size=32, **options
     )
-    render(objective, **QUIET)
+    render(objective, epochs=8, **QUIET)
     scores = judge_scores(pictures_of(objective)[0])  # [N, 8]
     kinds = torch.tensor([entry.feature for entry in objective.entries])
     vetoes = torch.tensor([veto_of(int(kind)) for kind in kinds])
