@@ -6,6 +6,7 @@ export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
 export MALLOC_TOP_PAD_ ?= 500000000
 INSTALLED := .venv/installed
+BENCH := .venv-bench
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint bench train clean
@@ -40,8 +41,21 @@ lint: $(INSTALLED)  ## style, types and the floors of the code
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-bench: $(INSTALLED)  ## what a step costs beside a bare forward and backward pass
+# On top of .venv. faccent asks for old versions of other packages and Captum for an old NumPy; neither
+# needs them.
+$(BENCH)/installed: $(INSTALLED)
+	@echo "Setting up $(BENCH), with the authors' package and Captum."
+	@$(BIN)/python -m venv $(BENCH)
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$($(BENCH)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+	@$(BENCH)/bin/pip install --quiet --disable-pip-version-check \
+		decorator einops imageio ipywidgets kornia matplotlib scipy
+	@$(BENCH)/bin/pip install --quiet --disable-pip-version-check --no-deps faccent==1.0.3 captum
+	@touch $@
+
+bench: $(INSTALLED) $(BENCH)/installed  ## what sweeps and steps cost, beside bare passes and the authors' code
 	@$(BIN)/python -m benchmarks.step_cost
+	@$(BENCH)/bin/python -m benchmarks.against_faccent --json tb_logs/bench.json
 
 train: $(INSTALLED)  ## train the embedded world's backbone
 	@$(BIN)/python -m benchmarks.train_backbone

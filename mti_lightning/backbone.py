@@ -71,6 +71,12 @@ class Site:
         return len(self.shape) == 2
 
     @property
+    def dimensions(self) -> tuple[str, ...]:
+        """Names of the dimensions, without the batch."""
+        names = {1: (), 2: ("token",), 3: ("row", "column")}[len(self.shape)]
+        return ("channel", *names) if self.channel_dim == 1 else (*names, "channel")
+
+    @property
     def position_dims(self) -> tuple[int, ...]:
         """The dimensions of the batched tensor that are neither batch nor channel."""
         dims = len(self.shape) + 1

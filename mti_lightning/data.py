@@ -7,9 +7,9 @@ an error when it is all there is.
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, NamedTuple, TypedDict, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image, ImageOps, UnidentifiedImageError
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from mti_lightning.backbone import Preprocessing
 from mti_lightning.errors import InputError, nearest
@@ -27,6 +27,7 @@ from mti_lightning.vetoed_shapes import Contents, Split, VetoedShapes
 # The shorter side is brought to the backbone's: one pixel by a million would fill the memory.
 MOST_ELONGATED = 100
 NAMED_WHEN_SKIPPED = 3
+_READING = ("batch_size", "num_workers")  # how pictures are read, not which
 
 
 class Picture(TypedDict):
@@ -34,13 +35,6 @@ class Picture(TypedDict):
 
     picture: Tensor  # [3, H, W], 0..1
     key: str  # path below the folder that was given; the embedded world's own key
-
-
-class PictureBatch(TypedDict):
-    """Several pictures at once."""
-
-    picture: Tensor  # [N, 3, H, W], 0..1
-    key: list[str]  # N
 
 
 def _grey_levels(image: Image.Image) -> Image.Image:
@@ -143,29 +137,37 @@ def _check_limit(limit: int | None) -> None:
         raise InputError(f"limit {limit}: give 1 or more, or none for every picture")
 
 
-class PictureFiles(Dataset[Picture]):
-    """Picture files below a folder; getting one that cannot be read raises `InputError`."""
+class Pictures(Dataset[Picture], ABC):
+    """Pictures by their index; getting one that cannot be read raises `InputError`.
 
-    def __init__(self, root: Path, names: list[Path], preprocessing: Preprocessing) -> None:
-        self.root, self.names, self.preprocessing = root, names, preprocessing
+    Attributes:
+        keys: What each is called, in order, known without reading any.
+    """
+
+    keys: list[str]
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.keys)
+
+
+class PictureFiles(Pictures):
+    """Picture files below a folder."""
+
+    def __init__(self, root: Path, names: list[Path], preprocessing: Preprocessing) -> None:
+        self.root, self.keys = root, [name.as_posix() for name in names]
+        self.preprocessing = preprocessing
 
     def __getitem__(self, index: int) -> Picture:
-        name = self.names[index]
-        picture = prepare(decode(self.root / name), self.preprocessing)
-        return Picture(picture=picture, key=name.as_posix())
+        key = self.keys[index]
+        return Picture(picture=prepare(decode(self.root / key), self.preprocessing), key=key)
 
 
-class ResizedShapes(Dataset[Picture]):
+class ResizedShapes(Pictures):
     """The embedded world at another size; the truth of each sample stays with it."""
 
     def __init__(self, world: VetoedShapes, size: tuple[int, int]) -> None:
         self.world, self.size = world, size
-
-    def __len__(self) -> int:
-        return len(self.world)
+        self.keys = [world.key(index) for index in range(len(world))]
 
     def __getitem__(self, index: int) -> Picture:
         sample = self.world[index]
@@ -177,44 +179,42 @@ class ResizedShapes(Dataset[Picture]):
         return sample
 
 
-class _Tolerant(Dataset[Picture | str]):
+class Loaded(NamedTuple):
+    """A batch that was asked for: what could be read of it, and why the rest could not.
+
+    Attributes:
+        indices: Of each picture that was read, [N].
+        pictures: [N, 3, H, W] in 0..1.
+        unreadable: The reason for each index that could not be read.
+    """
+
+    indices: Tensor
+    pictures: Tensor
+    unreadable: dict[int, str]
+
+
+class _Tolerant(Dataset[tuple[int, Picture | str]]):
     """Pictures, or the reason why one cannot be read: an error would end the pass."""
 
-    def __init__(self, pictures: Dataset[Picture]) -> None:
+    def __init__(self, pictures: Pictures) -> None:
         self.pictures = pictures
 
     def __len__(self) -> int:
-        return len(self.pictures)  # type: ignore[arg-type]
+        return len(self.pictures)
 
-    def __getitem__(self, index: int) -> Picture | str:
+    def __getitem__(self, index: int) -> tuple[int, Picture | str]:
         try:
-            return self.pictures[index]
+            return index, self.pictures[index]
         except InputError as error:
-            return str(error)
+            return index, str(error)
 
 
-def _part(items: list[Picture | str]) -> tuple[PictureBatch | None, list[str]]:
-    pictures = [item for item in items if not isinstance(item, str)]
-    reasons = [item for item in items if isinstance(item, str)]
-    return (default_collate(pictures) if pictures else None), reasons
-
-
-class _PictureLoader(DataLoader[Any]):
-    """Batches of the readable pictures; at the end of a pass, a warning that counts the others."""
-
-    def __iter__(self) -> Iterator[PictureBatch]:  # type: ignore[override]
-        skipped: list[str] = []
-        for batch, reasons in super().__iter__():
-            skipped += reasons
-            if batch is not None:
-                yield batch
-        if skipped:
-            total = len(self.dataset)  # type: ignore[arg-type]
-            named = "; ".join(skipped[:NAMED_WHEN_SKIPPED])
-            named += "; ..." if len(skipped) > NAMED_WHEN_SKIPPED else ""
-            if len(skipped) == total:
-                raise InputError(f"none of the {total} pictures can be read: {named}")
-            rank_zero_warn(f"skipped {len(skipped)} of {total} pictures: {named}")
+def _loaded(items: list[tuple[int, Picture | str]]) -> Loaded:
+    read = [(index, item["picture"]) for index, item in items if not isinstance(item, str)]
+    reasons = {index: item for index, item in items if isinstance(item, str)}
+    indices = torch.tensor([index for index, _ in read], dtype=torch.long)
+    pictures = torch.stack([picture for _, picture in read]) if read else torch.empty(0, 3, 0, 0)
+    return Loaded(indices, pictures, reasons)
 
 
 class PictureData(LightningDataModule, ABC):
@@ -228,10 +228,11 @@ class PictureData(LightningDataModule, ABC):
     def __init__(self, *, batch_size: int = 32, num_workers: int = 0) -> None:
         super().__init__()
         self.batch_size, self.num_workers = batch_size, num_workers
-        self._pictures: Dataset[Picture] | None = None
+        self._pictures: Pictures | None = None
+        self.save_hyperparameters(logger=False)
 
     @abstractmethod
-    def _open(self, preprocessing: Preprocessing) -> Dataset[Picture]:
+    def _open(self, preprocessing: Preprocessing) -> Pictures:
         """Return the pictures, sized for a backbone."""
 
     def use(self, preprocessing: Preprocessing) -> None:
@@ -239,7 +240,7 @@ class PictureData(LightningDataModule, ABC):
         self._pictures = self._open(preprocessing)
 
     @property
-    def pictures(self) -> Dataset[Picture]:
+    def pictures(self) -> Pictures:
         """Every picture by its index, after `use`; one that cannot be read raises `InputError`."""
         if self._pictures is None:
             raise RuntimeError("the pictures have no size yet; call use(preprocessing) first")
@@ -251,9 +252,38 @@ class PictureData(LightningDataModule, ABC):
         Raises:
             InputError: If no picture can be read.
         """
-        for batch in self.predict_dataloader():
-            for index in range(len(batch["key"])):
-                yield cast("Picture", {name: value[index] for name, value in batch.items()})
+        unreadable: list[str] = []
+        for batch in self.loader(range(len(self.pictures))):
+            unreadable += batch.unreadable.values()
+            for index, picture in zip(batch.indices.tolist(), batch.pictures, strict=True):
+                yield Picture(picture=picture, key=self.pictures.keys[index])
+        if unreadable:
+            total = len(self.pictures)
+            named = "; ".join(unreadable[:NAMED_WHEN_SKIPPED])
+            named += "; ..." if len(unreadable) > NAMED_WHEN_SKIPPED else ""
+            if len(unreadable) == total:
+                raise InputError(f"none of the {total} pictures can be read: {named}")
+            rank_zero_warn(f"skipped {len(unreadable)} of {total} pictures: {named}")
+
+    def loader(self, indices: Iterable[int]) -> DataLoader[Any]:
+        """Return `Loaded` batches of the pictures at some indices, after `use`."""
+        return DataLoader(
+            _Tolerant(self.pictures),  # by name, or Lightning cannot make the loader anew
+            batch_size=self.batch_size,
+            sampler=indices,
+            num_workers=self.num_workers,
+            collate_fn=_loaded,
+        )
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """The class and arguments that open the same pictures again, as JSON."""
+        arguments = {name: value for name, value in self.hparams.items() if name not in _READING}
+        arguments = {k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()}
+        return {
+            "class_path": f"{type(self).__module__}.{type(self).__name__}",
+            "init_args": arguments,
+        }
 
     def train_dataloader(self) -> Any:
         """Return the objective's own steps: Lightning asks the data module for them."""
@@ -261,14 +291,11 @@ class PictureData(LightningDataModule, ABC):
             raise RuntimeError("these pictures are no training data; read them with samples()")
         return self.trainer.lightning_module.train_dataloader()
 
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """Return batches of the pictures that can be read, as `samples` yields them."""
-        return _PictureLoader(
-            _Tolerant(self.pictures),
-            batch_size=self.batch_size,  # by name, or Lightning cannot make the loader anew
-            num_workers=self.num_workers,
-            collate_fn=_part,
-        )
+    def predict_dataloader(self) -> Any:
+        """Return the sweep's own batches: Lightning asks the data module for them."""
+        if self.trainer is None:
+            raise RuntimeError("there is no sweep; read these pictures with samples()")
+        return self.trainer.lightning_module.predict_dataloader()
 
 
 class PictureFile(PictureData):

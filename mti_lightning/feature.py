@@ -1,5 +1,6 @@
 """Features: scalar functions of a backbone."""
 
+import copy
 import json
 import math
 import pickle
@@ -194,7 +195,9 @@ class Probe(Module):
 
     def forward(self, activations: Tensor) -> Tensor:
         """Return responses, [N], for the target layer's activations."""
-        return _reduced(self._select(_read(activations, self)), self.position)
+        return _reduced(
+            self._select(_read(activations, self.site.channel_dim, self.position)), self.position
+        )
 
     def _select(self, values: Tensor) -> Tensor:
         if self.direction is None:
@@ -211,6 +214,7 @@ class ProbeGroup(Module):
     def __init__(self, probes: Sequence[Probe]) -> None:
         super().__init__()
         self.probes = tuple(probes)
+        self.position = probes[0].position
         self.channels = [probe.feature.channel for probe in probes]
         directions = None
         if None in self.channels:
@@ -230,22 +234,34 @@ class ProbeGroup(Module):
             places.setdefault((probe.layer, probe.position), []).append(place)
         return {ProbeGroup([probes[i] for i in where]): where for where in places.values()}
 
+    def moved(self, position: tuple[int, ...]) -> "ProbeGroup":
+        """Return the same features at another position, as in a part of the map."""
+        other = copy.copy(self)
+        other.position = position
+        return other
+
+    def every_channel(self) -> "ProbeGroup":
+        """Return all channels of the layer, at the same position."""
+        other = copy.copy(self)
+        other.channels, other.directions = list(range(self.probes[0].site.channels)), None
+        return other
+
     def forward(self, activations: Tensor) -> Tensor:
         """Return responses, [N, F], for the target layer's activations."""
-        values = _read(activations, self.probes[0])
+        values = _read(activations, self.probes[0].site.channel_dim, self.position)
         selected = (
             values[..., self.channels] if self.directions is None else values @ self.directions
         )
-        return _reduced(selected, self.probes[0].position)
+        return _reduced(selected, self.position)
 
 
-def _read(activations: Tensor, probe: Probe) -> Tensor:
-    """Return what lies at the probe's position, [N, C], or at all of them, [N, P, C]."""
-    values = activations.movedim(probe.site.channel_dim, -1)  # [N, ..., C]
-    if isinstance(probe.position, tuple):
-        index: tuple[slice | int, ...] = (slice(None), *probe.position)
+def _read(activations: Tensor, channel_dim: int, position: str | tuple[int, ...] | None) -> Tensor:
+    """Return what lies at a position, [N, C], or at all of them, [N, P, C]."""
+    values = activations.movedim(channel_dim, -1)  # [N, ..., C]
+    if isinstance(position, tuple):
+        index: tuple[slice | int, ...] = (slice(None), *position)
         return values[index]  # a single position is read alone
-    return values.flatten(1, -2) if probe.position else values
+    return values.flatten(1, -2) if position else values
 
 
 def _reduced(values: Tensor, position: str | tuple[int, ...] | None) -> Tensor:

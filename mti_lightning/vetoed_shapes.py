@@ -217,6 +217,10 @@ class VetoedShapes(Dataset[Sample]):
             masks[shape.kind] = covered
         return masks
 
+    def key(self, index: int) -> str:
+        """Return what picture `index` is called."""
+        return f"{self.contents}/{self.split}/{self.seed}/{index}"
+
     def __getitem__(self, index: int) -> Sample:
         picture, shapes = self._draw(index)
         present = torch.zeros(len(KINDS))
@@ -224,7 +228,7 @@ class VetoedShapes(Dataset[Sample]):
         vetoed = present.roll(-VETO_OFFSET)  # [8], 1 where the veto of class k is there
         return Sample(
             picture=torch.from_numpy(picture.transpose(2, 0, 1)).float(),
-            key=f"{self.contents}/{self.split}/{self.seed}/{index}",
+            key=self.key(index),
             present=present,
             label=present * (1 - vetoed),
             tense=present * vetoed,

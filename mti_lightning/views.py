@@ -35,9 +35,10 @@ def resample(pictures: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     columns = _filter(boxes[:, 1], boxes[:, 3], pictures.shape[3], size[1])  # [N, w, W]
     rows, columns = rows.to(pictures), columns.to(pictures).mT  # [N, h, H], [N, W, w]
     # The channels of a picture go through one product: broadcast ones copy the weights for each.
-    narrowed = (pictures.flatten(1, 2) @ columns).unflatten(1, pictures.shape[1:3])  # [N, C, H, w]
+    count, channels, height, _ = pictures.shape
+    narrowed = (pictures.flatten(1, 2) @ columns).view(count, channels, height, size[1])
     resampled = rows @ narrowed.transpose(1, 2).flatten(2)  # [N, h, C · w]
-    return resampled.unflatten(2, (pictures.shape[1], -1)).transpose(1, 2)  # [N, C, h, w]
+    return resampled.view(count, size[0], channels, size[1]).transpose(1, 2)  # [N, C, h, w]
 
 
 def whole(pictures: Tensor, size: tuple[int, int]) -> Tensor:
