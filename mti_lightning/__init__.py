@@ -22,6 +22,9 @@ from mti_lightning.objectives import (
 )
 from mti_lightning.render import Rendering, render
 from mti_lightning.signs import Tension
+from mti_lightning.store import SweepStore
+from mti_lightning.sweep import Sweep
+from mti_lightning.swept import SweepPictures
 from mti_lightning.vetoed_shapes import VetoedShapes
 from mti_lightning.views import Views
 
@@ -48,6 +51,9 @@ __all__ = [
     "RenderError",
     "Rendering",
     "SignedInversion",
+    "Sweep",
+    "SweepPictures",
+    "SweepStore",
     "Tension",
     "VetoedShapes",
     "VetoedShapesPictures",

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -73,6 +75,16 @@ class PictureLog(Callback):
                 if not math.isnan(value):
                     writer.add_scalar(f"{name}_by_picture/{entry.id}", value, epoch)
         writer.flush()
+
+
+class SweepProgress(TQDMProgressBar):
+    """A bar of the pictures that a sweep still has to do, in pictures per second, and time left."""
+
+    def init_predict_tqdm(self) -> Tqdm:
+        bar = super().init_predict_tqdm()
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        bar.unit, bar.unit_scale = " pictures", data.batch_size
+        return bar
 
 
 class Results(Callback):

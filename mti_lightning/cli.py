@@ -1,4 +1,4 @@
-"""The command line: `mti fit --config FILE` and `mti sheet RUN ...`."""
+"""The command line: `mti fit`, `mti predict`, `mti rank` and `mti sheet`."""
 
 import logging
 import sys
@@ -8,22 +8,26 @@ from pathlib import Path
 from typing import Any, Never
 
 from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mti_lightning import vetoed_shapes  # noqa: F401  its data module goes by its short name
 from mti_lightning.attribution import Attribution
-from mti_lightning.callbacks import PictureLog, Results
+from mti_lightning.callbacks import PictureLog, Results, SweepProgress
 from mti_lightning.complaints import add_place, in_one_line, name_neighbours
 from mti_lightning.compose import contact_sheet
 from mti_lightning.data import PictureData
 from mti_lightning.errors import InputError, MtiError, nearest
 from mti_lightning.image import ImageParameters
 from mti_lightning.objectives import Objective
+from mti_lightning.ranking import log, make_ranking
 from mti_lightning.registry import load_plugins
+from mti_lightning.store import MEASURES, SweepStore
+from mti_lightning.sweep import Sweep
 
-_COMMANDS = ("fit", "sheet")
+_COMMANDS = ("fit", "predict", "rank", "sheet")
 
 
 def _final(base: type) -> list[str]:
@@ -33,13 +37,13 @@ def _final(base: type) -> list[str]:
 
 def _classes() -> dict[str, list[str]]:
     """Return what can stand at the keys that take a class."""
-    bases = {
-        "model": Objective,
-        "data": PictureData,
-        "attribution": Attribution,
-        "image": ImageParameters,
+    bases: dict[str, tuple[type, ...]] = {
+        "model": (Objective, Sweep),
+        "data": (PictureData,),
+        "attribution": (Attribution,),
+        "image": (ImageParameters,),
     }
-    return {key: sorted(_final(base)) for key, base in bases.items()}
+    return {key: sorted(n for base in given for n in _final(base)) for key, given in bases.items()}
 
 
 class Parser(LightningArgumentParser):
@@ -69,7 +73,7 @@ class MtiCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        return {"fit": LightningCLI.subcommands()["fit"]}
+        return {name: LightningCLI.subcommands()[name] for name in ("fit", "predict")}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", default="run", help="The run's folder under tb_logs.")
@@ -88,6 +92,8 @@ class MtiCLI(LightningCLI):
         checkpoint = self._get(self.config, "ckpt_path")
         if checkpoint and checkpoint not in ("last", "hpc") and not Path(checkpoint).is_file():
             raise InputError(f"ckpt_path {str(checkpoint)!r} is no file")
+        if isinstance(self.model, Sweep):
+            raise InputError("Sweep is run by mti predict; mti fit makes pictures")
         if not isinstance(self.model, Objective):
             return
         self.model.check_devices(self.trainer)
@@ -102,6 +108,51 @@ class MtiCLI(LightningCLI):
     def after_fit(self) -> None:
         if self.trainer.loggers and self.trainer.log_dir:
             print(self.trainer.log_dir)  # where the results are
+
+    def before_predict(self) -> None:
+        """Find what cannot work, and open the store, before the run's folder exists."""
+        if not isinstance(self.model, Sweep):
+            name = type(self.model).__name__
+            raise InputError(f"{name} is run by mti fit; mti predict runs Sweep")
+        if self.model.store_path is None:
+            self.model.store_path = Path("tb_logs", self._get(self.config, "name"), "sweep.zarr")
+        self.model.check_data(self.datamodule)
+        trainer: Any = self.trainer
+        trainer.callbacks = [
+            SweepProgress() if isinstance(callback, ProgressBar) else callback
+            for callback in trainer.callbacks
+        ]
+        if self.trainer.is_global_zero:
+            self.model.open_store(self.datamodule, self.model.store_path)
+
+    def after_predict(self) -> None:
+        if not self.trainer.is_global_zero or self.model.store_path is None:
+            return
+        store = SweepStore(self.model.store_path)
+        if isinstance(self.trainer.logger, TensorBoardLogger):
+            log(store, self.trainer.logger.experiment)
+        print(store.path)
+
+
+def make_rank(args: Sequence[str]) -> None:
+    """Run `mti rank`."""
+    parser = Parser(prog="mti rank", description="The top pictures of a sweep, by any measure.")
+    parser.add_argument("sweep", help="The sweep's folder, such as tb_logs/NAME/sweep.zarr.")
+    parser.add_argument(
+        "--feature", help="One of its features; without it, all are ranked by tension."
+    )
+    parser.add_argument(
+        "--by", default="tension", help=f"{', '.join(MEASURES)}; with - before it the low end."
+    )
+    parser.add_argument("--count", type=int, default=20, help="Pictures at most.")
+    parser.add_argument("--out", default="rank.csv", help="The table to write.")
+    parser.add_argument("--sheet", help="A contact sheet to write, such as rank.png.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace what is there.")
+    given = parser.parse_args(list(args))
+    out, sheet = Path(given.out), Path(given.sheet) if given.sheet else None
+    make_ranking(given.sweep, given.feature, given.by, given.count, out, sheet, given.overwrite)
+    for path in filter(None, (out, sheet)):
+        print(path)
 
 
 def make_sheet(args: Sequence[str]) -> None:
@@ -132,12 +183,13 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         load_plugins(Attribution)
         _check_command(given)
-        if given[0] == "sheet":
-            make_sheet(given[1:])
+        if given[0] in ("rank", "sheet"):
+            {"rank": make_rank, "sheet": make_sheet}[given[0]](given[1:])
             return
         for name in ("lightning.pytorch", "lightning.fabric"):  # tips, news about accelerators
             logging.getLogger(name).setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning's own
+        warnings.filterwarnings("ignore", "predict returned None")  # it goes to the store
         MtiCLI(
             LightningModule,
             args=args if args is None else given,
@@ -150,8 +202,9 @@ def main(args: Sequence[str] | None = None) -> None:
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
                 "prog": "mti",
-                "description": "mti fit --config FILE makes pictures; "
-                "mti sheet RUN ... lays finished runs side by side.",
+                "description": "mti fit --config FILE makes pictures; mti predict --config FILE "
+                "sweeps a data set; mti rank SWEEP lists its top pictures; mti sheet RUN ... lays "
+                "finished runs side by side.",
             },
             trainer_defaults={
                 "max_epochs": 4,
@@ -170,7 +223,10 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _check_command(given: Sequence[str]) -> None:
-    offer = "mti fit --config FILE, or mti sheet RUN ...; mti --help explains"
+    offer = (
+        "mti fit --config FILE, mti predict --config FILE, mti rank SWEEP, or mti sheet RUN ...; "
+    )
+    offer += "mti --help explains"
     if not given or given[0].startswith("-"):
         if given[:1] not in (["-h"], ["--help"]):
             raise InputError(f"give a command: {offer}")

@@ -278,7 +278,11 @@ class PictureData(LightningDataModule, ABC):
     @property
     def made(self) -> dict[str, Any]:
         """The class and arguments that open the same pictures again, as JSON."""
-        arguments = {name: value for name, value in self.hparams.items() if name not in _READING}
+        arguments = {
+            name: value
+            for name, value in self.hparams.items()
+            if name not in _READING and name[0] != "_"
+        }
         arguments = {k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()}
         return {
             "class_path": f"{type(self).__module__}.{type(self).__name__}",

@@ -199,6 +199,12 @@ class Probe(Module):
             self._select(_read(activations, self.site.channel_dim, self.position)), self.position
         )
 
+    def moved(self, position: str | tuple[int, ...] | None) -> "Probe":
+        """Return the same feature at another position, as in a part of the map."""
+        other = copy.copy(self)
+        other.position = position
+        return other
+
     def _select(self, values: Tensor) -> Tensor:
         if self.direction is None:
             return values[..., self.feature.channel]
@@ -234,7 +240,7 @@ class ProbeGroup(Module):
             places.setdefault((probe.layer, probe.position), []).append(place)
         return {ProbeGroup([probes[i] for i in where]): where for where in places.values()}
 
-    def moved(self, position: tuple[int, ...]) -> "ProbeGroup":
+    def moved(self, position: str | tuple[int, ...] | None) -> "ProbeGroup":
         """Return the same features at another position, as in a part of the map."""
         other = copy.copy(self)
         other.position = position

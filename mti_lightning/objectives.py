@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, final
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from mti_lightning import signs, spectrum
@@ -18,9 +18,10 @@ from mti_lightning.attribution import ActGrad, Attribution, attribute, check_pat
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.data import PictureData
 from mti_lightning.errors import InputError, RenderError
-from mti_lightning.feature import Feature, Probe, activation_warning
+from mti_lightning.feature import Feature, Probe, ProbeGroup, activation_warning
 from mti_lightning.image import FourierPhase, ImageParameters
 from mti_lightning.metrics import MEASURES, picture_metrics
+from mti_lightning.receptive_field import Window, cut, find_window
 from mti_lightning.signs import Sign, Tension
 from mti_lightning.streams import stream_key
 from mti_lightning.views import Views, whole
@@ -87,6 +88,7 @@ class ImageChunk(nn.Module):
     """
 
     saliency: Tensor  # [N, H, W], Σ over steps of |∂loss/∂pixel|, averaged over channels
+    window: Window | None = None  # the part of a view that all its features depend on
 
     def __init__(
         self,
@@ -186,6 +188,7 @@ class Objective(LightningModule, ABC):
         self.sources: Tensor | None = None  # [S, 3, h, w], as the backbone sees them
         self.source_keys: list[str] = []
         self.bank = nn.ModuleList()
+        self._windows: dict[object, Window | None] = {}
         self.progress = 0.0  # of the images whose turn it is, from 0 to 1
         self._target: tuple[int, Any] = (-1, None)  # of the chunk whose turn it is
         self._rendered: tuple[ImageChunk, Tensor] | None = None  # by the step under way
@@ -270,7 +273,21 @@ class Objective(LightningModule, ABC):
             sources = None
             if self.accentuate and self.sources is not None:
                 sources = whole(self.sources[[entry.source for entry in part]], self.canvas)
-            self.bank.append(ImageChunk(part, self.image, self.canvas, sources))
+            chunk = ImageChunk(part, self.image, self.canvas, sources)
+            chunk.window = self._find_window([self.probes[entry.feature] for entry in part])  # type: ignore[misc]
+            self.bank.append(chunk)
+
+    def _find_window(self, probes: list[Probe]) -> Window | None:
+        groups = list(ProbeGroup.of(list(dict.fromkeys(probes))))
+        key = (groups[0].probes[0].layer, groups[0].position)
+        if len(groups) > 1 or not isinstance(key[1], tuple):
+            return None
+        if key not in self._windows:
+            found = find_window(self.backbone, self.layer, groups[0])
+            if isinstance(found, str):
+                rank_zero_info(f"whole pictures are computed for {probes[0].feature}: {found}")
+            self._windows[key] = None if isinstance(found, str) else found
+        return self._windows[key]
 
     def pairs(self) -> list[tuple[int | None, int]]:
         """Return which (source, feature) are rendered."""
@@ -332,8 +349,9 @@ class Objective(LightningModule, ABC):
         self.progress = min(step / (epochs * self.steps_per_epoch), 1.0) if epochs > 0 else 0.0
         self._anneal()
         with torch.autocast(self.device.type, enabled=False):
+            keys = [entry.key for entry in chunk.entries]
             views = self.views(
-                pictures, [entry.key for entry in chunk.entries], step, self.input_size
+                pictures, keys, step, self.input_size, chunk.window and chunk.window.box
             )
         losses = self.losses(views, chunk, self._target[1]) / self.views.count
         self.log("loss", losses.detach().sum() / len(chunk.entries), prog_bar=True, batch_size=1)
@@ -417,6 +435,9 @@ class MaximallyTense(Objective):
 
     def losses(self, views: Tensor, chunk: ImageChunk, target: Any) -> Tensor:
         probes = [probe for probe in self.probes_of(chunk) for _ in range(self.views.count)]
+        if chunk.window:
+            moved = {probe: probe.moved(chunk.window.group.position) for probe in set(probes)}
+            probes = [moved[probe] for probe in probes]
         _, attribution, _ = attribute(
             self.backbone, views, probes, self.layer, self.attribution, create_graph=True
         )
@@ -487,6 +508,8 @@ class Inversion(Objective):
             )
 
     def losses(self, views: Tensor, chunk: ImageChunk, target: tuple[Tensor, Tensor]) -> Tensor:
+        if chunk.window:
+            target = (cut(target[0], chunk.window.map_box), cut(target[1], chunk.window.map_box))
         wanted, window = (t.repeat_interleave(self.views.count, 0) for t in target)
         shown = self.backbone.run(views, [self.layer])[self.layer] * window
         norm = torch.linalg.vector_norm(wanted.flatten(1), dim=1).clamp(min=1e-12)

@@ -1,7 +1,7 @@
 """Exact receptive-field windows: what part of a picture a feature at one position depends on."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -14,7 +14,11 @@ from mti_lightning.feature import ProbeGroup
 # Of the largest value: other sizes get other kernels, which sum in another order.
 TOLERANCE = 1e-5
 _GROWTHS = 3
+_LONGER = 96  # pixels; most strides divide it
+# What networks raise for pictures that they cannot take.
+_TOO_SMALL = (AssertionError, IndexError, RuntimeError, ValueError)
 Box = tuple[int, int, int, int]  # top, left, height, width
+Pair = tuple[int, int]  # of rows, of columns
 
 
 @final
@@ -24,8 +28,8 @@ class Window:
 
     Attributes:
         box: Top, left, height and width in pixels.
-        map_box: The same of the attribution layer's map, [h, w] of it: what a picture cut to `box`
-            gives there is that part of the whole picture's map, wherever the features depend on it.
+        map_box: The same in the attribution layer's map: what a picture cut to `box` gives there
+            is that part of the whole picture's map, wherever the features depend on it.
         group: The features, their position as it is in a cut picture.
         head: How to get from the map to the features alone; None where that is not found.
     """
@@ -68,16 +72,19 @@ def cut(maps: Tensor, box: Box) -> Tensor:
     return maps[:, :, top : top + height, left : left + width]
 
 
+# cuDNN rounds to TF32, and its fast algorithms mix pixels and take the mixture apart again.
+@torch.backends.cudnn.flags(enabled=False)
 def find_window(backbone: Backbone, layer: Layer, group: ProbeGroup) -> Window | str:
     """Find the window of features at one position, and make sure of it on random pictures.
 
-    Where the gradient of the features is not zero is a guess at their receptive field; it is
-    aligned to the strides of the maps, and taken only if responses and attributions of cut and
-    whole pictures agree to `TOLERANCE`, and nothing outside changes any response by a bit.
+    What makes the features NaN when it is NaN is their receptive field, whatever the weights and
+    however the units are gated. Aligned to the strides of the maps it is the window, taken only if
+    responses, attributions and the activations that count agree to `TOLERANCE` between cut and
+    whole pictures, and nothing outside changes any response by a bit.
 
     Args:
         backbone: The network.
-        layer: The attribution layer.
+        layer: The attribution layer, one that feeds the features.
         group: The features.
 
     Returns:
@@ -85,31 +92,40 @@ def find_window(backbone: Backbone, layer: Layer, group: ProbeGroup) -> Window |
     """
     position, target = group.position, group.probes[0].site
     site = backbone.site(layer)
-    if not isinstance(position, tuple) or target.is_tokens or target.grid is None:
+    if not isinstance(position, tuple) or target.is_tokens:
         return "they are not read at one position of a map"
-    if site.is_tokens or site.grid is None or site.channel_dim != 1 or target.channel_dim != 1:
-        return f"{layer} or their layer is no map with its channels first"
+    if site.is_tokens or site.channel_dim != 1:
+        return f"{layer} is no map with its channels first"
     size = backbone.preprocessing.size
-    pictures = _pictures(size)
+    pictures = _pictures(size).to(backbone.mean)
     # A single feature may hang on units that are silent in these pictures.
     every = group.every_channel()
     whole = _run(backbone, layer, every, pictures)
-    field = _support(whole.pictures)
+    guess = _support(whole.pictures)
+    if guess[2:] == size:
+        return "they depend on the whole picture"
+    strides = _strides(backbone, [layer, group.probes[0].layer])
+    if strides is None:
+        return "the network takes pictures of one size only, or its maps do not grow with them"
+    steps, jumps = strides
+    aligned = (math.lcm(steps[0], jumps[0]), math.lcm(steps[1], jumps[1]))
+    field = _reach(lambda shown: _respond(backbone, every, shown), pictures[:1], guess, aligned)
     if field[2:] == size:
         return "they depend on the whole picture"
-    strides = [2 ** int(math.log2(size[axis] / target.grid[axis])) for axis in (0, 1)]
-    steps = [2 ** int(math.log2(size[axis] / site.grid[axis])) for axis in (0, 1)]
-    for box in _grown(field, strides, size):
-        moved = (position[0] - box[0] // strides[0], position[1] - box[1] // strides[1])
+    for box in _grown(field, aligned, size):
+        moved = (position[0] - box[0] // jumps[0], position[1] - box[1] // jumps[1])
+        shown = cut(pictures, box)
         try:
-            part = _run(backbone, layer, every.moved(moved), cut(pictures, box))
-        except (IndexError, RuntimeError):  # a map got too small
+            part = _run(backbone, layer, every.moved(moved), shown)
+        except _TOO_SMALL:
             continue
         height, width = part.activations.shape[2:]
         map_box = (box[0] // steps[0], box[1] // steps[1], height, width)
-        if _agree(whole, part, map_box) and _is_local(backbone, every, pictures, box):
-            window = Window(box, map_box, every.moved(moved))
-            head = _find_head(backbone, layer, window, whole, strides, steps)
+        reach = _map_reach(backbone, layer, every.moved(moved), shown, part)
+        if _agree(whole, part, map_box, reach) and _is_local(backbone, every, pictures, box):
+            head = _find_head(
+                backbone, layer, every.moved(moved), part, reach, (steps, jumps, aligned)
+            )
             if head is not None:
                 head = replace(head, group=group.moved(head.position))
             return Window(box, map_box, group.moved(moved), head)
@@ -119,53 +135,54 @@ def find_window(backbone: Backbone, layer: Layer, group: ProbeGroup) -> Window |
 def _find_head(
     backbone: Backbone,
     layer: Layer,
-    window: Window,
-    whole: "_Run",
-    strides: list[int],
-    steps: list[int],
+    group: ProbeGroup,
+    part: "_Run",
+    reach: Box,
+    strides: tuple[Pair, Pair, Pair],
 ) -> Head | None:
-    """Find the smallest part of the map that the features depend on, and make sure of it."""
-    position = window.group.position
+    """Find the smallest part of a cut picture's map that gives the features, and make sure of it.
+
+    Args:
+        backbone: The network.
+        layer: The attribution layer.
+        group: The features, their position as it is in a cut picture.
+        part: What cut pictures give.
+        reach: The part of their map that the features depend on.
+        strides: Of the layer, of the features' layer, and what both divide, in pixels.
+    """
+    steps, jumps, aligned = strides
+    position, grid = group.position, backbone.site(layer).grid
     assert isinstance(position, tuple)
-    inner = cut(whole.gradient.abs().sum(1, keepdim=True), window.map_box)
-    ratios = [stride // step for stride, step in zip(strides, steps, strict=True)]
-    height, width = inner.shape[2:]
-    # A valid convolution eats at the borders: then a map belongs to a somewhat larger picture.
-    grid = backbone.site(layer).grid
     assert grid is not None
+    ratios = (aligned[0] // steps[0], aligned[1] // steps[1])
+    height, width = part.activations.shape[2:]
+    # A valid convolution eats at the borders: then a map belongs to a somewhat larger picture.
     spare = [backbone.preprocessing.size[axis] - grid[axis] * steps[axis] for axis in (0, 1)]
-    inside = cut(whole.activations, window.map_box)
-    for box in _grown(_support(inner), ratios, (height, width)):
+    for box in _grown(reach, ratios, (height, width)):
+        row, column = (position[i] - box[i] * steps[i] // jumps[i] for i in (0, 1))
         for more in ([0, 0], spare):
             picture_size = (box[2] * steps[0] + more[0], box[3] * steps[1] + more[1])
-            moved = window.group.moved(
-                (position[0] - box[0] // ratios[0], position[1] - box[1] // ratios[1])
-            )
-            head = Head(box, picture_size, moved)
+            head = Head(box, picture_size, group.moved((row, column)))
             try:
-                found = run_head(backbone, layer, head, cut(inside, box))
-            except (IndexError, RuntimeError):
+                found = _run_head(backbone, layer, head, cut(part.activations, box))
+            except _TOO_SMALL:
                 continue
-            map_box = (window.map_box[0] + box[0], window.map_box[1] + box[1], *box[2:])
-            if _agree(whole, found, map_box):
+            within = (reach[0] - box[0], reach[1] - box[1], *reach[2:])
+            if _agree(part, found, box, within):
                 return head
     return None
 
 
-def run_head(backbone: Backbone, layer: Layer, head: Head, activations: Tensor) -> "_Run":
-    """Run the network from a part of the attribution layer's map, [N, C, h, w], to the features."""
-    leaf = activations.detach().clone().requires_grad_()
-    responses = respond(backbone, layer, head, leaf)
-    (gradient,) = torch.autograd.grad(_mixed(responses), leaf)
-    return _Run(leaf.detach(), responses.detach(), gradient, gradient)
+def respond(
+    backbone: Backbone, layer: Layer, head: Head, activations: Tensor, blank: float = 0.0
+) -> Tensor:
+    """Return the features' responses, [N, F], for a part of the map, [N, C, h, w].
 
-
-def respond(backbone: Backbone, layer: Layer, head: Head, activations: Tensor) -> Tensor:
-    """Return the features' responses, [N, F], for a part of the map, [N, C, h, w]."""
-    # What such a picture gives before the layer is thrown away; only its size counts.
-    blank = activations.new_zeros(len(activations), 3, *head.picture_size)
+    What pictures full of `blank` give before the layer is thrown away; only their size counts.
+    """
+    pictures = activations.new_full((len(activations), 3, *head.picture_size), blank)
     target = head.group.probes[0].layer
-    tapped = backbone.run(blank, [target], insert={layer: activations})
+    tapped = backbone.run(pictures, [target], insert={layer: activations})
     responses: Tensor = head.group(tapped[target])
     return responses
 
@@ -176,6 +193,15 @@ class _Run:
     responses: Tensor  # [N, F]
     gradient: Tensor  # [N, C, h, w], of a mixture of the responses
     pictures: Tensor  # [N, 3, H, W], its gradient in the pictures
+
+
+def _run_head(backbone: Backbone, layer: Layer, head: Head, activations: Tensor) -> _Run:
+    with torch.enable_grad():
+        leaf = activations.clone().requires_grad_()
+        # Where there is a way round the layer, the NaN takes it.
+        responses = respond(backbone, layer, head, leaf, blank=torch.nan)
+        (gradient,) = torch.autograd.grad(_mixed(responses), leaf)
+    return _Run(activations, responses.detach(), gradient, gradient)
 
 
 def _run(backbone: Backbone, layer: Layer, group: ProbeGroup, pictures: Tensor) -> _Run:
@@ -194,6 +220,90 @@ def _mixed(responses: Tensor) -> Tensor:
     return (responses * weights.to(responses)).sum()
 
 
+def _respond(backbone: Backbone, group: ProbeGroup, pictures: Tensor) -> Tensor:
+    """Return the features' responses, [N, F]."""
+    target = group.probes[0].layer
+    responses: Tensor = group(backbone.run(pictures, [target])[target])
+    return responses
+
+
+@torch.no_grad()
+def _strides(backbone: Backbone, layers: Sequence[Layer]) -> list[Pair] | None:
+    """Return how many pixels lie between rows and between columns of layers' maps.
+
+    Returns:
+        None where they do not grow with the picture.
+    """
+    height, width = backbone.preprocessing.size
+    larger = backbone.mean.new_zeros(1, 3, height + _LONGER, width + _LONGER)
+    try:
+        tapped = backbone.run(larger, layers)
+    except _TOO_SMALL:
+        return None
+    strides = []
+    for layer in layers:
+        site = backbone.site(layer)
+        assert site.grid is not None
+        rows, columns = (tapped[layer].shape[dim] for dim in site.position_dims)
+        more = (rows - site.grid[0], columns - site.grid[1])
+        if min(more) < 1:
+            return None
+        strides.append((round(_LONGER / more[0]), round(_LONGER / more[1])))
+    return strides
+
+
+@torch.no_grad()
+def _reach(respond: Callable[[Tensor], Tensor], maps: Tensor, guess: Box, strides: Pair) -> Box:
+    """Find the smallest aligned box outside of which no NaN reaches the responses.
+
+    Args:
+        respond: Computes responses, [N, F], from maps.
+        maps: Pictures or activations to put the NaN into, [1, C, H, W].
+        guess: A box that lies in the one searched for.
+        strides: What the box is aligned to.
+    """
+    size = maps.shape[2:]
+    # From the guess outwards, for each side all places where the box may end.
+    places: list[range] = []
+    for axis in (0, 1):
+        stride, stop = strides[axis], guess[axis] + guess[axis + 2]
+        places.append(range(guess[axis] // stride * stride, -1, -stride))
+        last = -(-size[axis] // stride) * stride
+        places.append(range(-(-stop // stride) * stride, last + 1, stride))
+    lows, tried, highs = [0] * 4, [0] * 4, [len(side) - 1 for side in places]
+    while lows != highs:
+        struck = maps.repeat(4, 1, 1, 1)
+        for side, index in enumerate(tried):
+            along = struck[side : side + 1].transpose(2, 2 + side // 2)  # [1, C, length, other]
+            place = places[side][index]
+            (along[:, :, place:] if side % 2 else along[:, :, :place]).fill_(torch.nan)
+        clean = respond(struck).isfinite().all(1).tolist()
+        for side, index in enumerate(tried):
+            if clean[side]:
+                highs[side] = index
+            else:
+                lows[side] = min(index + 1, highs[side])
+            tried[side] = (lows[side] + highs[side]) // 2
+    (top, bottom), (left, right) = (
+        (places[i][highs[i]], min(places[i + 1][highs[i + 1]], size[i // 2])) for i in (0, 2)
+    )
+    return top, left, bottom - top, right - left
+
+
+def _map_reach(
+    backbone: Backbone, layer: Layer, group: ProbeGroup, pictures: Tensor, part: _Run
+) -> Box:
+    """Find the part of the attribution layer's map that the features depend on."""
+    target = group.probes[0].layer
+
+    def respond(maps: Tensor) -> Tensor:
+        shown = pictures[:1].expand(len(maps), -1, -1, -1)
+        responses: Tensor = group(backbone.run(shown, [target], insert={layer: maps})[target])
+        return responses
+
+    return _reach(respond, part.activations[:1], _support(part.gradient), (1, 1))
+
+
 def _pictures(size: tuple[int, int]) -> Tensor:
     """Return a white, a smooth and a harsh picture, [3, 3, H, W]."""
     noise = torch.rand(3, 3, *size, generator=torch.Generator().manual_seed(0))
@@ -210,7 +320,7 @@ def _support(values: Tensor) -> Box:
     return rows[0], columns[0], rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
 
 
-def _grown(field: Box, strides: list[int], size: tuple[int, int]) -> Iterator[Box]:
+def _grown(field: Box, strides: Pair, size: Pair) -> Iterator[Box]:
     """Align a box to the strides, and grow it stride by stride up to a given size."""
     for growth in range(_GROWTHS):
         starts, lengths = [], []
@@ -223,25 +333,30 @@ def _grown(field: Box, strides: list[int], size: tuple[int, int]) -> Iterator[Bo
         yield starts[0], starts[1], lengths[0], lengths[1]
 
 
-def _agree(whole: _Run, part: _Run, map_box: Box) -> bool:
-    """Say whether responses, gradient and the activations that count are the same."""
+def _agree(whole: _Run, part: _Run, map_box: Box, reach: Box) -> bool:
+    """Say whether responses, gradient and the activations that count are the same.
+
+    Args:
+        whole: What is to be had.
+        part: What a part gives.
+        map_box: The part, in the map of the whole.
+        reach: What counts, in the map of the part.
+    """
     inside = cut(whole.gradient, map_box)
     if (
         inside.shape != part.gradient.shape
         or inside.count_nonzero() != whole.gradient.count_nonzero()
     ):
         return False
-    counted = (inside != 0).any(1, keepdim=True)
-    activations = (cut(whole.activations, map_box) * counted, part.activations * counted)
-    pairs = [(whole.responses, part.responses), (inside, part.gradient), activations]
+    counted = (cut(cut(whole.activations, map_box), reach), cut(part.activations, reach))
+    pairs = [(whole.responses, part.responses), (inside, part.gradient), counted]
     return all(bool((a - b).abs().max() <= TOLERANCE * a.abs().max()) for a, b in pairs)
 
 
 @torch.no_grad()
 def _is_local(backbone: Backbone, group: ProbeGroup, pictures: Tensor, box: Box) -> bool:
     """Say whether responses stay the same, to the bit, when all pixels outside the box change."""
-    target = group.probes[0].layer
-    changed = pictures.flip(0)
+    changed = pictures.roll(1, 0)
     cut(changed, box).copy_(cut(pictures, box))
-    first, second = (group(backbone.run(p, [target])[target]) for p in (pictures, changed))
+    first, second = (_respond(backbone, group, shown) for shown in (pictures, changed))
     return torch.equal(first, second)

@@ -150,13 +150,22 @@ class SweepStore:
                 raise InputError(
                     f"{self.path} was made with {name} {_short(old)}, not {_short(new)}; {instead}"
                 )
+        self.check_keys(keys)
+
+    def check_keys(self, keys: Sequence[str]) -> None:
+        """Make sure that the pictures are still those of this sweep.
+
+        Raises:
+            InputError: If they are not, naming the first difference.
+        """
         known = self.keys
         if known != list(keys):
             pairs = zip([*known, "no picture"], [*keys, "no picture"], strict=False)
             place, (old, new) = next((i, pair) for i, pair in enumerate(pairs) if len({*pair}) > 1)
             raise InputError(
                 f"the pictures have changed since {self.path} was begun: there were {len(known)}, "
-                f"there are {len(keys)}; number {place} was {old}, is {new}; {instead}"
+                f"there are {len(keys)}; number {place} was {old}, is {new}; "
+                "give another --model.store, or --model.overwrite true to begin anew"
             )
 
     # --- writing ---
@@ -231,7 +240,16 @@ class SweepStore:
                 f"attribution_{name}", data=column, dimension_names=("kept",), overwrite=True
             )
 
+    def note_windows(self, boxes: Sequence[tuple[int, ...] | None]) -> None:
+        """Write down the box in pixels that each feature depends on, None for the whole picture."""
+        self.group.attrs["windows"] = [box and list(box) for box in boxes]
+
     # --- reading ---
+
+    def window(self, feature: int) -> tuple[int, int, int, int] | None:
+        """Return top, left, height and width of the box that a feature depends on, in pixels."""
+        boxes = cast("list[Any]", self.group.attrs.get("windows", [None] * len(self.features)))
+        return boxes[feature] and tuple(boxes[feature])
 
     def _array(self, name: str) -> Any:
         return self.group[name]
@@ -243,6 +261,11 @@ class SweepStore:
     @property
     def keys(self) -> list[str]:
         return [str(key) for key in self._array("key")[:]]
+
+    @property
+    def size(self) -> int:
+        """How many pictures there are."""
+        return int(self._array("status").shape[0])
 
     @property
     def features(self) -> list[str]:

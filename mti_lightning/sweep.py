@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
@@ -273,12 +273,13 @@ class Sweep(LightningModule):
         data.use(self.backbone.preprocessing)
         keys, made = data.pictures.keys, self.made(data)
         if path.exists() and not self.overwrite:
-            SweepStore(path).check(made, keys)
+            self._store = SweepStore(path)
+            self._store.check(made, keys)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         mean = self._mean_activation(data).numpy()
         with store.writing(path):
-            SweepStore.begin(path, made, keys, mean, self.block)
+            self._store = SweepStore.begin(path, made, keys, mean, self.block)
 
     def made(self, data: PictureData) -> dict[str, Any]:
         """Return what the results depend on, as JSON."""
@@ -305,6 +306,7 @@ class Sweep(LightningModule):
             "keep": self.keep,
             "keep_by": list(self.keep_by),
             "keep_features": [str(self.features[place]) for place in self.kept],
+            "preprocessing": asdict(self.backbone.preprocessing),
             "data": data.made,
         }
 
@@ -331,10 +333,19 @@ class Sweep(LightningModule):
             raise InputError(f"none of {count} pictures, evenly spread over the data, can be read")
         return total / pictures
 
-    def setup(self, stage: str) -> None:
-        data = getattr(self.trainer, "datamodule", None)
+    @staticmethod
+    def check_data(data: object) -> PictureData:
+        """Return the data, if it is pictures.
+
+        Raises:
+            InputError: If it is not.
+        """
         if not isinstance(data, PictureData):
             raise InputError("a sweep needs pictures; give --data PictureFolder --data.path FOLDER")
+        return data
+
+    def setup(self, stage: str) -> None:
+        data = self.check_data(getattr(self.trainer, "datamodule", None))
         if self.store_path is None:
             raise InputError(
                 "a sweep needs a place for its results; give --model.store FOLDER.zarr"
@@ -346,6 +357,8 @@ class Sweep(LightningModule):
         self._store = SweepStore(self.store_path)
         self.mean_activation = torch.from_numpy(self._store.mean_activation)
         self.prepare()
+        if self.trainer.is_global_zero:
+            self._store.note_windows([self._box(place) for place in range(len(self.features))])
         self._blocks: dict[int, tuple[dict[str, Array], Array]] = {}
         self._maps: dict[tuple[int, int], Array] = {}
         self._unreadable: list[str] = []
@@ -354,6 +367,11 @@ class Sweep(LightningModule):
             for place in self.kept
             for measure in self.keep_by
         }
+
+    def _box(self, place: int) -> tuple[int, ...] | None:
+        """Return the box in pixels that a feature depends on, None where it is not known."""
+        (part,) = (part for part in self._parts if place in part.places)
+        return part.window.box if part.window else None
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Return the pictures that are still to do."""
@@ -391,7 +409,7 @@ class Sweep(LightningModule):
         assert self._store is not None
         start = index - index % self._store.block
         if start not in self._blocks:
-            rows = min(self._store.block, len(self._store.status) - start)
+            rows = min(self._store.block, self._store.size - start)
             empty = np.full((rows, len(self.features)), np.nan, np.float32)
             columns = {name: empty.copy() for name in COLUMNS}
             self._blocks[start] = columns, np.zeros(rows, np.uint8)

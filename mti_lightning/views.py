@@ -20,7 +20,12 @@ def _filter(start: Tensor, extent: Tensor, source: int, target: int) -> Tensor:
     return weights / weights.sum(2, keepdim=True).clamp(min=1e-12)
 
 
-def resample(pictures: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+def resample(
+    pictures: Tensor,
+    boxes: Tensor,
+    size: tuple[int, int],
+    part: tuple[int, int, int, int] | None = None,
+) -> Tensor:
     """Cut a box out of each picture and bring it to one size, anti-aliased, in one interpolation.
 
     What lies just outside a box weighs in at its border, as everywhere else.
@@ -29,16 +34,23 @@ def resample(pictures: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
         pictures: [N, C, H, W].
         boxes: Top, left, height and width of each box in shares of the picture, [N, 4].
         size: Height and width of the result.
+        part: Top, left, height and width of what is computed of it; by default the whole.
     """
+    top, left, *size_of_part = part or (0, 0, *size)
     # In the boxes' precision: half precision cannot tell places apart.
     rows = _filter(boxes[:, 0], boxes[:, 2], pictures.shape[2], size[0])  # [N, h, H]
     columns = _filter(boxes[:, 1], boxes[:, 3], pictures.shape[3], size[1])  # [N, w, W]
+    rows, columns = (
+        weights[:, start : start + length]
+        for weights, start, length in zip((rows, columns), (top, left), size_of_part, strict=True)
+    )
     rows, columns = rows.to(pictures), columns.to(pictures).mT  # [N, h, H], [N, W, w]
     # The channels of a picture go through one product: broadcast ones copy the weights for each.
     count, channels, height, _ = pictures.shape
-    narrowed = (pictures.flatten(1, 2) @ columns).view(count, channels, height, size[1])
+    height_of_part, width = size_of_part
+    narrowed = (pictures.flatten(1, 2) @ columns).view(count, channels, height, width)
     resampled = rows @ narrowed.transpose(1, 2).flatten(2)  # [N, h, C · w]
-    return resampled.view(count, size[0], channels, size[1]).transpose(1, 2)  # [N, C, h, w]
+    return resampled.view(count, height_of_part, channels, width).transpose(1, 2)  # [N, C, h, w]
 
 
 def whole(pictures: Tensor, size: tuple[int, int]) -> Tensor:
@@ -77,11 +89,24 @@ class Views:
         self.count, self.box, self.jitter, self.noise = count, box, jitter, noise
 
     def __call__(
-        self, pictures: Tensor, keys: Sequence[int], step: int, size: tuple[int, int]
+        self,
+        pictures: Tensor,
+        keys: Sequence[int],
+        step: int,
+        size: tuple[int, int],
+        part: tuple[int, int, int, int] | None = None,
     ) -> Tensor:
-        """Return views, [N · count, 3, h, w], those of one picture next to each other."""
-        count = len(keys) * self.count
-        boxes, noise = torch.empty(count, 4), torch.empty(count, 3, *size)
+        """Return views, [N · count, 3, h, w], those of one picture next to each other.
+
+        Args:
+            pictures: [N, 3, H, W].
+            keys: Their random streams.
+            step: The step, which with the key decides over box and noise.
+            size: Height and width of a view.
+            part: Top, left, height and width of what is computed of a view; by default the whole.
+        """
+        count, shape = len(keys) * self.count, part[2:] if part else size
+        boxes, noise = torch.empty(count, 4), torch.empty(count, 3, *shape)
         for index, key in enumerate(keys):
             generator = stream(key, step)
             for view in range(index * self.count, (index + 1) * self.count):
@@ -91,8 +116,8 @@ class Views:
                 boxes[view, :2] = corner.clamp(0).minimum(1 - side)
                 boxes[view, 2:] = side
                 if self.noise:
-                    uniform = torch.rand(3, *size, generator=generator).sub_(0.5).mul_(12**0.5)
-                    torch.randn(3, *size, generator=generator, out=noise[view]).add_(uniform)
+                    uniform = torch.rand(3, *shape, generator=generator).sub_(0.5).mul_(12**0.5)
+                    torch.randn(3, *shape, generator=generator, out=noise[view]).add_(uniform)
         repeated = pictures.repeat_interleave(self.count, 0) if self.count > 1 else pictures
-        views = resample(repeated, boxes.to(pictures.device), size)
+        views = resample(repeated, boxes.to(pictures.device), size, part)
         return views.add(noise.to(pictures), alpha=self.noise) if self.noise else views

@@ -22,6 +22,7 @@ from mti_lightning import (
     PositiveInversion,
     SignedInversion,
     VetoedShapesPictures,
+    Views,
     render,
 )
 from mti_lightning.data import PictureFolder
@@ -82,6 +83,29 @@ def test_a_tense_image_does_not_depend_on_its_neighbours_or_the_chunking() -> No
     among = tense(CLASSES, 8)
     assert psnr(among, tense(CLASSES, 3)).min() >= 40
     assert psnr(among[5:6], tense(CLASSES[5:6], 1)).min() >= 40
+
+
+@pytest.mark.parametrize("kind", [MaximallyTense, SignedInversion])
+def test_a_window_changes_neither_the_loss_nor_its_gradient(kind: type[Objective]) -> None:
+    backbone = Backbone("resnet18", "random", arguments={"zero_init_last": False})
+    features = ["layer2.1.act2/input:5@centre", "layer2.1.act2/input:7@centre"]
+    objective = kind(backbone, features, "layer1", views=Views(noise=0.0))
+    objective.build_bank(VetoedShapesPictures(1))
+    (chunk,) = objective.chunks
+    window = chunk.window
+    assert window is not None
+    assert max(window.box[2:]) <= 112
+    target = objective.target(chunk)
+    found = []
+    for part in (window, None):
+        chunk.window = part
+        pictures = chunk()
+        keys = [entry.key for entry in chunk.entries]
+        views = objective.views(pictures, keys, 3, (224, 224), part and part.box)
+        losses = objective.losses(views, chunk, target)
+        found.append((losses, torch.autograd.grad(losses.sum(), pictures)[0]))
+    for windowed, whole in zip(*found, strict=True):
+        assert (windowed - whole).abs().max() <= 1e-5 * whole.abs().max()
 
 
 def test_the_same_run_twice_is_identical_and_another_seed_is_not() -> None:

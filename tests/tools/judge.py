@@ -91,7 +91,7 @@ def judge_scores(pictures: Tensor) -> Tensor:
 
 
 def main() -> None:
-    """Train the judge as the backbone was, learn and harden, and put its weights beside this file."""
+    """Train the judge as the backbone was, and put its weights beside this file."""
     for name, steps, part in (
         ("judge", 1800, {}),
         (

@@ -5,15 +5,27 @@ the README.
 import argparse
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning import Trainer
 from torch import Tensor
+from torchmetrics.functional.classification import multilabel_average_precision
 
-from mti_lightning import Backbone, MaximallyTense, SignedInversion, VetoedShapesPictures, render
+from mti_lightning import (
+    Backbone,
+    MaximallyTense,
+    SignedInversion,
+    Sweep,
+    SweepStore,
+    VetoedShapesPictures,
+    render,
+)
 from mti_lightning.attribution import ActGrad, attribute
 from mti_lightning.compose import composite, opacity
 from mti_lightning.objectives import Objective
+from mti_lightning.store import MEASURES as STORE_MEASURES
 from mti_lightning.vetoed_shapes import KINDS, Contents, VetoedShapes, veto_of
 from tests.tools.judge import judge_scores
 
@@ -104,6 +116,31 @@ def judge_tense(layer: str, seeds: int = 4, natural: int = 2000, **options: Any)
         measures["tension"],
         torch.stack(percentiles)[kinds],
     )
+
+
+def rank_tense(
+    layer: str, store: Path, pictures: int = 2048, contents: Contents = "random"
+) -> dict[str, float]:
+    """Sweep fresh pictures for every class logit; return for each measure how well it ranks those
+    that hold the class's shape and its veto first: average precision, macro average over classes.
+    """
+    sweep = Sweep(Backbone("vetoed_shapes_resnet"), ["fc:*"], layer, store=str(store))
+    data = VetoedShapesPictures(pictures, seed=107, contents=contents)
+    Trainer(logger=False, enable_model_summary=False, **QUIET).predict(
+        sweep, datamodule=data, return_predictions=False
+    )
+    swept = SweepStore(store)
+    tense = torch.stack([data.world[index]["tense"] for index in range(pictures)]).long()
+    return {
+        measure: float(
+            multilabel_average_precision(
+                torch.from_numpy(swept.values(measure)).double().argsort(0).argsort(0) / pictures,
+                tense,
+                len(KINDS),
+            )
+        )
+        for measure in STORE_MEASURES
+    }
 
 
 def main() -> None:

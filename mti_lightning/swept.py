@@ -1,0 +1,89 @@
+"""The pictures of a sweep, again: all of them, or the top ones as an objective's sources."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import final
+
+from mti_lightning.backbone import Preprocessing
+from mti_lightning.data import Picture, PictureData, Pictures
+from mti_lightning.errors import InputError
+from mti_lightning.store import SweepStore, check_measure
+
+
+def reopen(store: SweepStore) -> PictureData:
+    """Return the data that a sweep went through.
+
+    Raises:
+        InputError: If its class or its files are gone.
+    """
+    made = store.made["data"]
+    module, _, name = made["class_path"].rpartition(".")
+    try:
+        data: PictureData = getattr(import_module(module), name)(**made["init_args"])
+    except (ImportError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{store.path} was made of {made['class_path']}, which cannot be opened: {error}"
+        ) from error
+    return data
+
+
+class _Chosen(Pictures):
+    """Some of other pictures."""
+
+    def __init__(self, pictures: Pictures, places: list[int]) -> None:
+        self.pictures, self.places = pictures, places
+        self.keys = [pictures.keys[place] for place in places]
+
+    def __getitem__(self, index: int) -> Picture:
+        return self.pictures[self.places[index]]
+
+
+@final
+class SweepPictures(PictureData):
+    """The top pictures of a sweep.
+
+    Args:
+        sweep: The sweep's folder, such as `tb_logs/NAME/sweep.zarr`.
+        measure: By which measure they are top; `-` before it means its low end.
+        count: How many.
+        feature: Top for which of the sweep's features. Without it, of all its features in turn: the
+            first one's first, the second one's first, and so on, as `pair: matched` takes them.
+        batch_size: Pictures per batch.
+        num_workers: Processes that read pictures; 0 reads them in the main one.
+
+    Raises:
+        InputError: If there is no such sweep, feature or measure, or its pictures are gone.
+    """
+
+    def __init__(
+        self,
+        sweep: str | Path,
+        measure: str = "tension",
+        count: int = 16,
+        feature: str | None = None,
+        *,
+        batch_size: int = 32,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(batch_size=batch_size, num_workers=num_workers)
+        if count < 1:
+            raise InputError(f"count {count}: give 1 or more")
+        check_measure(measure)
+        self.store = SweepStore(sweep)
+        columns = range(len(self.store.features))
+        if feature is not None:
+            columns = range(column := self.store.feature_index(feature), column + 1)
+        each = -(-count // len(columns))
+        tops = [self.store.top(column, measure, each) for column in columns]
+        places = [top[rank] for rank in range(each) for top in tops if rank < len(top)]
+        if len(places) < count:
+            raise InputError(
+                f"{self.store.path} has {len(places)} measured pictures to choose from, not {count}"
+            )
+        self.places = places[:count]
+        self.data = reopen(self.store)
+
+    def _open(self, preprocessing: Preprocessing) -> Pictures:
+        self.data.use(preprocessing)
+        self.store.check_keys(self.data.pictures.keys)
+        return _Chosen(self.data.pictures, self.places)
