@@ -190,6 +190,7 @@ def main(args: Sequence[str] | None = None) -> None:
             logging.getLogger(name).setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning's own
         warnings.filterwarnings("ignore", "predict returned None")  # it goes to the store
+        warnings.filterwarnings("ignore", "Total length of .DataLoader.")  # a sweep that is done
         MtiCLI(
             LightningModule,
             args=args if args is None else given,

@@ -271,18 +271,18 @@ def _reach(respond: Callable[[Tensor], Tensor], maps: Tensor, guess: Box, stride
         last = -(-size[axis] // stride) * stride
         places.append(range(-(-stop // stride) * stride, last + 1, stride))
     lows, tried, highs = [0] * 4, [0] * 4, [len(side) - 1 for side in places]
-    while lows != highs:
-        struck = maps.repeat(4, 1, 1, 1)
-        for side, index in enumerate(tried):
-            along = struck[side : side + 1].transpose(2, 2 + side // 2)  # [1, C, length, other]
-            place = places[side][index]
-            (along[:, :, place:] if side % 2 else along[:, :, :place]).fill_(torch.nan)
+    while unsure := [side for side in range(4) if lows[side] < highs[side]]:
+        struck = maps.repeat(len(unsure), 1, 1, 1)
+        for one, side in zip(struck, unsure, strict=True):
+            along = one.transpose(1, 1 + side // 2)  # [C, length, other]
+            place = places[side][tried[side]]
+            (along[:, place:] if side % 2 else along[:, :place]).fill_(torch.nan)
         clean = respond(struck).isfinite().all(1).tolist()
-        for side, index in enumerate(tried):
-            if clean[side]:
-                highs[side] = index
+        for side, is_clean in zip(unsure, clean, strict=True):
+            if is_clean:
+                highs[side] = tried[side]
             else:
-                lows[side] = min(index + 1, highs[side])
+                lows[side] = tried[side] + 1
             tried[side] = (lows[side] + highs[side]) // 2
     (top, bottom), (left, right) = (
         (places[i][highs[i]], min(places[i + 1][highs[i + 1]], size[i // 2])) for i in (0, 2)
@@ -356,7 +356,7 @@ def _agree(whole: _Run, part: _Run, map_box: Box, reach: Box) -> bool:
 @torch.no_grad()
 def _is_local(backbone: Backbone, group: ProbeGroup, pictures: Tensor, box: Box) -> bool:
     """Say whether responses stay the same, to the bit, when all pixels outside the box change."""
-    changed = pictures.roll(1, 0)
+    changed, pictures = pictures[1:].clone(), pictures[:-1]
     cut(changed, box).copy_(cut(pictures, box))
     first, second = (_respond(backbone, group, shown) for shown in (pictures, changed))
     return torch.equal(first, second)

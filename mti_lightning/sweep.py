@@ -290,7 +290,7 @@ class Sweep(LightningModule):
                 + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
             )
         arguments = {k: v for k, v in vars(self.attribution).items() if not k.startswith("_")}
-        return {
+        made = {
             "version": version("mti-lightning"),
             "backbone": self.backbone.name,
             "weights": weights.hexdigest()[:16],
@@ -298,7 +298,7 @@ class Sweep(LightningModule):
             "attribution_layer": str(self.layer),
             "attribution": {
                 "class_path": _class_path(self.attribution),
-                "init_args": json.loads(json.dumps(arguments, default=str)),
+                "init_args": arguments,
             },
             "tension": {"measure": self.tension.measure, "summed": self.tension.summed},
             "calibrate": self.calibrate,
@@ -309,6 +309,8 @@ class Sweep(LightningModule):
             "preprocessing": asdict(self.backbone.preprocessing),
             "data": data.made,
         }
+        told: dict[str, Any] = json.loads(json.dumps(made, default=str))  # as it will be read back
+        return told
 
     @torch.no_grad()
     def _mean_activation(self, data: PictureData) -> Tensor:

@@ -473,7 +473,10 @@ def test_sheet_shows_the_latest_version_and_keeps_what_exists(runs, capsys, monk
     assert Path("other.png").read_bytes() == Path("row.png").read_bytes()
 
 
-RUNNABLE = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.name != "vit.yaml"]
+SWEEPS = ["demo_sweep.yaml", "sweep.yaml"]
+RUNNABLE = [
+    path for path in sorted(CONFIGS.glob("*.yaml")) if path.name not in ("vit.yaml", *SWEEPS)
+]
 TRAINING = [path for path in RUNNABLE if path.stem.endswith("_vetoed_shapes")]
 FOR_USERS = [path for path in RUNNABLE if not path.stem.startswith("demo") and path not in TRAINING]
 
@@ -522,6 +525,85 @@ def test_every_configuration_runs(desk, path, overlay):
         rows = table(folder / "results.csv")
         assert rows
         assert all(float(row["tension"]) >= 0 and (folder / row["file"]).is_file() for row in rows)
+
+
+# --- sweeps ---
+
+QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+SMALL_SWEEP = ["predict", f"--config={CONFIGS / 'demo_sweep.yaml'}", *QUIET, "--data.size=40"]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("swept")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main(SMALL_SWEEP)
+    return folder
+
+
+def test_a_sweep_is_ranked_and_its_top_pictures_are_inverted(swept, capsys, monkeypatch):
+    monkeypatch.chdir(swept)
+    main(SMALL_SWEEP)  # once more: everything is there already
+    store = "tb_logs/demo_sweep/sweep.zarr"
+    assert capsys.readouterr().out.strip().endswith(store)
+    main(["rank", store, "--feature", "fc:3", "--count", "5", "--sheet", "rank.png"])
+    rows = table(Path("rank.csv"))
+    assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "5"]
+    tension = [float(row["tension"]) for row in rows]
+    assert tension == sorted(tension, reverse=True)
+    with Image.open("rank.png") as sheet:
+        assert sheet.width > 900
+    main(["rank", store, "--out", "features.csv"])
+    assert {row["feature"] for row in table(Path("features.csv"))} == {f"fc:{k}" for k in range(8)}
+    main(
+        [
+            *["fit", f"--config={CONFIGS / 'demo_inversions.yaml'}", *SHORT],
+            *["--data=SweepPictures", f"--data.sweep={store}"],
+            *["--data.feature=fc:3", "--data.count=2"],
+            *["--model.features=[fc:3]", "--model.steps_per_epoch=1"],
+        ]
+    )
+    sources = table(Path("tb_logs/demo_inversions/version_0/sources.csv"))
+    assert [row["source"] for row in sources] == [row["key"] for row in rows[:2]]
+    assert float(sources[0]["tension"]) == pytest.approx(tension[0], rel=1e-4)
+
+
+def test_every_sweep_configuration_runs(desk):
+    Path("pictures/broken.png").unlink(missing_ok=True)
+    arguments = ["--model.backbone.weights=random", "--model.backbone.name=resnet50"]
+    main(
+        [
+            "predict",
+            f"--config={CONFIGS / 'sweep.yaml'}",
+            *QUIET,
+            *arguments,
+            "--data.num_workers=0",
+        ]
+    )
+    main(["rank", "tb_logs/sweep/sweep.zarr"])
+    assert len(table(Path("rank.csv"))) == 512
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["fit", *SMALL_SWEEP[1:]], "Sweep is run by mti predict"),
+        (["predict", "--config=base.yaml"], "MaximallyTense is run by mti fit"),
+        ([*SMALL_SWEEP, "--model.calibrate=9"], "was made with calibrate 256, not 9; give another"),
+        ([*SMALL_SWEEP, "--data.size=41"], "was made with data "),
+        (["rank", "nowhere.zarr"], "nowhere.zarr holds no sweep; give the folder of one"),
+        (["rank", "SWEEP", "--feature", "fc:9"], "there is no feature 'fc:9' of"),
+        (["rank", "SWEEP", "--by", "tensoin"], "there is no measure 'tensoin'"),
+        (["rank", "SWEEP", "--sheet", "x.png"], "name a feature of"),
+    ],
+)
+def test_what_a_sweep_refuses(swept, desk, capsys, arguments, told):
+    path = str(swept / "tb_logs" / "demo_sweep" / "sweep.zarr")
+    if arguments[: len(SMALL_SWEEP)] == SMALL_SWEEP:
+        arguments = [*arguments, f"--model.store={path}"]
+    line = refusal(capsys, [path if part == "SWEEP" else part for part in arguments])
+    assert told in line
 
 
 # --- help ---
