@@ -124,7 +124,7 @@ class Objective(LightningModule, ABC):
             `layer3.0.act2/input`.
         attribution: The attribution method; activation times gradient by default.
         tension: The tension measure.
-        image: The image parameters.
+        image: The image parameters; phases of contrast 1, of 1.5 for MTIs, by default.
         views: Crops and noise against adversarial patterns.
         optimizer: Moves the image parameters; Adam, lr 0.05, by default. Its rate falls to 0 along
             half a cosine.
@@ -143,6 +143,7 @@ class Objective(LightningModule, ABC):
 
     needs_sources: ClassVar[bool]
     signs: ClassVar[tuple[Sign | None, ...]]
+    contrast: ClassVar[float] = 1.0  # of its image parameters, where none are given
 
     def __init__(
         self,
@@ -181,7 +182,7 @@ class Objective(LightningModule, ABC):
             if warning := activation_warning(probe.feature, backbone):  # type: ignore[arg-type]
                 rank_zero_warn(warning)
         self.attribution, self.tension = attribution or ActGrad(), tension or Tension()
-        self.image, self.views = image or FourierPhase(), views or Views()
+        self.image, self.views = image or FourierPhase(contrast=self.contrast), views or Views()
         self.optimizer = optimizer
         self.batch_size, self.steps_per_epoch = batch_size, steps_per_epoch
         self.seed, self.seeds, self.accentuate, self.pair = seed, seeds, accentuate, pair
@@ -249,7 +250,7 @@ class Objective(LightningModule, ABC):
         if data is not None and not isinstance(data, PictureData):
             raise InputError(
                 f"--data {type(data).__name__} gives no source pictures; PictureFile, "
-                "PictureFolder, ImageFolder or VetoedShapesPictures do"
+                "PictureFolder, ImageFolder, PictureShards or VetoedShapesPictures do"
             )
         reads = self.needs_sources or self.accentuate
         measures = isinstance(self.image, FourierPhase) and self.image.magnitude == "measured"
@@ -421,6 +422,7 @@ class MaximallyTense(Objective):
 
     needs_sources = False
     signs = (None,)
+    contrast = 1.5  # what excites and what inhibits have to find room on one canvas
 
     def __init__(
         self, *args: Any, imbalance: tuple[float, float] = (0.1, 0.7), **kwargs: Any
@@ -463,7 +465,7 @@ class Inversion(Objective):
     needs_sources = True
 
     def __init__(
-        self, *args: Any, power: float = 2.0, coherent: bool = True, **kwargs: Any
+        self, *args: Any, power: float = 4.0, coherent: bool = True, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         self.power, self.coherent = power, coherent

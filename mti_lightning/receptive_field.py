@@ -101,18 +101,18 @@ def find_window(backbone: Backbone, layer: Layer, group: ProbeGroup) -> Window |
     # A single feature may hang on units that are silent in these pictures.
     every = group.every_channel()
     whole = _run(backbone, layer, every, pictures)
-    guess = _support(whole.pictures)
-    if guess[2:] == size:
-        return "they depend on the whole picture"
     strides = _strides(backbone, [layer, group.probes[0].layer])
     if strides is None:
         return "the network takes pictures of one size only, or its maps do not grow with them"
     steps, jumps = strides
     aligned = (math.lcm(steps[0], jumps[0]), math.lcm(steps[1], jumps[1]))
+    guess = _support(whole.pictures)
     field = _reach(lambda shown: _respond(backbone, every, shown), pictures[:1], guess, aligned)
     if field[2:] == size:
         return "they depend on the whole picture"
     for box in _grown(field, aligned, size):
+        if box[2:] == size:
+            break
         moved = (position[0] - box[0] // jumps[0], position[1] - box[1] // jumps[1])
         shown = cut(pictures, box)
         try:
