@@ -8,6 +8,7 @@ from mti_lightning.data import (
     PictureData,
     PictureFile,
     PictureFolder,
+    PictureShards,
     VetoedShapesPictures,
 )
 from mti_lightning.errors import InputError, MtiError, RenderError
@@ -46,6 +47,7 @@ __all__ = [
     "PictureData",
     "PictureFile",
     "PictureFolder",
+    "PictureShards",
     "Pixels",
     "PositiveInversion",
     "RenderError",

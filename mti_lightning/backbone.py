@@ -189,8 +189,10 @@ class Backbone(nn.Module):
         padding = self._padding(count)
 
         def tap(layer: Layer, value: Tensor) -> Tensor:
-            own, rest = value[:count], value[count:]
-            passed = insert.get(layer, own)
+            passed, rest = value[:count], value[count:]
+            if layer in insert:  # its size may be another one
+                passed = insert[layer]
+                rest = passed[-1:].detach().expand(padding, *passed.shape[1:])
             if layer in layers:
                 # Cloned twice: the first copy is ours, the network may overwrite the second.
                 copy = passed.clone()

@@ -189,7 +189,6 @@ def main(args: Sequence[str] | None = None) -> None:
         for name in ("lightning.pytorch", "lightning.fabric"):  # tips, news about accelerators
             logging.getLogger(name).setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning's own
-        warnings.filterwarnings("ignore", "predict returned None")  # it goes to the store
         warnings.filterwarnings("ignore", "Total length of .DataLoader.")  # a sweep that is done
         MtiCLI(
             LightningModule,

@@ -1,4 +1,4 @@
-"""Source pictures: a file, a folder, a folder per class, or the embedded world.
+"""Source pictures: a file, a folder, a folder per class, tar files, or the embedded world.
 
 Files are decoded by Pillow, whatever their format, mode and orientation, then resized and cropped
 as timm does to evaluate the backbone. What cannot be read is skipped and counted in a folder, and
@@ -6,12 +6,18 @@ an error when it is all there is.
 """
 
 import os
+import tarfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, cast
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import cache
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, NamedTuple, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
@@ -19,6 +25,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from webdataset.shardlists import expand_urls
+from webdataset.tariterators import base_plus_ext
 
 from mti_lightning.backbone import Preprocessing
 from mti_lightning.errors import InputError, nearest
@@ -34,7 +42,7 @@ class Picture(TypedDict):
     """One picture, ready for a backbone that normalises by itself."""
 
     picture: Tensor  # [3, H, W], 0..1
-    key: str  # path below the folder that was given; the embedded world's own key
+    key: str  # path below the folder or tar files that were given; the embedded world's own key
 
 
 def _grey_levels(image: Image.Image) -> Image.Image:
@@ -66,39 +74,49 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def decode(path: Path) -> Image.Image:
-    """Read a picture file of any format Pillow knows, the first frame, upright, in 8 bit RGB.
+def decode(file: Path | BinaryIO, name: Path | None = None) -> Image.Image:
+    """Read a picture of any format Pillow knows, the first frame, upright, in 8 bit RGB.
+
+    Args:
+        file: Its path, or a stream that can seek.
+        name: What errors call it; with a path that is the path by default.
 
     Raises:
         InputError: If it cannot be opened, is no picture, is cut off, too large or too narrow.
     """
+    called = name or file
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             picture = to_rgb(image)
     except UnidentifiedImageError:
-        raise InputError(f"{path} is not a picture in a format that Pillow reads") from None
+        raise InputError(f"{called} is not a picture in a format that Pillow reads") from None
     except Exception as error:
         # On bad bytes a decoder raises what it trips over: SyntaxError, struct.error, IndexError.
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path} cannot be read as a picture: {reason}") from error
+        raise InputError(f"{called} cannot be read as a picture: {reason}") from error
     if max(picture.size) > MOST_ELONGATED * min(picture.size):
         raise InputError(
-            f"{path} is {picture.width}x{picture.height} pixels; "
+            f"{called} is {picture.width}x{picture.height} pixels; "
             f"the longer side may be {MOST_ELONGATED} times the shorter at most"
         )
     return picture
 
 
-def prepare(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
-    """Resize and crop an RGB picture as timm does to evaluate a model: [3, H, W] in 0..1."""
-    transform = create_transform(
+@cache
+def _transform(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
+    transform: Callable[[Image.Image], Tensor] = create_transform(
         (3, *preprocessing.size),
         crop_pct=preprocessing.crop_pct,
         crop_mode=preprocessing.crop_mode,
         interpolation=preprocessing.interpolation,
         normalize=False,
     )
-    return cast("Tensor", transform(image)) / 255
+    return transform
+
+
+def prepare(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
+    """Resize and crop an RGB picture as timm does to evaluate a model: [3, H, W] in 0..1."""
+    return _transform(preprocessing)(image) / 255
 
 
 def _existing(path: str | Path) -> Path:
@@ -118,18 +136,99 @@ def _folder(path: str | Path) -> Path:
     return path
 
 
-def _picture_names(folder: Path, recursive: bool) -> list[Path]:
+def _suffixes() -> set[str]:
+    return {end for end, name in Image.registered_extensions().items() if name in Image.OPEN}
+
+
+def _picture_names(folder: Path, recursive: bool) -> list[str]:
     """List what is named like a picture and not hidden, sorted, relative to `folder`."""
-    suffixes = {end for end, name in Image.registered_extensions().items() if name in Image.OPEN}
+    suffixes = _suffixes()
     found = []
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        found += [
-            Path(parent, name).relative_to(folder)
+        below = Path(parent).relative_to(folder).parts
+        found += [  # as tuples and texts: a Path for each of a million files takes long
+            (*below, name)
             for name in files
-            if not name.startswith(".") and Path(name).suffix.lower() in suffixes
+            if not name.startswith(".") and name[name.rfind(".") :].lower() in suffixes
         ]
-    return sorted(found)
+    return ["/".join(parts) for parts in sorted(found)]
+
+
+def _tar_files(path: str | Path) -> list[Path]:
+    """List the tar files that a path or brace pattern names, each once.
+
+    Raises:
+        InputError: If one is missing, a folder holds none, or the braces say nothing.
+    """
+    text = str(path)
+    pattern = "{" in text and not Path(text).expanduser().exists()  # a folder may be called {x}
+    try:
+        names = expand_urls(text) if pattern else [text]
+    except (ValueError, AssertionError) as error:  # unbalanced; ${NAME} of the environment
+        raise InputError(f"{path} is no brace pattern: {error}") from error
+    if pattern and names == [text]:
+        raise InputError(
+            f"the braces in {path} name nothing; give a range, {{000..012}}, or a list, {{a,b}}"
+        )
+    found: list[Path] = []
+    for place in map(_existing, names):
+        if place.is_dir():
+            inside = sorted(file for file in place.glob("*.tar") if file.name[0] != ".")
+            if not inside:
+                raise InputError(
+                    f"folder {place} holds no .tar file; PictureFolder reads a folder of pictures"
+                )
+            found += inside
+        else:
+            found.append(place)
+    return list(dict.fromkeys(found))
+
+
+def _members(tar_file: Path) -> tuple[list[str], list[tuple[int, int]]]:
+    """List the pictures in a tar file: their names, and where each begins and its bytes.
+
+    Raises:
+        InputError: If it is no plain tar file, is cut off, or holds no picture, or one twice.
+    """
+    suffixes = _suffixes()
+    names: list[str] = []
+    places: list[tuple[int, int]] = []
+    try:
+        # "r:" is without compression: what is compressed can only be read from its beginning.
+        with (
+            tar_file.open("rb") as file,
+            tarfile.open(fileobj=file, mode="r:", errors="backslashreplace") as tar,
+        ):
+            with suppress(tarfile.ReadError):  # the end is looked at below
+                while (member := tar.next()) is not None:
+                    tar.members.clear()  # type: ignore[attr-defined]  # it keeps every header
+                    _, end = base_plus_ext(member.name)
+                    if member.isreg() and end is not None and f".{end.lower()}" in suffixes:
+                        names.append(str(PurePosixPath(member.name)))
+                        places.append((member.offset_data, member.size))
+            # A header that is damaged or missing looks like the end to tarfile.
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise InputError(
+                    f"{tar_file} is cut off or damaged at byte {tar.offset}, after {len(names)} "
+                    "pictures; fetch or make it anew"
+                )
+    except tarfile.ReadError as error:
+        raise InputError(
+            f"{tar_file} is not a tar file, or a compressed one; give a plain one"
+        ) from error
+    except OSError as error:
+        raise InputError(f"{tar_file} cannot be read: {error.strerror}") from error
+    if not names:
+        raise InputError(
+            f"{tar_file} holds no picture; give one with 0001.jpg, 0001.png or other pictures, "
+            "with no further dot in their names"
+        )
+    twice, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{tar_file} holds {twice} twice; each picture needs a name of its own")
+    return names, places
 
 
 def _check_limit(limit: int | None) -> None:
@@ -153,13 +252,49 @@ class Pictures(Dataset[Picture], ABC):
 class PictureFiles(Pictures):
     """Picture files below a folder."""
 
-    def __init__(self, root: Path, names: list[Path], preprocessing: Preprocessing) -> None:
-        self.root, self.keys = root, [name.as_posix() for name in names]
-        self.preprocessing = preprocessing
+    def __init__(self, root: Path, keys: list[str], preprocessing: Preprocessing) -> None:
+        self.root, self.keys, self.preprocessing = root, keys, preprocessing
 
     def __getitem__(self, index: int) -> Picture:
         key = self.keys[index]
         return Picture(picture=prepare(decode(self.root / key), self.preprocessing), key=key)
+
+
+class TarredPictures(Pictures):
+    """Pictures in tar files, read from where they lie.
+
+    Args:
+        root: The folder that all tar files are below.
+        tar_files: Their paths below it.
+        keys: Of each picture, its tar file's path and its name in it.
+        places: The index of its tar file, its first byte and its number of bytes, [N, 3].
+        preprocessing: What the backbone expects.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        tar_files: list[Path],
+        keys: list[str],
+        places: npt.NDArray[np.int64],
+        preprocessing: Preprocessing,
+    ) -> None:
+        self.root, self.tar_files, self.keys, self.places = root, tar_files, keys, places
+        self.preprocessing = preprocessing
+
+    def __getitem__(self, index: int) -> Picture:
+        number, first, size = self.places[index].tolist()
+        tar_file = self.root / self.tar_files[number]
+        try:
+            # Opened each time, which is quick: worker processes must not share a handle.
+            with tar_file.open("rb") as file:
+                file.seek(first)
+                stream = BytesIO(file.read(size))
+        except OSError as error:
+            raise InputError(f"{tar_file} cannot be read: {error.strerror}") from error
+        key = self.keys[index]
+        image = decode(stream, self.root / key)
+        return Picture(picture=prepare(image, self.preprocessing), key=key)
 
 
 class ResizedShapes(Pictures):
@@ -320,7 +455,7 @@ class PictureFile(PictureData):
         decode(self.path)  # at once rather than after the backbone has been built
 
     def _open(self, preprocessing: Preprocessing) -> PictureFiles:
-        return PictureFiles(self.path.parent, [Path(self.path.name)], preprocessing)
+        return PictureFiles(self.path.parent, [self.path.name], preprocessing)
 
 
 class PictureFolder(PictureData):
@@ -387,7 +522,7 @@ class ImageFolder(PictureData):
         super().__init__(batch_size=batch_size, num_workers=num_workers)
         _check_limit(limit)
         self.path = _folder(path)
-        names = [name for name in _picture_names(self.path, recursive=True) if len(name.parts) > 1]
+        names = [name for name in _picture_names(self.path, recursive=True) if "/" in name]
         if not names:
             raise InputError(
                 f"folder {self.path} has no folder of pictures in it; give one with a folder per "
@@ -398,6 +533,52 @@ class ImageFolder(PictureData):
 
     def _open(self, preprocessing: Preprocessing) -> PictureFiles:
         return PictureFiles(self.path, self.names, preprocessing)
+
+
+class PictureShards(PictureData):
+    """The pictures in tar files, in webdataset's layout; keys are `shard-000.tar/0001.jpg`.
+
+    Pictures are the members that have a picture format after the first dot of their names, thus
+    0001.jpg, but not the 0001.json and 0001.mask.png that go with it. They are taken in the order
+    they lie in.
+
+    Args:
+        path: A tar file, a folder of them, or a pattern, such as `shard-{000..012}.tar`. None may
+            be compressed.
+        limit: Take only this many pictures, the first.
+        batch_size: Pictures per batch.
+        num_workers: Processes that read pictures; 0 reads them in the main one.
+
+    Raises:
+        InputError: If a tar file is missing, compressed, cut off or no tar file, or holds no
+            picture, or one twice.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        limit: int | None = None,
+        *,
+        batch_size: int = 32,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(batch_size=batch_size, num_workers=num_workers)
+        _check_limit(limit)
+        found = _tar_files(path)
+        self.root = Path(os.path.commonpath([tar_file.parent for tar_file in found]))
+        self.tar_files = [tar_file.relative_to(self.root) for tar_file in found]
+        self.keys: list[str] = []
+        places = []
+        for number, tar_file in enumerate(self.tar_files):
+            if limit is not None and len(self.keys) >= limit:
+                break
+            names, inside = _members(self.root / tar_file)
+            self.keys += [f"{tar_file.as_posix()}/{name}" for name in names]
+            places.append(np.insert(np.array(inside, np.int64), 0, number, axis=1))  # [N, 3]
+        self.keys, self.places = self.keys[:limit], np.concatenate(places)[:limit]
+
+    def _open(self, preprocessing: Preprocessing) -> TarredPictures:
+        return TarredPictures(self.root, self.tar_files, self.keys, self.places, preprocessing)
 
 
 class VetoedShapesPictures(PictureData):

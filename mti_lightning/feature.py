@@ -212,25 +212,21 @@ class Probe(Module):
 
 
 @final
-class ProbeGroup(Module):
+class ProbeGroup:
     """Several features of one target layer at one position, read at once."""
 
-    directions: Tensor | None  # [C, F]; None where all are channels
-
     def __init__(self, probes: Sequence[Probe]) -> None:
-        super().__init__()
         self.probes = tuple(probes)
         self.position = probes[0].position
         self.channels = [probe.feature.channel for probe in probes]
-        directions = None
+        self.directions: Tensor | None = None  # [C, F], where not all are channels
         if None in self.channels:
             basis = torch.eye(probes[0].site.channels)
             rows = [
                 basis[probe.feature.channel] if probe.direction is None else probe.direction
                 for probe in probes
             ]
-            directions = torch.stack(rows, 1)
-        self.register_buffer("directions", directions, persistent=False)
+            self.directions = torch.stack(rows, 1)
 
     @staticmethod
     def of(probes: Sequence[Probe]) -> dict["ProbeGroup", list[int]]:
@@ -252,13 +248,12 @@ class ProbeGroup(Module):
         other.channels, other.directions = list(range(self.probes[0].site.channels)), None
         return other
 
-    def forward(self, activations: Tensor) -> Tensor:
+    def __call__(self, activations: Tensor) -> Tensor:
         """Return responses, [N, F], for the target layer's activations."""
         values = _read(activations, self.probes[0].site.channel_dim, self.position)
-        selected = (
-            values[..., self.channels] if self.directions is None else values @ self.directions
-        )
-        return _reduced(selected, self.position)
+        if self.directions is None:
+            return _reduced(values[..., self.channels], self.position)
+        return _reduced(values @ self.directions.to(values), self.position)
 
 
 def _read(activations: Tensor, channel_dim: int, position: str | tuple[int, ...] | None) -> Tensor:

@@ -69,7 +69,7 @@ class FourierPhase(ImageParameters):
         self,
         canvas: tuple[int, int] | None = None,
         magnitude: Literal["1/f", "measured"] = "1/f",
-        contrast: float = 1.0,
+        contrast: float = 1.25,
     ) -> None:
         super().__init__(canvas)
         if contrast <= 0:

@@ -124,7 +124,7 @@ class Objective(LightningModule, ABC):
             `layer3.0.act2/input`.
         attribution: The attribution method; activation times gradient by default.
         tension: The tension measure.
-        image: The image parameters; phases of contrast 1, of 1.5 for MTIs, by default.
+        image: The image parameters; phases of contrast 1.25, of 1.5 for MTIs, by default.
         views: Crops and noise against adversarial patterns.
         optimizer: Moves the image parameters; Adam, lr 0.05, by default. Its rate falls to 0 along
             half a cosine.
@@ -143,7 +143,7 @@ class Objective(LightningModule, ABC):
 
     needs_sources: ClassVar[bool]
     signs: ClassVar[tuple[Sign | None, ...]]
-    contrast: ClassVar[float] = 1.0  # of its image parameters, where none are given
+    contrast: ClassVar[float] = 1.25  # of its image parameters, where none are given
 
     def __init__(
         self,

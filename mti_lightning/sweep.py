@@ -390,7 +390,8 @@ class Sweep(LightningModule):
 
     @torch.inference_mode(mode=False)
     @torch.enable_grad()
-    def predict_step(self, batch: Loaded, batch_idx: int) -> None:
+    def predict_step(self, batch: Loaded, batch_idx: int) -> int:
+        """Measure a batch into the store, and return how many pictures it held."""
         self._unreadable += batch.unreadable.values()
         for index in batch.unreadable:
             self._note(index, {}, store.UNREADABLE)
@@ -405,6 +406,7 @@ class Sweep(LightningModule):
             self._hold(batch.indices.numpy(), measured, maps)
         for start in [s for s, (_, status) in self._blocks.items() if status.all()]:
             self._write(start)
+        return len(batch.indices)
 
     def _note(self, index: int, measured: Mapping[str, Array], status: int) -> None:
         """Put a picture's numbers into its block."""

@@ -616,7 +616,7 @@ def test_what_a_sweep_refuses(swept, desk, capsys, arguments, told):
         (["fit", "--help"], ["--trainer.max_epochs", "--name", "--data"]),
         (
             ["fit", "--model.help", "MaximallyTense"],
-            ["--model.imbalance", "Price of a difference", "--model.features"],
+            ["--model.imbalance", "price of a difference", "--model.features"],
         ),
         (["sheet", "--help"], ["--out", "Folders of finished runs"]),
     ],

@@ -1,7 +1,11 @@
 """Pictures of every mode and layout, against Pillow, timm and torchvision used directly."""
 
+import io
+import json
 import math
+import multiprocessing
 import struct
+import tarfile
 import warnings
 import zlib
 from pathlib import Path
@@ -16,6 +20,8 @@ from jsonargparse import ArgumentParser
 from lightning import LightningModule, Trainer
 from PIL import Image, ImageCms
 from torch.utils.data import DataLoader
+from webdataset import ShardWriter, TarWriter
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from mti_lightning import data as data_modules
 from mti_lightning.backbone import Preprocessing
@@ -24,6 +30,7 @@ from mti_lightning.data import (
     PictureData,
     PictureFile,
     PictureFolder,
+    PictureShards,
     VetoedShapesPictures,
     decode,
     prepare,
@@ -324,6 +331,30 @@ def test_file_that_would_fill_the_memory(tmp_path):
 # ------------------------------------------------------------ folder
 
 
+def test_folders_list_in_the_order_of_paths(tmp_path):
+    # "-" sorts before "/" as a character; as torchvision has it, folders are compared first.
+    names = ["a/z.png", "a-b/a.png", "a.png", "a/b/c.png", "a/B.PNG", "a/b.c/1.png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name in ("png", "a/jpg", "a/.png", "a/notes."):
+        (tmp_path / name).touch()
+    expected = [path.as_posix() for path in sorted(map(Path, names))]
+    assert PictureFolder(tmp_path, recursive=True).names == expected
+
+
+def test_keys_are_known_without_reading(tmp_path):
+    names = [f"{index:03}.jpg" for index in range(300)]
+    for name in names:
+        (tmp_path / name).write_text("no")
+    data = PictureFolder(tmp_path)
+    data.use(WHOLE)
+    assert len(data.pictures) == 300
+    assert data.pictures.keys == names
+    with pytest.raises(InputError, match=r"017\.jpg is not a picture"):
+        data.pictures[17]
+
+
 def test_folder_in_order_with_a_count_of_the_unreadable(folder):
     data = PictureFolder(folder)
     data.use(WHOLE)
@@ -357,13 +388,9 @@ def test_folder_without_unreadable_files_does_not_warn():
 
 
 def test_folder_limit_and_depth(folder):
-    assert [name.as_posix() for name in PictureFolder(folder, limit=3).names] == [
-        "a.JPG",
-        "b.jpg",
-        "c.png",
-    ]
+    assert PictureFolder(folder, limit=3).names == ["a.JPG", "b.jpg", "c.png"]
     deep = PictureFolder(folder, recursive=True)
-    assert [name.as_posix() for name in deep.names][-2:] == ["deeper/a.png", "e.webp"]
+    assert deep.names[-2:] == ["deeper/a.png", "e.webp"]
     assert len(PictureFolder(folder, limit=100).names) == 5
     with pytest.raises(InputError, match="limit 0: give 1 or more"):
         PictureFolder(folder, limit=0)
@@ -433,7 +460,7 @@ def test_classes_are_listed_as_torchvision_does(classes):
 
 def test_limit_gives_each_class_its_share(classes, rng):
     Image.fromarray(colours(rng)).save(classes / "stray.png")
-    names = [name.as_posix() for name in ImageFolder(classes, limit=6).names]
+    names = ImageFolder(classes, limit=6).names
     assert [name.split("/")[0] for name in names] == ["drake"] * 2 + ["duck"] * 2 + ["goose"] * 2
     assert len(set(names)) == 6
     assert len(ImageFolder(classes, limit=99).names) == 12
@@ -442,9 +469,7 @@ def test_limit_gives_each_class_its_share(classes, rng):
 def test_class_folders_behind_links(classes, tmp_path):
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "bird").symlink_to(classes / "duck")
-    assert [name.as_posix() for name in ImageFolder(tmp_path / "linked", limit=1).names] == [
-        "bird/0.png"
-    ]
+    assert ImageFolder(tmp_path / "linked", limit=1).names == ["bird/0.png"]
 
 
 def test_classes_need_folders(classes):
@@ -461,9 +486,10 @@ def test_world_passes_through_with_its_truth():
     data = VetoedShapesPictures(4, seed=3, contents="tense")
     data.use(Preprocessing((96, 96), 1.0, "center", "bilinear"))
     world = VetoedShapes(4, 3, "test", "tense")
-    for index, sample in enumerate(data.samples()):
-        expected = world[index]
-        assert sample["key"] == expected["key"]
+    for index, read in enumerate(data.samples()):
+        sample, expected = data.pictures[index], world[index]
+        assert sample["key"] == read["key"] == data.pictures.keys[index] == expected["key"]
+        torch.testing.assert_close(read["picture"], expected["picture"], atol=0, rtol=0)
         for name in ("picture", "present", "label", "tense"):
             torch.testing.assert_close(sample[name], expected[name], atol=0, rtol=0)
 
@@ -487,24 +513,291 @@ def test_world_that_cannot_be():
         VetoedShapesPictures(contents="calm")
 
 
+# ------------------------------------------------------------ tar files
+
+
+@pytest.fixture
+def source(tmp_path, rng) -> Path:
+    """Seven pictures of several formats and sizes."""
+    root = tmp_path / "source"
+    root.mkdir()
+    for index in range(7):
+        end = ("png", "jpg", "webp")[index % 3]
+        Image.fromarray(colours(rng, 30 + index, 50)).save(root / f"{index:04}.{end}")
+    return root
+
+
+def write_tar(path: Path, members: dict[str, bytes], **options) -> Path:
+    """Write members under whatever names, as tar does."""
+    with tarfile.open(path, "w", **options) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def shards(source, tmp_path) -> Path:
+    """Those pictures in three shards, three, three and one, each with a label and a mask."""
+    root = tmp_path / "shards"
+    root.mkdir()
+    mask = io.BytesIO()
+    Image.new("L", (8, 8)).save(mask, "png")
+    pattern = str(root / "shard-%03d.tar")
+    with ShardWriter(pattern, maxcount=3, encoder=False, verbose=0) as writer:
+        for file in sorted(source.iterdir()):
+            writer.write(
+                {
+                    "__key__": file.stem,
+                    "cls": b"3",
+                    file.suffix[1:]: file.read_bytes(),
+                    "mask.png": mask.getvalue(),
+                }
+            )
+    (root / "README.md").write_text("seven pictures")
+    (root / "._shard-000.tar").write_bytes(b"\0\5\x16\7")
+    return root
+
+
+SHARDED = [
+    "shard-000.tar/0000.png",
+    "shard-000.tar/0001.jpg",
+    "shard-000.tar/0002.webp",
+    "shard-001.tar/0003.png",
+    "shard-001.tar/0004.jpg",
+    "shard-001.tar/0005.webp",
+    "shard-002.tar/0006.png",
+]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_hold_what_the_folder_holds(source, shards, workers):
+    data = PictureShards(shards, batch_size=2, num_workers=workers)
+    data.use(WHOLE)
+    folder = PictureFolder(source)
+    folder.use(WHOLE)
+    assert data.pictures.keys == SHARDED
+    assert [key.split("/")[1] for key in SHARDED] == folder.pictures.keys
+    for sample, key, expected in zip(data.samples(), SHARDED, folder.samples(), strict=True):
+        assert sample["key"] == key
+        torch.testing.assert_close(sample["picture"], expected["picture"], atol=0, rtol=0)
+    # In any order, and again from the first.
+    for index in (6, 0, 4, 0):
+        torch.testing.assert_close(
+            data.pictures[index]["picture"], folder.pictures[index]["picture"], atol=0, rtol=0
+        )
+
+
+def test_shards_hold_what_webdataset_reads(shards):
+    samples = []
+    for path in sorted(shards.glob("shard-*.tar")):
+        with path.open("rb") as stream:
+            files = tar_file_expander([{"url": str(path), "stream": stream}])
+            samples += group_by_keys(files)
+    data = PictureShards(shards)
+    data.use(WHOLE)
+    assert len(samples) == len(data.pictures) == 7
+    for index, sample in enumerate(samples):
+        key = data.pictures.keys[index]
+        name, end = key.split("/")[1].split(".")
+        assert name == sample["__key__"]
+        expected = prepare(decode(io.BytesIO(sample[end]), Path(key)), WHOLE)
+        torch.testing.assert_close(data.pictures[index]["picture"], expected, atol=0, rtol=0)
+
+
+def _read(pictures, indices, answers) -> None:
+    answers.put([pictures[index]["picture"].numpy() for index in indices])
+
+
+@pytest.mark.slow
+def test_shards_are_read_by_spawned_processes(shards):
+    data = PictureShards(shards)
+    data.use(WHOLE)
+    first = data.pictures[3]["picture"]  # read here before, too
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    process = context.Process(target=_read, args=(data.pictures, [3, 6], answers))
+    process.start()
+    read = answers.get(timeout=60)
+    process.join()
+    np.testing.assert_array_equal(read[0], first.numpy())
+    np.testing.assert_array_equal(read[1], data.pictures[6]["picture"].numpy())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("shard-001.tar", ["001/3", "001/4", "001/5"]),
+        ("shard-{002,000}.tar", ["002/6", "000/0", "000/1", "000/2"]),
+        ("shard-{001..002}.tar", ["001/3", "001/4", "001/5", "002/6"]),
+        ("shard-00{2..2}.tar", ["002/6"]),
+        ("shard-{002,002}.tar", ["002/6"]),
+    ],
+)
+def test_pattern_names_shards(shards, pattern, expected):
+    data = PictureShards(shards / pattern)
+    assert [f"{key[6:9]}/{key[17]}" for key in data.keys] == expected
+
+
+def test_shards_of_several_folders_keep_them_apart(shards, tmp_path):
+    for name in ("train", "test"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.tar").write_bytes((shards / "shard-002.tar").read_bytes())
+    keys = ["train/0.tar/0006.png", "test/0.tar/0006.png"]
+    for pattern in ("{train,test}/0.tar", "{train,test}"):  # files or folders
+        data = PictureShards(str(tmp_path / pattern))
+        data.use(WHOLE)
+        assert [sample["key"] for sample in data.samples()] == keys
+
+
+def test_path_with_braces_in_it_is_taken_as_it_is(shards):
+    literal = shards.rename(shards.with_name("{1}"))
+    assert PictureShards(literal).keys == SHARDED
+    assert PictureShards(literal / "shard-002.tar").keys == SHARDED[6:]
+
+
+def test_limit_takes_the_first_of_the_shards(shards):
+    for limit in (1, 3, 4, 99):
+        data = PictureShards(shards, limit=limit)
+        data.use(WHOLE)
+        assert [sample["key"] for sample in data.samples()] == SHARDED[:limit]
+    with pytest.raises(InputError, match="limit 0: give 1 or more"):
+        PictureShards(shards, limit=0)
+
+
+@pytest.mark.parametrize(
+    "tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
+)
+def test_members_of_any_name(tmp_path, source, tar_format):
+    data = (source / "0000.png").read_bytes()
+    long = f"{'deep/' * 15}{'n' * 90}.png"
+    taken = ["./first.png", "v1.0/a.PNG", long, "gänse.png"]
+    left = ["0001.json", "0001.mask.png", "._a.png", "b/._a.png", "png", ".png", "a.png/readme"]
+    members = dict.fromkeys([*left, *taken], data)
+    tar_file = write_tar(tmp_path / "names.tar", members, format=tar_format)
+    with tarfile.open(tar_file, "a") as tar:
+        for kind, name in ((tarfile.DIRTYPE, "folder.png"), (tarfile.SYMTYPE, "link.png")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "v1.0/a.PNG"
+            tar.addfile(info)
+    shards = PictureShards(tar_file)
+    shards.use(WHOLE)
+    samples = list(shards.samples())
+    names = ["first.png", "v1.0/a.PNG", long, "gänse.png"]
+    assert [sample["key"] for sample in samples] == [f"names.tar/{name}" for name in names]
+    expected = prepare(decode(source / "0000.png"), WHOLE)
+    for sample in samples:
+        torch.testing.assert_close(sample["picture"], expected, atol=0, rtol=0)
+
+
+def test_member_names_that_are_no_unicode_can_be_written(tmp_path, source):
+    data = (source / "0000.png").read_bytes()
+    options = {"format": tarfile.USTAR_FORMAT, "encoding": "latin-1"}
+    (key,) = PictureShards(write_tar(tmp_path / "x.tar", {"gänse.png": data}, **options)).keys
+    assert key == "x.tar/g\\xe4nse.png"
+    assert key.encode() == rb"x.tar/g\xe4nse.png"
+
+
+def test_member_that_cannot_be_read_is_one_of_the_unreadable(tmp_path, source, rng):
+    save_cut_off(tmp_path / "half.png", rng)
+    good = (source / "0000.png").read_bytes()
+    half = (tmp_path / "half.png").read_bytes()
+    with TarWriter(str(tmp_path / "s.tar"), encoder=False) as writer:
+        for key, image in (("a", b"no picture"), ("b", good), ("c", half), ("d", good)):
+            writer.write({"__key__": key, "png": image})
+    data = PictureShards(tmp_path / "s.tar", num_workers=2, batch_size=2)
+    data.use(WHOLE)
+    assert data.pictures.keys == [f"s.tar/{key}.png" for key in "abcd"]
+    with pytest.raises(InputError, match=r"/s\.tar/c\.png cannot be read as a picture: .*"):
+        data.pictures[2]
+    message = (
+        r"skipped 2 of 4 pictures: .*/s\.tar/a\.png is not a picture.*; .*/s\.tar/c\.png cannot"
+    )
+    with pytest.warns(UserWarning, match=message):
+        assert [sample["key"] for sample in data.samples()] == ["s.tar/b.png", "s.tar/d.png"]
+
+
+def test_shard_that_is_gone_leaves_its_pictures_unreadable(shards):
+    data = PictureShards(shards)
+    data.use(WHOLE)
+    (shards / "shard-001.tar").unlink()
+    (batch,) = data.loader([2, 3, 6])
+    assert batch.indices.tolist() == [2, 6]
+    assert batch.unreadable == {
+        3: f"{shards / 'shard-001.tar'} cannot be read: No such file or directory"
+    }
+
+
+def test_shard_that_is_cut_off_anywhere(shards):
+    path = shards / "shard-000.tar"
+    whole = path.read_bytes()
+    with tarfile.open(path) as tar:
+        first, *_, end = tar.getmembers()
+    last = end.offset_data + -(-end.size // 512) * 512  # where the tar file's end is marked
+    for length in [*range(first.offset_data, last + 1, 512), last - 1, end.offset_data + 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"shard-000\.tar is cut off or damaged at byte \d+, "):
+            PictureShards(shards)
+    damaged = bytearray(whole)
+    damaged[end.offset + 5] ^= 1  # in a header, whose checksum then is wrong
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match=rf"damaged at byte {end.offset}, after 2 pictures"):
+        PictureShards(path)
+
+
+def test_shards_that_cannot_be_used(shards, tmp_path, source):
+    (tmp_path / "words.tar").write_text("this is no tar file" * 100)
+    (tmp_path / "empty.tar").touch()
+    with tarfile.open(tmp_path / "gzip.tar", "w:gz") as tar:
+        tar.add(source / "0000.png", "0000.png")
+    for name in ("words.tar", "empty.tar", "gzip.tar"):
+        with pytest.raises(InputError, match=f"{name} is not a tar file, or a compressed one"):
+            PictureShards(tmp_path / name)
+    write_tar(tmp_path / "labels.tar", {"0001.cls": b"3", "0002.json": b"{}"})
+    write_tar(tmp_path / "nothing.tar", {})
+    for name in ("labels.tar", "nothing.tar"):
+        with pytest.raises(InputError, match=f"{name} holds no picture; give one with 0001.jpg"):
+            PictureShards(tmp_path / name)
+    write_tar(tmp_path / "twice.tar", {"a.png": b"", "b.png": b"", "./b.png": b""})
+    with pytest.raises(InputError, match=r"twice\.tar holds b\.png twice"):
+        PictureShards(tmp_path / "twice.tar")
+    with pytest.raises(InputError, match=r"source holds no \.tar file; PictureFolder reads"):
+        PictureShards(source)
+
+
+def test_patterns_that_cannot_be_used(shards):
+    for pattern, message in {
+        "shard-{000..003}.tar": r"shard-003\.tar does not exist",
+        "shards-000.tar": r"shards-000\.tar does not exist; did you mean 'shard-000\.tar'",
+        "shard-{}.tar": r"the braces in .*shard-\{\}\.tar name nothing; give a range",
+        "shard-{000..002.tar": r"shard-\{000\.\.002\.tar is no brace pattern: Unbalanced braces",
+        "shard-${NONE}.tar": r"is no brace pattern: .*missing environment variable",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            PictureShards(shards / pattern)
+
+
 # ------------------------------------------------------------ loader, Lightning
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_loader_gives_what_samples_gives(folder, workers):
+def test_loader_gives_what_was_asked_for(folder, workers):
     data = PictureFolder(folder, recursive=True, batch_size=2, num_workers=workers)
     data.use(WHOLE)
-    with pytest.warns(UserWarning, match="skipped 2 of 6"):
-        batches = list(data.predict_dataloader())
-    alone = PictureFolder(folder, recursive=True)
-    alone.use(WHOLE)
-    with pytest.warns(UserWarning, match="skipped 2 of 6"):
-        samples = list(alone.samples())
-    assert [key for batch in batches for key in batch["key"]] == [s["key"] for s in samples]
-    pictures = torch.cat([batch["picture"] for batch in batches])
-    torch.testing.assert_close(
-        pictures, torch.stack([s["picture"] for s in samples]), atol=0, rtol=0
-    )
+    assert data.pictures.keys == ["a.JPG", "b.jpg", "c.png", "d.png", "deeper/a.png", "e.webp"]
+    asked = [5, 0, 3, 1, 2]
+    batches = list(data.loader(asked))
+    assert [batch.indices.tolist() for batch in batches] == [[5, 0], [], [2]]
+    assert [list(batch.unreadable) for batch in batches] == [[], [3, 1], []]
+    assert [len(batch.pictures) for batch in batches] == [2, 0, 1]
+    reasons = batches[1].unreadable
+    assert reasons[1] == f"{folder / 'b.jpg'} is not a picture in a format that Pillow reads"
+    assert reasons[3].startswith(f"{folder / 'd.png'} cannot be read as a picture: ")
+    for batch in batches:
+        for index, picture in zip(batch.indices.tolist(), batch.pictures, strict=True):
+            expected = data.pictures[index]["picture"]
+            torch.testing.assert_close(picture, expected, atol=0, rtol=0)
 
 
 class Mean(LightningModule):
@@ -528,8 +821,12 @@ class Mean(LightningModule):
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.1)
 
+    def predict_dataloader(self):
+        data = self.trainer.datamodule
+        return data.loader(range(len(data.pictures)))
+
     def predict_step(self, batch, batch_idx):
-        return batch["key"], batch["picture"].mean((1, 2, 3))
+        return batch.indices, batch.unreadable, batch.pictures.mean((1, 2, 3))
 
 
 QUIET = {
@@ -545,14 +842,17 @@ def test_predict_with_lightning(folder):
     for name in ("aa.jpg", "ab.jpg"):  # with a.JPG a batch, then one where nothing can be read
         (folder / name).write_text("no")
     data = PictureFolder(folder, batch_size=2)
-    with pytest.warns() as caught:
-        predictions = Trainer(**QUIET).predict(Mean(), data)
-    assert any("skipped 4 of 7" in str(warning.message) for warning in caught)
-    keys = [key for batch, _ in predictions for key in batch]
+    predictions = Trainer(**QUIET).predict(Mean(), data)
+    read = torch.cat([indices for indices, _, _ in predictions]).tolist()
+    keys = [data.pictures.keys[index] for index in read]
     assert keys == ["a.JPG", "c.png", "e.webp"]
-    means = torch.cat([mean for _, mean in predictions])
+    unreadable = [index for _, reasons, _ in predictions for index in reasons]
+    assert sorted(read + unreadable) == list(range(7))
+    means = torch.cat([mean for _, _, mean in predictions])
     expected = torch.stack([prepare(decode(folder / key), WHOLE).mean() for key in keys])
     torch.testing.assert_close(means, expected)
+    with pytest.raises(RuntimeError, match=r"no sweep; read these pictures with samples\(\)"):
+        PictureFolder(folder).predict_dataloader()
 
 
 def test_fit_uses_the_objectives_own_loader(folder):
@@ -566,13 +866,23 @@ def test_fit_uses_the_objectives_own_loader(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["PictureFile", "PictureFolder", "ImageFolder", "VetoedShapesPictures"]
+    ("name", "count"),
+    [
+        ("PictureFile", 1),
+        ("PictureFolder", 4),
+        ("ImageFolder", 12),
+        ("PictureShards", 7),
+        ("VetoedShapesPictures", 3),
+    ],
 )
-def test_every_module_is_made_from_its_short_name(name, classes):
-    path = {"PictureFile": classes / "duck" / "0.png", "PictureFolder": classes / "duck"}.get(
-        name, classes
-    )
-    arguments = {"size": 3} if name == "VetoedShapesPictures" else {"path": str(path)}
+def test_every_module_is_made_from_its_short_name(name, count, classes, shards):
+    path = {
+        "PictureFile": classes / "duck" / "0.png",
+        "PictureFolder": classes / "duck",
+        "ImageFolder": classes,
+        "PictureShards": shards,
+    }.get(name)
+    arguments = {"size": 3} if path is None else {"path": str(path)}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(PictureData, "data")
     config = parser.parse_object({"data": {"class_path": name, "init_args": arguments}})
@@ -580,5 +890,10 @@ def test_every_module_is_made_from_its_short_name(name, classes):
     assert isinstance(data, getattr(data_modules, name))
     data.use(WHOLE)
     samples = list(data.samples())
-    assert len(samples) == {"PictureFile": 1, "PictureFolder": 4, "ImageFolder": 12}.get(name, 3)
+    assert len(samples) == count
     assert all(math.isfinite(sample["picture"].sum()) for sample in samples)
+    made = json.loads(json.dumps(data.made))
+    assert made["class_path"] == f"mti_lightning.data.{name}"
+    again = getattr(data_modules, name)(**made["init_args"])
+    again.use(WHOLE)
+    assert again.pictures.keys == data.pictures.keys == [sample["key"] for sample in samples]

@@ -1,0 +1,369 @@
+"""The sweep: its numbers against plain autograd, and its store after stops of every kind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import zarr
+from lightning import Trainer
+from PIL import Image
+from torch import Tensor, nn
+
+from mti_lightning import (
+    Backbone,
+    InputError,
+    PictureFolder,
+    Sweep,
+    SweepPictures,
+    SweepStore,
+    Tension,
+    VetoedShapesPictures,
+)
+from mti_lightning.errors import RunError
+from mti_lightning.feature import Feature, expand
+from mti_lightning.signs import signed_map
+from mti_lightning.store import COLUMNS
+
+WORLD = "vetoed_shapes_resnet"
+
+
+def sweep(store: Path | None = None, **options: object) -> Sweep:
+    settings = {"block": 16, "calibrate": 20, "keep": 3, **options}
+    return Sweep(Backbone(WORLD), ["fc:*"], "layer4", store=store and str(store), **settings)
+
+
+def predict(module: Sweep, data: object, **options: object) -> None:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    Trainer(accelerator="cpu", **quiet, **options).predict(
+        module, datamodule=data, return_predictions=False
+    )
+
+
+def world(size: int = 72) -> VetoedShapesPictures:
+    return VetoedShapesPictures(size, seed=9, contents="random", batch_size=12)
+
+
+def arrays(store: Path) -> dict[str, np.ndarray]:
+    group = zarr.open_group(store, mode="r")
+    return {name: array[:] for name, array in group.arrays()}
+
+
+def assert_same(first: Path, second: Path) -> None:
+    one, other = arrays(first), arrays(second)
+    assert one.keys() == other.keys()
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, other[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted sweep of 72 pictures."""
+    store = tmp_path_factory.mktemp("whole") / "sweep.zarr"
+    with pytest.MonkeyPatch.context():
+        predict(sweep(store), world())
+    return store
+
+
+def plain(
+    network: nn.Module, names: Sequence[str], feature: Feature, picture: Tensor
+) -> list[Tensor]:
+    """Activations, gradient and response by hooks and autograd alone, one picture, one feature."""
+    taken: dict[str, Tensor] = {}
+    modules = dict(network.named_modules())
+
+    def keep(name: str, value: Tensor) -> Tensor:
+        if not value.requires_grad:
+            value = value.detach().requires_grad_()
+        taken[name] = value
+        return value.clone()
+
+    handles = []
+    for name in names:
+        module, _, side = name.partition("/")
+        if side:
+            handles.append(
+                modules[module].register_forward_pre_hook(
+                    lambda _, inputs, name=name: (keep(name, inputs[0]),)
+                )
+            )
+        else:
+            handles.append(
+                modules[module].register_forward_hook(
+                    lambda _m, _i, output, name=name: keep(name, output)
+                )
+            )
+    network(picture)
+    for handle in handles:
+        handle.remove()
+    layer, target = names
+    values = taken[target]
+    values = values[0] if values.ndim < 4 else values[0].permute(1, 2, 0)  # [..., C]
+    if feature.direction is not None:
+        values = values @ torch.tensor(feature.direction)
+    else:
+        values = values[..., feature.channel]
+    position = feature.position
+    if position == "centre":
+        response = values[values.shape[0] // 2, values.shape[1] // 2]
+    elif position == "peak":
+        response = values.max()
+    elif position == "mean":
+        response = values.mean()
+    else:
+        response = values if position is None else values[position]
+    (gradient,) = torch.autograd.grad(response, taken[layer])
+    return [taken[layer].detach(), gradient, response.detach()]
+
+
+CASES = [
+    (
+        "resnet18",
+        {"zero_init_last": False},
+        "layer1",
+        "layer2.1.act2/input",
+        ["3@centre", "7@0,0", "5@4,27"],
+    ),
+    ("resnet18", {"zero_init_last": False}, "layer1", "layer2.1.act2/input", ["3@mean", "9@peak"]),
+    ("convnext_atto", {}, "stages.0", "stages.1", ["3@centre", "[" + "1,-1," * 39 + "1,1]@centre"]),
+    ("vit_tiny_patch16_224", {}, "blocks.1", "blocks.3.mlp.act/input", ["4@7", "6@0", "6@peak"]),
+    (WORLD, {}, "layer3", "fc", ["0", "5"]),
+    ("inception_v3", {}, "Mixed_5b", "Mixed_5c", ["100@centre", "3@2,30"]),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "layer", "target", "whats"), CASES)
+def test_numbers_are_those_of_a_plain_gradient(
+    name: str, arguments: dict[str, object], layer: str, target: str, whats: list[str]
+) -> None:
+    backbone = Backbone(name, "pretrained" if name == WORLD else "random", arguments=arguments)
+    features = [f"{target}:{what}" for what in whats]
+    module = Sweep(backbone, features, layer)
+    module.mean_activation = torch.linspace(0, 1, backbone.site(module.layer).channels)
+    module.prepare()
+    pictures = torch.rand(2, 3, *backbone.preprocessing.size, generator=torch.manual_seed(0))
+    measured = module.measure(pictures)
+    network = timm.create_model(name, pretrained=name == WORLD, **arguments).eval()
+    network.load_state_dict(backbone.network.state_dict())
+    shown = (pictures - backbone.mean) / backbone.std
+    dim = module.channel_dim
+    shape = [1] * (len(backbone.site(module.layer).shape) + 1)
+    shape[dim] = -1
+    for column, feature in enumerate(expand(features, backbone)):
+        for row in range(2):
+            values, gradient, response = plain(
+                network, [layer, target], feature, shown[row : row + 1]
+            )
+            attribution = values * gradient
+            summed = signed_map(attribution, dim)
+            plus, minus = summed.clamp(min=0).sum(), summed.clamp(max=0).sum().neg()
+            centred = signed_map((values - module.mean_activation.view(shape)) * gradient, dim)
+            wanted = {
+                "response": response,
+                "excitation": plus,
+                "inhibition": minus,
+                "tension": (plus * minus).sqrt(),
+                "tension_centred": (
+                    centred.clamp(min=0).sum() * -centred.clamp(max=0).sum()
+                ).sqrt(),
+                "tension_l2": attribution.norm(dim=dim).sum(),
+            }
+            scale = attribution.abs().sum()
+            for measure, value in wanted.items():
+                off = (measured[measure][row, column] - value).abs()
+                assert off <= 1e-5 * torch.maximum(value.abs(), scale) + 1e-9, (feature, measure)
+
+
+def test_all_channels_at_once_equal_one_by_one() -> None:
+    backbone = Backbone("resnet18", "random", arguments={"zero_init_last": False})
+    pictures = torch.rand(3, 3, 224, 224, generator=torch.manual_seed(1))
+    target = "layer2.0.act2/input"
+    found = []
+    for features in ([f"{target}:*@centre"], [f"{target}:{i}@centre" for i in (0, 77, 127)]):
+        module = Sweep(backbone, features, "layer1")
+        module.prepare()
+        found.append(module.measure(pictures))
+    for name, values in found[0].items():
+        if name != "tension_centred":
+            torch.testing.assert_close(
+                values[:, [0, 77, 127]], found[1][name], rtol=1e-5, atol=1e-6
+            )
+
+
+def test_the_store_holds_what_measure_gives_and_opens_without_us(whole: Path) -> None:
+    group = zarr.open_group(whole, mode="r")
+    assert group["tension"].metadata.dimension_names == ("picture", "feature")
+    data = world()
+    module = sweep()
+    data.use(module.backbone.preprocessing)
+    module.mean_activation = torch.from_numpy(group["mean_activation"][:])
+    module.prepare()
+    pictures = torch.stack([data.pictures[i]["picture"] for i in range(72)])
+    measured = module.measure(pictures)
+    for name in COLUMNS:
+        np.testing.assert_array_equal(group[name][:], measured[name].numpy())
+    assert group["key"][5] == data.pictures.keys[5]
+    assert (group["status"][:] == 1).all()
+    store = SweepStore(whole)
+    assert store.complete
+    for feature in range(8):
+        maps, kept = store.attributions(feature)
+        ends = [store.top(feature, measure, 3) for measure in ("tension", "response", "-response")]
+        assert kept.tolist() == sorted({i for end in ends for i in end})
+        np.testing.assert_allclose(
+            np.clip(maps.sum(1), 0, None).sum((1, 2)),
+            store.values("excitation", feature)[kept],
+            rtol=1e-5,
+        )
+
+
+@pytest.mark.parametrize("batches", [1, 2, 4, 5])
+def test_a_stopped_sweep_goes_on_and_ends_the_same(
+    whole: Path, tmp_path: Path, batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "sweep.zarr"
+    begun = sweep(store)
+    step, seen = begun.predict_step, []
+
+    def stop(batch: object, batch_idx: int) -> int:
+        seen.append(batch_idx)
+        if len(seen) > batches:
+            raise KeyError("stop")
+        return step(batch, batch_idx)
+
+    monkeypatch.setattr(begun, "predict_step", stop)
+    with pytest.raises(KeyError):
+        predict(begun, world())
+    assert not SweepStore(store).complete
+    predict(sweep(store), world())
+    assert_same(store, whole)
+
+
+SCRIPT = """
+import sys, warnings
+sys.path.insert(0, {root!r})
+warnings.filterwarnings("ignore")
+from tests.test_sweep import *
+if __name__ == "__main__":
+    predict(sweep(Path({store!r})), world(), **{options!r})
+"""
+
+
+def run(tmp_path: Path, store: Path, **options: object) -> subprocess.Popen[bytes]:
+    script = tmp_path / "run.py"
+    root = str(Path(__file__).parents[1])
+    script.write_text(SCRIPT.format(root=root, store=str(store), options=options))
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen([sys.executable, str(script)], **quiet)
+
+
+def written(store: Path) -> int:
+    try:
+        return int((SweepStore(store).status > 0).sum())
+    except (InputError, OSError, ValueError):
+        return 0
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
+def test_a_killed_sweep_goes_on_and_ends_the_same(whole: Path, tmp_path: Path, kills: int) -> None:
+    store = tmp_path / "sweep.zarr"
+    random = np.random.default_rng(0)
+    for _ in range(kills):
+        process = run(tmp_path, store)
+        before = written(store)
+        while process.poll() is None and written(store) <= before:
+            time.sleep(0.02)
+        time.sleep(random.uniform(0, 0.2))
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    predict(sweep(store), world())
+    assert_same(store, whole)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(whole: Path, tmp_path: Path) -> None:
+    store = tmp_path / "sweep.zarr"
+    assert run(tmp_path, store, devices=2, strategy="ddp").wait() == 0
+    assert_same(store, whole)
+
+
+def test_what_cannot_be_read_is_counted_and_the_rest_is_right(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for i in range(6):
+        Image.fromarray(random.integers(0, 256, (96, 96, 3), dtype=np.uint8)).save(
+            folder / f"{i}.png"
+        )
+    (folder / "2.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match=r"1 pictures cannot be read: .*2\.png is not a picture"):
+        predict(sweep(tmp_path / "s.zarr"), PictureFolder(folder))
+    store = SweepStore(tmp_path / "s.zarr")
+    assert store.status.tolist() == [1, 1, 2, 1, 1, 1]
+    assert np.isnan(store.values("tension")[2]).all()
+    assert np.isfinite(np.delete(store.values("tension"), 2, 0)).all()
+    assert 2 not in store.attributions(0)[1]
+    (folder / "9.png").write_bytes((folder / "5.png").read_bytes())
+    with pytest.raises(
+        InputError, match=r"there were 6, there are 7; number 6 was no picture, is 9"
+    ):
+        predict(sweep(tmp_path / "s.zarr"), PictureFolder(folder))
+
+
+def test_another_sweep_is_not_mixed_in(whole: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"was made with tension .*minimum.*; give another --model"
+    ):
+        predict(sweep(whole, tension=Tension("minimum")), world())
+    with pytest.raises(InputError, match="was made with data"):
+        predict(sweep(whole), world(71))
+    assert SweepStore(whole).complete
+
+
+def test_a_full_disk_loses_nothing(whole: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk can be mounted by root only")
+    try:
+        with pytest.raises(RunError, match="is full; every block before is safe: make room"):
+            predict(sweep(disk / "sweep.zarr"), world())
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        predict(sweep(disk / "sweep.zarr"), world())
+        assert_same(disk / "sweep.zarr", whole)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_top_pictures_become_sources(whole: Path) -> None:
+    store = SweepStore(whole)
+    for feature, options in ((3, {"feature": "fc:3"}), (None, {})):
+        data = SweepPictures(whole, count=8, **options)
+        data.use(Backbone(WORLD).preprocessing)
+        keys = [sample["key"] for sample in data.samples()]
+        tops = [store.top(k, "tension", 1)[0] for k in range(8)]
+        wanted = tops if feature is None else store.top(feature, "tension", 8)
+        assert keys == [store.keys[i] for i in wanted]
+    with pytest.raises(InputError, match="has 72 measured pictures to choose from, not 73"):
+        SweepPictures(whole, count=73, feature="fc:0")
+
+
+def test_what_a_sweep_refuses() -> None:
+    backbone = Backbone(WORLD)
+    with pytest.raises(InputError, match="keep 3 of 192 features would fill the disk"):
+        Sweep(backbone, ["layer4:*@centre"], "layer3", keep=3)
+    with pytest.raises(InputError, match="there is no measure 'tensoin'"):
+        Sweep(backbone, ["fc:0"], "layer4", keep=1, keep_by=["tensoin"])
+    with pytest.raises(InputError, match="block 0: give 1 or more"):
+        Sweep(backbone, ["fc:0"], "layer4", block=0)
+    with pytest.raises(InputError, match="needs a place"):
+        predict(Sweep(backbone, ["fc:0"], "layer4"), world(2))
