@@ -189,7 +189,8 @@ class Backbone(nn.Module):
         padding = self._padding(count)
 
         def tap(layer: Layer, value: Tensor) -> Tensor:
-            passed, rest = value[:count], value[count:]
+            own = len(value) * count // (count + padding)  # inside windows there are several each
+            passed, rest = value[:own], value[own:]
             if layer in insert:  # its size may be another one
                 passed = insert[layer]
                 rest = passed[-1:].detach().expand(padding, *passed.shape[1:])
