@@ -1,0 +1,89 @@
+"""Ranking: the tables, sheets and scatters of a sweep."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
+
+from mti_lightning import Backbone, InputError, PictureFolder, Sweep, SweepStore
+from mti_lightning.ranking import layer_table, log, make_ranking, scatter, table
+from mti_lightning.store import MEASURES
+from tests.test_sweep import predict, sweep, world
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> SweepStore:
+    path = tmp_path_factory.mktemp("ranked") / "sweep.zarr"
+    predict(sweep(path), world(40))
+    return SweepStore(path)
+
+
+@pytest.mark.parametrize("measure", [*MEASURES, "-response", "-balance"])
+def test_a_table_is_sorted_by_its_measure(store: SweepStore, measure: str) -> None:
+    rows = table(store, 2, measure, 7)
+    name, low = measure.removeprefix("-"), measure.startswith("-")
+    values = store.values(name, 2)
+    wanted = np.sort(values) if low else np.sort(values)[::-1]
+    assert [row["rank"] for row in rows] == list(range(1, 8))
+    np.testing.assert_allclose([float(row[name]) for row in rows], wanted[:7], rtol=1e-5)
+    assert [row["key"] for row in rows] == [store.keys[row["index"]] for row in rows]
+
+
+def test_features_are_ranked_by_the_tension_they_see(store: SweepStore) -> None:
+    rows = layer_table(store)
+    high = np.quantile(store.values("tension"), 0.99, axis=0)
+    assert [row["feature"] for row in rows] == [f"fc:{k}" for k in np.argsort(-high)]
+    best = store.values("tension", int(rows[0]["feature"][3:]))
+    assert rows[0]["tensest"] == store.keys[int(best.argmax())]
+
+
+def test_a_scatter_has_every_picture_and_zero_in_the_middle(store: SweepStore) -> None:
+    ringed = store.top(1, "tension", 5)
+    dots, rings = scatter(store, 1, ringed).axes[0].collections
+    assert len(dots.get_offsets()) == 40
+    excited, inhibited = store.values("excitation", 1), store.values("inhibition", 1)
+    np.testing.assert_allclose(rings.get_offsets(), np.c_[inhibited, excited][ringed])
+    assert dots.norm.vmin == -dots.norm.vmax
+    assert dots.norm.vmax == pytest.approx(np.abs(store.values("response", 1)).max())
+
+
+def test_a_sweep_is_shown_in_tensorboard(store: SweepStore, tmp_path: Path) -> None:
+    with SummaryWriter(str(tmp_path)) as writer:
+        log(store, writer)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert set(events.Tags()["images"]) == {f"sweep/fc:{k}" for k in range(8)} | {"sweep_features"}
+    assert "sweep_features/text_summary" in events.Tags()["tensors"]
+
+
+def test_a_sheet_outlines_the_window(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for grey in range(0, 250, 50):
+        Image.new("RGB", (96, 96), (grey, 255 - grey, 128)).save(folder / f"{grey}.png")
+    path = tmp_path / "sweep.zarr"
+    module = Sweep(Backbone("vetoed_shapes_resnet"), ["layer2:*@centre"], "layer1", store=str(path))
+    predict(module, PictureFolder(folder))
+    store = SweepStore(path)
+    top, left, height, width = store.window(3)
+    assert max(height, width) < 96
+    out, sheet = tmp_path / "rank.csv", tmp_path / "sheet.png"
+    make_ranking(str(path), "layer2:3@centre", "tension", 9, out, sheet, overwrite=False)
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 5
+    with Image.open(sheet) as image:
+        tile = np.asarray(image.crop((14, 48, 14 + 176, 48 + 176)).resize((96, 96)))
+    with Image.open(folder / rows[0]["key"]) as image:
+        changed = np.abs(np.asarray(image).astype(int) - tile).sum(2) > 60
+    rows_of, columns_of = np.nonzero(changed)
+    found = [rows_of.min(), columns_of.min(), rows_of.max(), columns_of.max()]
+    np.testing.assert_allclose(found, [top, left, top + height - 1, left + width - 1], atol=1)
+    with pytest.raises(InputError, match="rank.csv exists; give another name, or --overwrite"):
+        make_ranking(str(path), None, "tension", 9, out, None, overwrite=False)
+    (folder / "0.png").unlink()
+    with pytest.raises(InputError, match="there were 5, there are 4; number 0 was 0.png"):
+        make_ranking(str(path), "layer2:3@centre", "tension", 9, out, sheet, overwrite=True)
