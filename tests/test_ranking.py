@@ -82,8 +82,8 @@ def test_a_sheet_outlines_the_window(tmp_path: Path) -> None:
     rows_of, columns_of = np.nonzero(changed)
     found = [rows_of.min(), columns_of.min(), rows_of.max(), columns_of.max()]
     np.testing.assert_allclose(found, [top, left, top + height - 1, left + width - 1], atol=1)
-    with pytest.raises(InputError, match="rank.csv exists; give another name, or --overwrite"):
+    with pytest.raises(InputError, match=r"rank\.csv exists; give another name, or --overwrite"):
         make_ranking(str(path), None, "tension", 9, out, None, overwrite=False)
     (folder / "0.png").unlink()
-    with pytest.raises(InputError, match="there were 5, there are 4; number 0 was 0.png"):
+    with pytest.raises(InputError, match=r"there were 5, there are 4; number 0 was 0\.png"):
         make_ranking(str(path), "layer2:3@centre", "tension", 9, out, sheet, overwrite=True)

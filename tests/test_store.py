@@ -40,7 +40,7 @@ def test_a_store_is_read_back_block_by_block(tmp_path: Path) -> None:
     assert again.values("harmonic", 0)[0] == pytest.approx(2 / 3)
     assert np.isnan(again.values("tension")[2]).all()
     assert again.top(0, "tension", 5) == [0, 1]
-    with pytest.raises(InputError, match="holds no attribution maps; sweep with --model.keep"):
+    with pytest.raises(InputError, match=r"holds no attribution maps; sweep with --model\.keep"):
         again.attributions(0)
 
 
@@ -57,9 +57,11 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     store.check({**MADE, "version": "1"}, KEYS)
     with pytest.raises(InputError, match=r"made with features \['fc:0', 'fc:1'\], not \['fc:0'\]"):
         store.check({**MADE, "features": ["fc:0"]}, KEYS)
-    with pytest.raises(InputError, match="there were 3, there are 3; number 1 was b.png, is c.png"):
+    with pytest.raises(
+        InputError, match=r"there were 3, there are 3; number 1 was b\.png, is c\.png"
+    ):
         store.check(MADE, [KEYS[0], "c.png", KEYS[2]])
-    with pytest.raises(InputError, match="name a feature of .*; it has fc:0, fc:1"):
+    with pytest.raises(InputError, match=r"name a feature of .*; it has fc:0, fc:1"):
         store.feature_index(None)
     with pytest.raises(InputError, match="there is no measure 'tensoin'; there are response, "):
         store.values("tensoin")
