@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mti_lightning import spectrum
+from mti_lightning.boxes import Box, cut
 from mti_lightning.errors import InputError
 from mti_lightning.streams import START, stream
 
@@ -45,8 +46,19 @@ class ImageParameters(ABC):
         """
 
     @abstractmethod
-    def decode(self, values: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
-        """Return pictures, [N, 3, H, W] in 0..1, for the trained and fixed values together."""
+    def decode(
+        self,
+        values: Mapping[str, Tensor],
+        size: tuple[int, int],
+        box: Box | None = None,
+    ) -> Tensor:
+        """Return pictures, [N, 3, H, W] in 0..1, for the trained and fixed values together.
+
+        Args:
+            values: Trained and fixed values.
+            size: Height and width of the canvas.
+            box: What is returned of each; None for the whole.
+        """
 
 
 @final
@@ -110,16 +122,19 @@ class FourierPhase(ImageParameters):
             "deviation": self.contrast * ones,
         }
 
-    def decode(self, values: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
+    def decode(
+        self,
+        values: Mapping[str, Tensor],
+        size: tuple[int, int],
+        box: Box | None = None,
+    ) -> Tensor:
         magnitude = values["magnitude"]
         if "attenuation" in values:
             magnitude = magnitude * values["attenuation"].sigmoid()
-        phase = values["phase"]
-        # Both are several times quicker than torch.polar and a standard deviation, forward and
-        # backward.
-        waves = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
-        planes = spectrum.decode(waves, size[1])  # [N, 3, H, W]
-        planes = torch.nn.functional.layer_norm(planes, planes.shape[1:], eps=1e-12)
+        whole = None if magnitude.requires_grad else box
+        planes = spectrum.phase_picture(magnitude, values["phase"], size[1], whole)
+        if box is not None and whole is None:
+            planes = cut(planes, box)
         return (planes * values["deviation"] + values["mean"]).sigmoid()
 
 
@@ -141,5 +156,10 @@ class Pixels(ImageParameters):
         noise = [torch.randn(3, *size, generator=stream(key, START)) for key in keys]
         return {"logit": 0.1 * torch.stack(noise)}, {}
 
-    def decode(self, values: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
-        return values["logit"].sigmoid()
+    def decode(
+        self,
+        values: Mapping[str, Tensor],
+        size: tuple[int, int],
+        box: Box | None = None,
+    ) -> Tensor:
+        return cut(values["logit"], box or (0, 0, *size)).sigmoid()

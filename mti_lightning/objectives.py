@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from mti_lightning import signs, spectrum
 from mti_lightning.attribution import ActGrad, Attribution, attribute, check_path
 from mti_lightning.backbone import Backbone, Layer
+from mti_lightning.boxes import Box, cut
 from mti_lightning.data import PictureData
 from mti_lightning.errors import InputError, RenderError
 from mti_lightning.feature import Feature, Probe, ProbeGroup, activation_warning
 from mti_lightning.image import FourierPhase, ImageParameters
 from mti_lightning.metrics import MEASURES, picture_metrics
-from mti_lightning.receptive_field import Window, cut, find_window
+from mti_lightning.receptive_field import Window, find_window
 from mti_lightning.signs import Sign, Tension
 from mti_lightning.streams import stream_key
 from mti_lightning.views import Views, whole
@@ -106,11 +107,11 @@ class ImageChunk(nn.Module):
             self.register_buffer(name, value, persistent=False)
         self.register_buffer("saliency", torch.zeros(len(entries), *size))
 
-    def forward(self) -> Tensor:
-        """Return the pictures, [N, 3, H, W] in 0..1."""
+    def forward(self, box: Box | None = None) -> Tensor:
+        """Return the pictures, or a box of each, [N, 3, H, W] in 0..1."""
         fixed = {name: self.get_buffer(name) for name in self._fixed}
         with torch.autocast(self.saliency.device.type, enabled=False):
-            return self.image.decode({**dict(self.trained.items()), **fixed}, self.size)
+            return self.image.decode({**dict(self.trained.items()), **fixed}, self.size, box)
 
 
 class Objective(LightningModule, ABC):
@@ -154,7 +155,9 @@ class Objective(LightningModule, ABC):
         tension: Tension | None = None,
         image: ImageParameters | None = None,
         views: Views | None = None,
-        optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=0.05),
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(
+            parameters, lr=0.05, fused=True
+        ),
         batch_size: int = 16,
         steps_per_epoch: int = 32,
         seed: int = 0,
@@ -192,7 +195,8 @@ class Objective(LightningModule, ABC):
         self._windows: dict[object, Window | None] = {}
         self.progress = 0.0  # of the images whose turn it is, from 0 to 1
         self._target: tuple[int, Any] = (-1, None)  # of the chunk whose turn it is
-        self._rendered: tuple[ImageChunk, Tensor] | None = None  # by the step under way
+        # By the step under way: the pictures, or a box of each.
+        self._rendered: tuple[ImageChunk, Tensor, Box | None] | None = None
 
     # --- what an objective is ---
 
@@ -342,9 +346,11 @@ class Objective(LightningModule, ABC):
         chunk: ImageChunk = self.bank[batch.chunk]  # type: ignore[assignment]
         if self._target[0] != batch.chunk:
             self._target = (batch.chunk, self.target(chunk))
-        pictures = chunk()
+        part = chunk.window and chunk.window.box
+        box = self.views.reach(part, self.input_size, self.canvas) if part else None
+        pictures = chunk(box)
         pictures.retain_grad()
-        self._rendered = (chunk, pictures)
+        self._rendered = (chunk, pictures, box)
         step = self.current_epoch * self.steps_per_epoch + batch.step
         epochs = self.trainer.max_epochs or -1
         self.progress = min(step / (epochs * self.steps_per_epoch), 1.0) if epochs > 0 else 0.0
@@ -352,7 +358,7 @@ class Objective(LightningModule, ABC):
         with torch.autocast(self.device.type, enabled=False):
             keys = [entry.key for entry in chunk.entries]
             views = self.views(
-                pictures, keys, step, self.input_size, chunk.window and chunk.window.box
+                pictures, keys, step, self.input_size, part, box and (box, self.canvas)
             )
         losses = self.losses(views, chunk, self._target[1]) / self.views.count
         self.log("loss", losses.detach().sum() / len(chunk.entries), prog_bar=True, batch_size=1)
@@ -367,7 +373,7 @@ class Objective(LightningModule, ABC):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         assert self._rendered is not None
-        chunk, pictures = self._rendered
+        chunk, pictures, box = self._rendered
         assert pictures.grad is not None
         moves = pictures.grad.abs().mean(1)  # [N, H, W]
         strength = moves.flatten(1).amax(1)  # [N]
@@ -382,7 +388,7 @@ class Objective(LightningModule, ABC):
                 "feature before its activation function, "
                 "a lower learning rate, another attribution layer or --trainer.precision 32"
             )
-        chunk.saliency += moves
+        cut(chunk.saliency, box or (0, 0, *self.canvas)).add_(moves)
 
     # --- what the pictures show ---
 
@@ -518,7 +524,8 @@ class Inversion(Objective):
         dot = (shown * wanted).flatten(1).sum(1) / norm
         # Below 0 the slope would vanish; noise may start there, where activations have both signs.
         similar = signs.cosine(shown, wanted).clamp(min=_LEAST_COSINE)
-        losses: Tensor = -dot * similar**self.power
+        # A power of few floats is off by the last bit or not, depending on how many there are.
+        losses: Tensor = -dot * (similar.double() ** self.power).to(dot)
         return losses
 
     def cosine_to_target(self, activations: Tensor, chunk: ImageChunk) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mti_lightning.backbone import Backbone, Layer
+from mti_lightning.boxes import Box, cut
 from mti_lightning.feature import ProbeGroup
 
 # Of the largest value: other sizes get other kernels, which sum in another order.
@@ -17,7 +18,6 @@ _GROWTHS = 3
 _LONGER = 96  # pixels; most strides divide it
 # What networks raise for pictures that they cannot take.
 _TOO_SMALL = (AssertionError, IndexError, RuntimeError, ValueError)
-Box = tuple[int, int, int, int]  # top, left, height, width
 Pair = tuple[int, int]  # of rows, of columns
 
 
@@ -64,12 +64,6 @@ class Head:
         """Where the features are read."""
         assert isinstance(self.group.position, tuple)
         return self.group.position
-
-
-def cut(maps: Tensor, box: Box) -> Tensor:
-    """Cut a box out of pictures or maps, [N, C, H, W]."""
-    top, left, height, width = box
-    return maps[:, :, top : top + height, left : left + width]
 
 
 # cuDNN rounds to TF32, and its fast algorithms mix pixels and take the mixture apart again.

@@ -18,10 +18,11 @@ from torch.utils.data import DataLoader, DistributedSampler
 from mti_lightning import store
 from mti_lightning.attribution import ActGrad, Attribution, attribute, check_path
 from mti_lightning.backbone import Backbone, Layer
+from mti_lightning.boxes import cut
 from mti_lightning.data import Loaded, PictureData
 from mti_lightning.errors import InputError, RunError
 from mti_lightning.feature import Probe, ProbeGroup, activation_warning, expand
-from mti_lightning.receptive_field import Window, cut, find_window, respond
+from mti_lightning.receptive_field import Window, find_window, respond
 from mti_lightning.signs import Tension
 from mti_lightning.store import COLUMNS, Array, SweepStore, check_measure, select
 

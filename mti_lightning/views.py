@@ -1,11 +1,13 @@
 """Views: seeded crops and noise against adversarial patterns, resampled once."""
 
+import math
 from collections.abc import Sequence
 from typing import final
 
 import torch
 from torch import Tensor
 
+from mti_lightning.boxes import Box, cut
 from mti_lightning.errors import InputError
 from mti_lightning.streams import stream
 
@@ -24,7 +26,8 @@ def resample(
     pictures: Tensor,
     boxes: Tensor,
     size: tuple[int, int],
-    part: tuple[int, int, int, int] | None = None,
+    part: Box | None = None,
+    within: tuple[Box, tuple[int, int]] | None = None,
 ) -> Tensor:
     """Cut a box out of each picture and bring it to one size, anti-aliased, in one interpolation.
 
@@ -35,15 +38,16 @@ def resample(
         boxes: Top, left, height and width of each box in shares of the picture, [N, 4].
         size: Height and width of the result.
         part: Top, left, height and width of what is computed of it; by default the whole.
+        within: Where `pictures` lie on their canvas, and its height and width, if they are not
+            all of it.
     """
     top, left, *size_of_part = part or (0, 0, *size)
+    given, canvas = within or ((0, 0, *pictures.shape[2:]), pictures.shape[2:])
     # In the boxes' precision: half precision cannot tell places apart.
-    rows = _filter(boxes[:, 0], boxes[:, 2], pictures.shape[2], size[0])  # [N, h, H]
-    columns = _filter(boxes[:, 1], boxes[:, 3], pictures.shape[3], size[1])  # [N, w, W]
-    rows, columns = (
-        weights[:, start : start + length]
-        for weights, start, length in zip((rows, columns), (top, left), size_of_part, strict=True)
-    )
+    rows = _filter(boxes[:, 0], boxes[:, 2], canvas[0], size[0])  # [N, h, H]
+    columns = _filter(boxes[:, 1], boxes[:, 3], canvas[1], size[1])  # [N, w, W]
+    rows = cut(rows, (top, given[0], size_of_part[0], given[2]))
+    columns = cut(columns, (left, given[1], size_of_part[1], given[3]))
     rows, columns = rows.to(pictures), columns.to(pictures).mT  # [N, h, H], [N, W, w]
     # The channels of a picture go through one product: broadcast ones copy the weights for each.
     count, channels, height, _ = pictures.shape
@@ -88,13 +92,32 @@ class Views:
             )
         self.count, self.box, self.jitter, self.noise = count, box, jitter, noise
 
+    def reach(self, part: Box, size: tuple[int, int], canvas: tuple[int, int]) -> Box:
+        """Return the box of the canvas that a part of a view can come from, whatever the stream.
+
+        Args:
+            part: Top, left, height and width of the part.
+            size: Height and width of a view.
+            canvas: Height and width of the canvas.
+        """
+        ends = []
+        for start, length, target, source in zip(part[:2], part[2:], size, canvas, strict=True):
+            least, most = self.box
+            support = max(most * source / target, 1)
+            first = least * start / target * source - support - 1
+            last = (1 - least + least * (start + length) / target) * source + support + 1
+            ends.append((max(math.floor(first), 0), min(math.ceil(last), source)))
+        (top, bottom), (left, right) = ends
+        return top, left, bottom - top, right - left
+
     def __call__(
         self,
         pictures: Tensor,
         keys: Sequence[int],
         step: int,
         size: tuple[int, int],
-        part: tuple[int, int, int, int] | None = None,
+        part: Box | None = None,
+        within: tuple[Box, tuple[int, int]] | None = None,
     ) -> Tensor:
         """Return views, [N · count, 3, h, w], those of one picture next to each other.
 
@@ -104,6 +127,8 @@ class Views:
             step: The step, which with the key decides over box and noise.
             size: Height and width of a view.
             part: Top, left, height and width of what is computed of a view; by default the whole.
+            within: Where `pictures` lie on their canvas, and its height and width, if they are
+                not all of it.
         """
         count, shape = len(keys) * self.count, part[2:] if part else size
         boxes, noise = torch.empty(count, 4), torch.empty(count, 3, *shape)
@@ -119,5 +144,5 @@ class Views:
                     uniform = torch.rand(3, *shape, generator=generator).sub_(0.5).mul_(12**0.5)
                     torch.randn(3, *shape, generator=generator, out=noise[view]).add_(uniform)
         repeated = pictures.repeat_interleave(self.count, 0) if self.count > 1 else pictures
-        views = resample(repeated, boxes.to(pictures.device), size, part)
+        views = resample(repeated, boxes.to(pictures.device), size, part, within)
         return views.add(noise.to(pictures), alpha=self.noise) if self.noise else views

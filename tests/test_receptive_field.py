@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from mti_lightning.backbone import Backbone, Layer
+from mti_lightning.boxes import Box, cut
 from mti_lightning.feature import Feature, Position, Probe, ProbeGroup
-from mti_lightning.receptive_field import Box, Window, cut, find_window, respond
+from mti_lightning.receptive_field import Window, find_window, respond
 from tests.test_attribution import EVERY, close, reference
 from tests.test_backbone import hooks, liven, plain
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from mti_lightning.boxes import cut
 from mti_lightning.spectrum import (
     decode,
     encode,
@@ -11,6 +12,7 @@ from mti_lightning.spectrum import (
     mean_magnitude,
     mix_colours,
     natural_magnitude,
+    phase_picture,
     unmix_colours,
 )
 
@@ -84,3 +86,19 @@ def test_colours_are_mixed_without_mixing_places() -> None:
     planes[0, 0, 1, 5] = 1
     mixed = mix_colours(planes)
     assert mixed.abs().sum((0, 1)).nonzero().tolist() == [[1, 5]]
+
+
+@pytest.mark.parametrize("size", [(40, 36), (33, 35), (32, 47)])
+def test_a_box_of_a_phase_picture_is_that_of_the_whole(size: tuple[int, int]) -> None:
+    height, width = size
+    shape = (2, 3, height, width // 2 + 1)
+    random = torch.Generator().manual_seed(0)
+    magnitude = natural_magnitude(*size) * torch.rand(shape, generator=random)
+    phase = (7 * torch.rand(shape, generator=random)).double().requires_grad_()
+    box = (5, 7, 20, 21)
+    part = phase_picture(magnitude.double(), phase, width, box)
+    whole = cut(phase_picture(magnitude.double(), phase, width), box)
+    torch.testing.assert_close(part, whole, rtol=0, atol=1e-6)
+    weights = torch.randn(part.shape, generator=random, dtype=torch.double)
+    gradients = [torch.autograd.grad(picture, phase, weights)[0] for picture in (part, whole)]
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-6)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from mti_lightning.boxes import cut
 from mti_lightning.errors import InputError
 from mti_lightning.streams import stream_key
 from mti_lightning.views import Views, resample, whole
@@ -195,3 +196,15 @@ def test_views_that_cannot_be(given: dict[str, object]) -> None:
         Views(**given)
     assert f"{name} {value}" in str(error.value)
     assert "count is 1 or more, 0 < smallest <= largest box <= 1, the others" in str(error.value)
+
+
+@pytest.mark.parametrize("canvas", [(64, 64), (300, 211)])
+def test_a_part_of_a_view_needs_only_its_reach(canvas: tuple[int, int]) -> None:
+    pictures = torch.rand(3, 3, *canvas, generator=torch.Generator().manual_seed(0))
+    views, size, part = Views(box=(0.8, 0.99), jitter=0.3), (96, 80), (30, 8, 24, 40)
+    box = views.reach(part, size, canvas)
+    for step in range(8):
+        wanted = views(pictures, [1, 2, 3], step, size, part)
+        given = views(cut(pictures, box), [1, 2, 3], step, size, part, (box, canvas))
+        torch.testing.assert_close(given, wanted, rtol=0, atol=1e-6)
+    assert box[2] * box[3] < 0.6 * canvas[0] * canvas[1]
