@@ -4,13 +4,14 @@ Dimensions are named. `response`, `excitation`, `inhibition`, `tension`, `tensio
 `tension_l2` are [picture, feature]; `status` [picture] is 0 where a picture was not reached yet, 1
 where it was measured, 2 where it cannot be read. `key` [picture] and `feature` name them,
 `mean_activation` [channel] is what the centred tension subtracts. `attribution` [kept, ...] holds
-the maps that were kept, of `attribution_feature` and `attribution_picture` [kept], and the group's
-attributes how all this was made.
+the maps that were kept, of `attribution_feature` and `attribution_picture` [kept],
+`activation_sign` [kept, ...] whether the activations are positive (1) or negative (-1) there, and
+the group's attributes how all this was made.
 """
 
 import errno
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast, final
 
@@ -32,6 +33,7 @@ COLUMNS: Final = (
 _DERIVED: Final = ("balance", "minimum", "harmonic")
 MEASURES: Final = (*COLUMNS, *_DERIVED)
 _MADE_BY_OTHERS: Final = ("version",)  # may differ when a sweep is continued
+_KEPT: Final = {"attribution": "float32", "activation_sign": "int8"}
 PENDING, MEASURED, UNREADABLE = 0, 1, 2
 
 
@@ -196,7 +198,7 @@ class SweepStore:
 
         Args:
             start: Index of the block's first picture.
-            rows: Feature, picture and map of each.
+            rows: Feature, picture, and attribution and sign of the activations, [2, ...], of each.
         """
         if not rows:
             return
@@ -222,19 +224,20 @@ class SweepStore:
         where: dict[tuple[int, int], tuple[Any, int]] = {}
         for _, part in sorted(self.group["candidates"].groups()):  # type: ignore[union-attr]
             pairs = zip(part["feature"][:].tolist(), part["picture"][:].tolist(), strict=True)
-            where |= {pair: (part["map"], row) for row, pair in enumerate(pairs)}
-        shape = next(iter(where.values()))[0].shape[1:]
-        kept = self.group.create_array(
-            "attribution",
-            shape=(len(wanted), *shape),
-            chunks=(1, *shape),
-            dtype="float32",
-            dimension_names=("kept", *dimensions),
-            overwrite=True,
-        )
-        for row, pair in enumerate(wanted):
-            maps, place = where[pair]
-            kept[row] = maps[place]
+            where |= {pair: (part, row) for row, pair in enumerate(pairs)}
+        for name, kind in _KEPT.items():
+            shape = next(iter(where.values()))[0][name].shape[1:]
+            kept = self.group.create_array(
+                name,
+                shape=(len(wanted), *shape),
+                chunks=(1, *shape),
+                dtype=kind,
+                dimension_names=("kept", *dimensions),
+                overwrite=True,
+            )
+            for row, pair in enumerate(wanted):
+                part, place = where[pair]
+                kept[row] = part[name][place]
         for name, column in zip(("feature", "picture"), np.array(wanted).T, strict=True):
             self.group.create_array(
                 f"attribution_{name}", data=column, dimension_names=("kept",), overwrite=True
@@ -316,28 +319,34 @@ class SweepStore:
         _, low = check_measure(measure)
         return [int(i) for i in select(self.values(measure, feature), count, low)]
 
-    def attributions(self, feature: int) -> tuple[Array, Array]:
-        """Return the maps that were kept of a feature, [M, ...], and their pictures, [M]."""
-        if "attribution" not in self.group:
+    def kept(self, feature: int) -> tuple[Array, Array]:
+        """Return where the maps that were kept of a feature are, [M], and their pictures, [M].
+
+        Raises:
+            InputError: If none were kept of it.
+        """
+        of_feature = np.array([])
+        if "attribution" in self.group:
+            of_feature = np.flatnonzero(self._array("attribution_feature")[:] == feature)
+        if not len(of_feature):
             raise InputError(
-                f"{self.path} holds no attribution maps; sweep with --model.keep N to keep those "
-                "of the N top pictures"
+                f"{self.path} holds no attribution maps of {self.features[feature]}; sweep with "
+                "--model.keep N to keep those of the N top pictures"
             )
-        rows = np.flatnonzero(self._array("attribution_feature")[:] == feature)
-        maps = self._array("attribution")
-        kept = np.stack([maps[int(row)] for row in rows])
-        return kept, self._array("attribution_picture")[:][rows]
+        return of_feature, self._array("attribution_picture")[:][of_feature]
+
+    def maps(self, rows: Iterable[int], name: str = "attribution") -> Array:
+        """Return kept maps, [M, ...]: `attribution`, or `activation_sign`."""
+        array = self._array(name)
+        return np.stack([array[int(row)] for row in rows])
 
 
 def _write_maps(group: Any, rows: Sequence[tuple[int, int, Array]]) -> None:
-    maps = group.create_array(
-        "map",
-        shape=(len(rows), *rows[0][2].shape),
-        chunks=(1, *rows[0][2].shape),
-        dtype="float32",
-    )
-    for row, (_, _, values) in enumerate(rows):
-        maps[row] = values
+    shape = rows[0][2].shape[1:]
+    for index, (name, kind) in enumerate(_KEPT.items()):
+        maps = group.create_array(name, shape=(len(rows), *shape), chunks=(1, *shape), dtype=kind)
+        for row, (_, _, values) in enumerate(rows):
+            maps[row] = values[index]
     group.create_array("feature", data=np.array([row[0] for row in rows]))
     group.create_array("picture", data=np.array([row[1] for row in rows]))
 

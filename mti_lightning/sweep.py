@@ -46,6 +46,7 @@ class _Slice:
     """Attributions of some features, all pictures."""
 
     places: list[int]  # F of the sweep's features
+    activations: Tensor  # [N, ...]
     attribution: Tensor  # [F, N, ...]
     centred: Tensor | None  # [F, N, ...]; None where the method does not tell
 
@@ -201,20 +202,23 @@ class Sweep(LightningModule):
         leaf = cut(found, window.head.box).requires_grad_()
         return leaf, respond(self.backbone, self.layer, window.head, leaf)
 
-    def _whole(self, part: _Part, attribution: Tensor) -> Tensor:
-        """Put attributions [N, ...] in their place on the whole map; they are 0 elsewhere."""
+    def _whole(self, part: _Part, values: Tensor) -> Tensor:
+        """Put values [N, ...] in their place on the whole map; they are 0 elsewhere."""
         if part.window is None or not isinstance(self.attribution, ActGrad):
-            return attribution
+            return values
         top, left = part.window.map_box[:2]
         if part.window.head is not None:
             top, left = top + part.window.head.box[0], left + part.window.head.box[1]
         site = self.backbone.site(self.layer)
-        whole = attribution.new_zeros(len(attribution), *site.shape)
-        cut(whole, (top, left, *attribution.shape[2:])).copy_(attribution)
+        whole = values.new_zeros(len(values), *site.shape)
+        cut(whole, (top, left, *values.shape[2:])).copy_(values)
         return whole
 
     def _measure(self, pictures: Tensor, maps: dict[int, Tensor]) -> dict[str, Tensor]:
-        """Measure pictures, and put the attributions of the features in `maps` there."""
+        """Measure pictures, and put what is kept of the features in `maps` there.
+
+        That is attribution and the sign of the activations, [2, N, ...].
+        """
         shape = (len(self.features), len(pictures))
         measured = {name: pictures.new_full(shape, torch.nan) for name in COLUMNS}
         for part in self._parts:
@@ -222,7 +226,8 @@ class Sweep(LightningModule):
                 self._reduce(piece, measured)
                 for place, attribution in zip(piece.places, piece.attribution, strict=True):
                     if place in maps:
-                        maps[place] = self._whole(part, attribution)
+                        kept = (attribution, piece.activations.sign())
+                        maps[place] = torch.stack([self._whole(part, values) for values in kept])
         return {name: values.T for name, values in measured.items()}
 
     def _reduce(self, piece: _Slice, measured: Mapping[str, Tensor]) -> None:
@@ -244,10 +249,10 @@ class Sweep(LightningModule):
         """Attribute the features of a part, as many at once as memory bears; note the responses."""
         if not isinstance(self.attribution, ActGrad):
             for place, probe in zip(part.places, part.group.probes, strict=True):
-                _, attribution, responses[place] = attribute(
+                activations, attribution, responses[place] = attribute(
                     self.backbone, pictures, [probe] * len(pictures), self.layer, self.attribution
                 )
-                yield _Slice([place], attribution[None], None)
+                yield _Slice([place], activations, attribution[None], None)
             return
         activations, found = self._respond(part, pictures)
         responses[part.places] = found.detach().T
@@ -261,7 +266,7 @@ class Sweep(LightningModule):
                 shape = [1] * values.ndim
                 shape[self.channel_dim] = -1
                 centred = (values - self.mean_activation.view(shape)) * gradient
-            yield _Slice([part.places[row] for row in rows], values * gradient, centred)
+            yield _Slice([part.places[row] for row in rows], values, values * gradient, centred)
 
     # --- the run ---
 
@@ -363,7 +368,7 @@ class Sweep(LightningModule):
         if self.trainer.is_global_zero:
             self._store.note_windows([self._box(place) for place in range(len(self.features))])
         self._blocks: dict[int, tuple[dict[str, Array], Array]] = {}
-        self._maps: dict[tuple[int, int], Array] = {}
+        self._maps: dict[tuple[int, int], Array] = {}  # as `_measure` keeps them, [2, ...]
         self._unreadable: list[str] = []
         self._best = {
             (place, measure): _Best(self.keep, measure, self._store.values(measure, place))
@@ -434,7 +439,7 @@ class Sweep(LightningModule):
             held = of_place.cpu()
             for row, picture in enumerate(index.tolist()):
                 if picture in top:
-                    self._maps[place, picture] = held[row].numpy().copy()
+                    self._maps[place, picture] = held[:, row].numpy().copy()
         top_of = {place: self._top(place) for place in self.kept}
         self._maps = {key: kept for key, kept in self._maps.items() if key[1] in top_of[key[0]]}
 

@@ -40,8 +40,10 @@ def test_a_store_is_read_back_block_by_block(tmp_path: Path) -> None:
     assert again.values("harmonic", 0)[0] == pytest.approx(2 / 3)
     assert np.isnan(again.values("tension")[2]).all()
     assert again.top(0, "tension", 5) == [0, 1]
-    with pytest.raises(InputError, match=r"holds no attribution maps; sweep with --model\.keep"):
-        again.attributions(0)
+    with pytest.raises(
+        InputError, match=r"holds no attribution maps of fc:0; sweep with --model\.keep"
+    ):
+        again.kept(0)
 
 
 def test_an_unfinished_beginning_leaves_nothing(tmp_path: Path) -> None:

@@ -214,7 +214,8 @@ def test_the_store_holds_what_measure_gives_and_opens_without_us(whole: Path) ->
     store = SweepStore(whole)
     assert store.complete
     for feature in range(8):
-        maps, kept = store.attributions(feature)
+        rows, kept = store.kept(feature)
+        maps = store.maps(rows)
         ends = [store.top(feature, measure, 3) for measure in ("tension", "response", "-response")]
         assert kept.tolist() == sorted({i for end in ends for i in end})
         np.testing.assert_allclose(
@@ -252,14 +253,14 @@ sys.path.insert(0, {root!r})
 warnings.filterwarnings("ignore")
 from tests.test_sweep import *
 if __name__ == "__main__":
-    predict(sweep(Path({store!r})), world(), **{options!r})
+    predict(sweep(Path({store!r}), block={block}), world(), **{options!r})
 """
 
 
-def run(tmp_path: Path, store: Path, **options: object) -> subprocess.Popen[bytes]:
+def run(tmp_path: Path, store: Path, block: int = 16, **options: object) -> subprocess.Popen[bytes]:
     script = tmp_path / "run.py"
     root = str(Path(__file__).parents[1])
-    script.write_text(SCRIPT.format(root=root, store=str(store), options=options))
+    script.write_text(SCRIPT.format(root=root, store=str(store), block=block, options=options))
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen([sys.executable, str(script)], **quiet)
 
@@ -271,20 +272,20 @@ def written(store: Path) -> int:
         return 0
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
-def test_a_killed_sweep_goes_on_and_ends_the_same(whole: Path, tmp_path: Path, kills: int) -> None:
-    store = tmp_path / "sweep.zarr"
+@pytest.mark.parametrize(("kills", "block"), [(1, 16), pytest.param(10, 4, marks=pytest.mark.slow)])
+def test_a_killed_sweep_goes_on_and_ends_the_same(tmp_path: Path, kills: int, block: int) -> None:
+    store, whole = tmp_path / "sweep.zarr", tmp_path / "whole.zarr"
+    predict(sweep(whole, block=block), world())
     random = np.random.default_rng(0)
     for _ in range(kills):
-        process = run(tmp_path, store)
+        process = run(tmp_path, store, block)
         before = written(store)
         while process.poll() is None and written(store) <= before:
-            time.sleep(0.02)
-        time.sleep(random.uniform(0, 0.2))
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    predict(sweep(store), world())
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.02))
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    predict(sweep(store, block=block), world())
     assert_same(store, whole)
 
 
@@ -310,7 +311,7 @@ def test_what_cannot_be_read_is_counted_and_the_rest_is_right(tmp_path: Path) ->
     assert store.status.tolist() == [1, 1, 2, 1, 1, 1]
     assert np.isnan(store.values("tension")[2]).all()
     assert np.isfinite(np.delete(store.values("tension"), 2, 0)).all()
-    assert 2 not in store.attributions(0)[1]
+    assert 2 not in store.kept(0)[1]
     (folder / "9.png").write_bytes((folder / "5.png").read_bytes())
     with pytest.raises(
         InputError, match=r"there were 6, there are 7; number 6 was no picture, is 9"
