@@ -11,6 +11,8 @@ from typing import Any, final
 import numpy as np
 import torch
 from lightning import LightningModule
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
@@ -289,17 +291,11 @@ class Sweep(LightningModule):
 
     def made(self, data: PictureData) -> dict[str, Any]:
         """Return what the results depend on, as JSON."""
-        weights = hashlib.sha256()
-        for name, value in self.backbone.network.state_dict().items():
-            weights.update(
-                name.encode()
-                + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-            )
         arguments = {k: v for k, v in vars(self.attribution).items() if not k.startswith("_")}
         made = {
             "version": version("mti-lightning"),
             "backbone": self.backbone.name,
-            "weights": weights.hexdigest()[:16],
+            "weights": weights_digest(self.backbone),
             "features": [str(feature) for feature in self.features],
             "attribution_layer": str(self.layer),
             "attribution": {
@@ -492,6 +488,25 @@ class _Best:
         index, values = index[order], values[order]
         chosen = select(values, self.count, self.low)
         self.index, self.values = index[chosen], values[chosen]
+
+
+def weights_digest(backbone: Backbone) -> str:
+    """Return what tells a network's weights from others."""
+    weights = hashlib.sha256()
+    for name, value in backbone.network.state_dict().items():
+        raw = value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        weights.update(name.encode() + raw)
+    return weights.hexdigest()[:16]
+
+
+class SweepProgress(TQDMProgressBar):
+    """A bar of the pictures that a sweep still has to do, in pictures per second, and time left."""
+
+    def init_predict_tqdm(self) -> Tqdm:
+        bar = super().init_predict_tqdm()
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        bar.unit, bar.unit_scale = " pictures", data.batch_size
+        return bar
 
 
 def _class_path(thing: object) -> str:

@@ -27,6 +27,19 @@ def reopen(store: SweepStore) -> PictureData:
     return data
 
 
+def pictures_of(store: SweepStore) -> Pictures:
+    """Return the pictures that a sweep went through, as its network saw them.
+
+    Raises:
+        InputError: If they are gone or have changed.
+    """
+    data = reopen(store)
+    height, width = store.made["preprocessing"]["size"]
+    data.use(Preprocessing(**{**store.made["preprocessing"], "size": (height, width)}))
+    store.check_keys(data.pictures.keys)
+    return data.pictures
+
+
 class _Chosen(Pictures):
     """Some of other pictures."""
 
