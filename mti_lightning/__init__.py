@@ -1,6 +1,8 @@
 """Maximally tense images and +/− attribution inversions, for any timm model."""
 
 from mti_lightning import vetoed_shapes_backbone as _embedded_default  # noqa: F401  registers it with timm
+from mti_lightning.atlas_inversion import AtlasInversion, Chart
+from mti_lightning.atlas_log import AtlasLog
 from mti_lightning.attribution import ActGrad, Attribution, attribute
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.data import (
@@ -32,8 +34,11 @@ from mti_lightning.views import Views
 __version__ = "0.1.0"
 __all__ = [
     "ActGrad",
+    "AtlasInversion",
+    "AtlasLog",
     "Attribution",
     "Backbone",
+    "Chart",
     "Feature",
     "FourierPhase",
     "ImageFolder",

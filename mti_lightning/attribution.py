@@ -4,15 +4,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar, final
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mti_lightning.backbone import Backbone, Layer
-from mti_lightning.errors import InputError
+from mti_lightning.backbone import Backbone, Layer, Site
+from mti_lightning.errors import InputError, RunError
 from mti_lightning.feature import Probe
+from mti_lightning.log import say
+from mti_lightning.registry import origin_of
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,16 @@ class Pass:
     Attributes:
         activations: a, of the attribution layer's shape.
         responses: r, [N], computed from `activations`.
-        head: Computes responses from other activations of the same shape.
+        head: Computes responses from other activations of the same shape, of the same pictures.
+        network: The frozen network, for methods that hook its modules while they call `head`.
+        baseline: The activations that stand for "absent", of a shape that expands to theirs.
     """
 
     activations: Tensor
     responses: Tensor
     head: Callable[[Tensor], Tensor]
+    network: nn.Module
+    baseline: Tensor
 
 
 class Attribution(ABC):
@@ -36,9 +44,17 @@ class Attribution(ABC):
     Attributes:
         differentiable: Whether its result can be differentiated once more, as `MaximallyTense`
             needs.
+        additive: Whether A sums to the response less that of the baseline, so that E⁺ − E⁻ is what
+            the picture does to the response.
+        needs_baseline: Whether it explains the way from a baseline.
+        baseline: Of a method that needs one: the path of a .npy of one activation per channel, such
+            as the `mean_activation` of a sweep; None for activations of 0.
     """
 
-    differentiable: ClassVar[bool]
+    differentiable: ClassVar[bool] = False
+    additive: ClassVar[bool] = False
+    needs_baseline: ClassVar[bool] = False
+    baseline: str | None = None
 
     @abstractmethod
     def attribute(self, forward: Pass, create_graph: bool) -> Tensor:
@@ -108,11 +124,63 @@ def attribute(
     whole = create_graph and pictures.requires_grad
     with kernel, torch.enable_grad():
         tapped = backbone.run(pictures, [layer, *targets], cut=None if whole else layer)
-        forward = Pass(tapped[layer], respond(tapped), head)
+        baseline = _baseline(method, backbone.site(layer)).to(tapped[layer])
+        forward = Pass(tapped[layer], respond(tapped), head, backbone.network, baseline)
         result = method.attribute(forward, create_graph)
+        _check_result(method, forward.activations, result)
     if create_graph:
         return forward.activations, result, forward.responses
     return forward.activations.detach(), result.detach(), forward.responses.detach()
+
+
+@cache
+def _read_baseline(path: str) -> Tensor:
+    try:
+        return torch.from_numpy(np.load(path)).float()
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"baseline {path!r} is no .npy of activations: {error}") from error
+
+
+def _baseline(method: Attribution, site: Site) -> Tensor:
+    """Return a method's baseline, of a shape that expands to the activations'."""
+    shape = [1] * (len(site.shape) + 1)
+    if method.baseline is None:
+        return torch.zeros(shape)
+    values = _read_baseline(str(method.baseline))
+    if values.shape != (site.channels,):
+        raise InputError(
+            f"baseline {str(method.baseline)!r} is of shape {tuple(values.shape)}; the attribution "
+            f"layer has {site.channels} channels, so it takes ({site.channels},)"
+        )
+    shape[site.channel_dim] = -1
+    return values.view(shape)
+
+
+def check_method(method: Attribution, site: Site) -> None:
+    """Make sure that a method can be used at an attribution layer.
+
+    Raises:
+        InputError: If it takes no baseline but one is given, or the baseline does not fit.
+    """
+    name = type(method).__name__
+    if method.baseline is not None and not method.needs_baseline:
+        raise InputError(f"{name} takes no baseline; leave {str(method.baseline)!r} out")
+    _baseline(method, site)
+    if not method.additive and not isinstance(method, ActGrad):
+        say(f"{name} is not additive: E+ less E- is not the response")
+
+
+def _check_result(method: Attribution, activations: Tensor, result: Tensor) -> None:
+    """Stop where a plugin's method gives what is no attribution."""
+    if isinstance(method, ActGrad):
+        return
+    cls = type(method)
+    who = f"attribution method {cls.__name__} of {origin_of(cls.__module__)}"
+    if not isinstance(result, Tensor) or result.shape != activations.shape:
+        shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        raise RunError(f"{who} gave {shape} for activations of shape {tuple(activations.shape)}")
+    if not result.isfinite().all():
+        raise RunError(f"{who} gave values that are not finite")
 
 
 def check_path(backbone: Backbone, probe: Probe, layer: Layer) -> None:

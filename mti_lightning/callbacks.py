@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -53,11 +51,11 @@ class PictureLog(Callback):
         with torch.no_grad():
             pictures, alphas = _shown(pl_module)
         epoch, entries = trainer.current_epoch, pl_module.entries
-        faces = len(pl_module.signs)  # images made of each source
         columns = 8
         writer.add_image("pictures", grid(pictures, columns), epoch)
         rows = composite(pictures, alphas)
         if pl_module.sources is not None:
+            faces = len(pl_module.signs)  # images made of each source
             whole_rows = len(rows) - len(rows) % faces
             made = rows[:whole_rows].view(-1, faces, *rows.shape[1:])
             firsts = [entry.source for entry in entries[:whole_rows:faces]]
@@ -75,16 +73,6 @@ class PictureLog(Callback):
                 if not math.isnan(value):
                     writer.add_scalar(f"{name}_by_picture/{entry.id}", value, epoch)
         writer.flush()
-
-
-class SweepProgress(TQDMProgressBar):
-    """A bar of the pictures that a sweep still has to do, in pictures per second, and time left."""
-
-    def init_predict_tqdm(self) -> Tqdm:
-        bar = super().init_predict_tqdm()
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        bar.unit, bar.unit_scale = " pictures", data.batch_size
-        return bar
 
 
 class Results(Callback):

@@ -1,9 +1,10 @@
-"""The command line: `mti fit`, `mti predict`, `mti rank` and `mti sheet`."""
+"""The command line: `mti fit`, `mti predict`, `mti validate`, `mti rank` and `mti sheet`."""
 
 import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Never
 
@@ -14,20 +15,24 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mti_lightning import vetoed_shapes  # noqa: F401  its data module goes by its short name
+from mti_lightning.atlas_inversion import AtlasInversion
+from mti_lightning.atlas_log import AtlasLog
 from mti_lightning.attribution import Attribution
-from mti_lightning.callbacks import PictureLog, Results, SweepProgress
+from mti_lightning.callbacks import PictureLog, Results
 from mti_lightning.complaints import add_place, in_one_line, name_neighbours
 from mti_lightning.compose import contact_sheet
 from mti_lightning.data import PictureData
 from mti_lightning.errors import InputError, MtiError, nearest
 from mti_lightning.image import ImageParameters
+from mti_lightning.log import show
 from mti_lightning.objectives import Objective
 from mti_lightning.ranking import log, make_ranking
 from mti_lightning.registry import load_plugins
 from mti_lightning.store import MEASURES, SweepStore
-from mti_lightning.sweep import Sweep
+from mti_lightning.sweep import Sweep, SweepProgress
+from mti_lightning.validity import Validity
 
-_COMMANDS = ("fit", "predict", "rank", "sheet")
+_COMMANDS = ("fit", "predict", "validate", "rank", "sheet")
 
 
 def _final(base: type) -> list[str]:
@@ -38,7 +43,7 @@ def _final(base: type) -> list[str]:
 def _classes() -> dict[str, list[str]]:
     """Return what can stand at the keys that take a class."""
     bases: dict[str, tuple[type, ...]] = {
-        "model": (Objective, Sweep),
+        "model": (Objective, Sweep, Validity),
         "data": (PictureData,),
         "attribution": (Attribution,),
         "image": (ImageParameters,),
@@ -73,7 +78,7 @@ class MtiCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        return {name: LightningCLI.subcommands()[name] for name in ("fit", "predict")}
+        return {name: LightningCLI.subcommands()[name] for name in ("fit", "predict", "validate")}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", default="run", help="The run's folder under tb_logs.")
@@ -94,9 +99,14 @@ class MtiCLI(LightningCLI):
             raise InputError(f"ckpt_path {str(checkpoint)!r} is no file")
         if isinstance(self.model, Sweep):
             raise InputError("Sweep is run by mti predict; mti fit makes pictures")
+        if isinstance(self.model, Validity):
+            raise InputError("Validity is run by mti validate; mti fit makes pictures")
         if not isinstance(self.model, Objective):
             return
         self.model.check_devices(self.trainer)
+        if isinstance(self.model, AtlasInversion) and self.model.chart.sweep is None:
+            sweep = Path("tb_logs", self._get(self.config, "name"), "sweep.zarr")
+            self.model.chart = replace(self.model.chart, sweep=str(sweep))
         if not checkpoint:
             Results().setup(self.trainer, self.model, "fit")
         self.model.build_bank(self.datamodule)
@@ -113,7 +123,8 @@ class MtiCLI(LightningCLI):
         """Find what cannot work, and open the store, before the run's folder exists."""
         if not isinstance(self.model, Sweep):
             name = type(self.model).__name__
-            raise InputError(f"{name} is run by mti fit; mti predict runs Sweep")
+            other = "validate" if isinstance(self.model, Validity) else "fit"
+            raise InputError(f"{name} is run by mti {other}; mti predict runs Sweep")
         if self.model.store_path is None:
             self.model.store_path = Path("tb_logs", self._get(self.config, "name"), "sweep.zarr")
         self.model.check_data(self.datamodule)
@@ -132,6 +143,24 @@ class MtiCLI(LightningCLI):
         if isinstance(self.trainer.logger, TensorBoardLogger):
             log(store, self.trainer.logger.experiment)
         print(store.path)
+
+    def before_validate(self) -> None:
+        """Find what cannot work before the run's folder exists."""
+        if not isinstance(self.model, Validity):
+            name = type(self.model).__name__
+            other = "predict" if isinstance(self.model, Sweep) else "fit"
+            raise InputError(f"{name} is run by mti {other}; mti validate runs Validity")
+        Objective.check_devices(self.trainer)
+        self.model.check_data(self.datamodule).use(self.model.backbone.preprocessing)
+
+    def after_validate(self) -> None:
+        report = self.model.report
+        for warning in report.warnings:
+            print(f"do not believe: {warning}", file=sys.stderr)
+        for feature, verdict in report.verdicts.items():
+            print(f"{feature}: {verdict}")
+        if self.trainer.loggers and self.trainer.log_dir:
+            print(Path(self.trainer.log_dir, "validity.md"))
 
 
 def make_rank(args: Sequence[str]) -> None:
@@ -186,6 +215,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if given[0] in ("rank", "sheet"):
             {"rank": make_rank, "sheet": make_sheet}[given[0]](given[1:])
             return
+        show()
         for name in ("lightning.pytorch", "lightning.fabric"):  # tips, news about accelerators
             logging.getLogger(name).setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning's own
@@ -203,15 +233,16 @@ def main(args: Sequence[str] | None = None) -> None:
             parser_kwargs={
                 "prog": "mti",
                 "description": "mti fit --config FILE makes pictures; mti predict --config FILE "
-                "sweeps a data set; mti rank SWEEP lists its top pictures; mti sheet RUN ... lays "
-                "finished runs side by side.",
+                "sweeps a data set; mti validate --config FILE says how far to believe pictures; "
+                "mti rank SWEEP lists its top pictures; mti sheet RUN ... lays finished runs side "
+                "by side.",
             },
             trainer_defaults={
                 "max_epochs": 4,
                 "devices": 1,
                 "log_every_n_steps": 8,
                 "enable_model_summary": False,
-                "callbacks": [PictureLog(), Results()],
+                "callbacks": [PictureLog(), AtlasLog(), Results()],
             },
         )
     except Exception as error:
@@ -224,9 +255,9 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _check_command(given: Sequence[str]) -> None:
     offer = (
-        "mti fit --config FILE, mti predict --config FILE, mti rank SWEEP, or mti sheet RUN ...; "
+        "mti fit --config FILE, mti predict --config FILE, mti validate --config FILE, "
+        "mti rank SWEEP, or mti sheet RUN ...; mti --help explains"
     )
-    offer += "mti --help explains"
     if not given or given[0].startswith("-"):
         if given[:1] not in (["-h"], ["--help"]):
             raise InputError(f"give a command: {offer}")

@@ -10,17 +10,18 @@ from typing import Any, ClassVar, Literal, NamedTuple, final
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from mti_lightning import signs, spectrum
-from mti_lightning.attribution import ActGrad, Attribution, attribute, check_path
+from mti_lightning.attribution import ActGrad, Attribution, attribute, check_method, check_path
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.boxes import Box, cut
 from mti_lightning.data import PictureData
 from mti_lightning.errors import InputError, RenderError
 from mti_lightning.feature import Feature, Probe, ProbeGroup, activation_warning
 from mti_lightning.image import FourierPhase, ImageParameters
+from mti_lightning.log import say
 from mti_lightning.metrics import MEASURES, picture_metrics
 from mti_lightning.receptive_field import Window, find_window
 from mti_lightning.signs import Sign, Tension
@@ -185,6 +186,7 @@ class Objective(LightningModule, ABC):
             if warning := activation_warning(probe.feature, backbone):  # type: ignore[arg-type]
                 rank_zero_warn(warning)
         self.attribution, self.tension = attribution or ActGrad(), tension or Tension()
+        check_method(self.attribution, backbone.site(self.layer))
         self.image, self.views = image or FourierPhase(contrast=self.contrast), views or Views()
         self.optimizer = optimizer
         self.batch_size, self.steps_per_epoch = batch_size, steps_per_epoch
@@ -283,6 +285,8 @@ class Objective(LightningModule, ABC):
             self.bank.append(chunk)
 
     def _find_window(self, probes: list[Probe]) -> Window | None:
+        if not isinstance(self.attribution, ActGrad):
+            return None  # it may see more than the gradient does
         groups = list(ProbeGroup.of(list(dict.fromkeys(probes))))
         key = (groups[0].probes[0].layer, groups[0].position)
         if len(groups) > 1 or not isinstance(key[1], tuple):
@@ -290,7 +294,7 @@ class Objective(LightningModule, ABC):
         if key not in self._windows:
             found = find_window(self.backbone, self.layer, groups[0])
             if isinstance(found, str):
-                rank_zero_info(f"whole pictures are computed for {probes[0].feature}: {found}")
+                say(f"whole pictures are computed for {probes[0].feature}: {found}")
             self._windows[key] = None if isinstance(found, str) else found
         return self._windows[key]
 

@@ -11,12 +11,11 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch.utils.tensorboard import SummaryWriter
 
-from mti_lightning.backbone import Preprocessing
 from mti_lightning.compose import to_image
 from mti_lightning.data import Pictures
 from mti_lightning.errors import InputError
 from mti_lightning.store import MEASURES, SweepStore, check_measure
-from mti_lightning.swept import reopen
+from mti_lightning.swept import pictures_of
 
 _TILE, _MARGIN, _LINES, _COLUMNS, _HEAD = 176, 14, 62, 5, 48
 _RINGED = 16
@@ -186,18 +185,10 @@ def make_ranking(
     if not rows:
         raise InputError(f"{store.path} has no measured pictures yet")
     if sheet is not None:
-        data = reopen(store)
-        data.use(Preprocessing(**{**store.made["preprocessing"], "size": _size(store)}))
-        store.check_keys(data.pictures.keys)
         title = f"{store.features[place]}, top {len(rows)} by {measure}"
         sheet.parent.mkdir(parents=True, exist_ok=True)
-        picture_sheet(store, data.pictures, place, rows, title).save(sheet)
+        picture_sheet(store, pictures_of(store), place, rows, title).save(sheet)
     _write(out, rows)
-
-
-def _size(store: SweepStore) -> tuple[int, int]:
-    height, width = store.made["preprocessing"]["size"]
-    return height, width
 
 
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:

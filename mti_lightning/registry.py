@@ -6,7 +6,7 @@ its short name. Saved configurations hold full class paths and do not need the d
 
 import inspect
 import warnings
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
 
 from mti_lightning.errors import InputError
 
@@ -47,6 +47,12 @@ def load_plugins(attribution_base: type) -> dict[str, list[str]]:
 def _origin(entry_point: EntryPoint) -> str:
     source = entry_point.dist
     return f"{source.name} {source.version}" if source else "an unknown distribution"
+
+
+def origin_of(module: str) -> str:
+    """Return the distribution and version that a module comes from."""
+    names = packages_distributions().get(module.partition(".")[0], [])
+    return f"{names[0]} {version(names[0])}" if names else f"module {module}"
 
 
 def _check(entry_point: EntryPoint, base: type | None) -> str:

@@ -13,17 +13,18 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from mti_lightning import store
-from mti_lightning.attribution import ActGrad, Attribution, attribute, check_path
+from mti_lightning.attribution import ActGrad, Attribution, attribute, check_method, check_path
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.boxes import cut
 from mti_lightning.data import Loaded, PictureData
 from mti_lightning.errors import InputError, RunError
 from mti_lightning.feature import Probe, ProbeGroup, activation_warning, expand
+from mti_lightning.log import say
 from mti_lightning.receptive_field import Window, find_window, respond
 from mti_lightning.signs import Tension
 from mti_lightning.store import COLUMNS, Array, SweepStore, check_measure, select
@@ -141,6 +142,7 @@ class Sweep(LightningModule):
         self.channel_dim = backbone.site(self.layer).channel_dim
         self.probes = [Probe(feature, backbone) for feature in self.features]
         self.attribution, self.tension = attribution or ActGrad(), tension or Tension()
+        check_method(self.attribution, backbone.site(self.layer))
         self.store_path = None if store is None else Path(store)
         self.keep, self.keep_by = keep, tuple(keep_by)
         for measure in self.keep_by:
@@ -177,7 +179,7 @@ class Sweep(LightningModule):
                 rank_zero_warn(warning)
             found = find_window(self.backbone, self.layer, group)
             if isinstance(found, str):
-                rank_zero_info(f"whole pictures are computed for {first.feature}: {found}")
+                say(f"whole pictures are computed for {first.feature}: {found}")
             self._parts.append(_Part(group, places, None if isinstance(found, str) else found))
 
     @torch.inference_mode(mode=False)
@@ -317,7 +319,7 @@ class Sweep(LightningModule):
     @torch.no_grad()
     def _mean_activation(self, data: PictureData) -> Tensor:
         """Return ā per channel, [C], over some pictures, evenly spread."""
-        rank_zero_info(f"mean activation of {self.layer} over {self.calibrate} pictures")
+        say(f"mean activation of {self.layer} over {self.calibrate} pictures")
         size = len(data.pictures)
         count = min(self.calibrate, size)
         chosen = [index * size // count for index in range(count)]
@@ -385,7 +387,7 @@ class Sweep(LightningModule):
         starts = range(0, len(status), block)
         pending = [start for start in starts if not status[start : start + block].all()]
         if done := len(starts) - len(pending):
-            rank_zero_info(f"{self._store.path}: {done} of {len(starts)} blocks are done already")
+            say(f"{self._store.path}: {done} of {len(starts)} blocks are done already")
         sampler = Blocks(pending, block, len(status), trainer.global_rank, trainer.world_size)
         data: PictureData = trainer.datamodule  # type: ignore[attr-defined]
         return data.loader(sampler)

@@ -1,0 +1,241 @@
+"""The callback that composes an atlas at the end of each epoch."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final, cast
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from PIL import Image
+from torch.nn.functional import interpolate
+
+from mti_lightning import atlas, atlas_picture
+from mti_lightning.atlas import Array, Face
+from mti_lightning.atlas_inversion import AtlasInversion, Chart, Map, open_map
+from mti_lightning.atlas_page import write_page
+from mti_lightning.attribution import attribute
+from mti_lightning.compose import opacity, to_image
+from mti_lightning.data import Pictures
+from mti_lightning.errors import InputError
+from mti_lightning.objectives import Objective, file_name
+from mti_lightning.swept import pictures_of
+from mti_lightning.views import whole
+
+_SPRITE: Final = 8192  # TensorBoard's largest, pixels a side
+_MOST_PROJECTED: Final = 10_000
+
+
+class AtlasLog(Callback):
+    """Composes the atlas at the end of each epoch, as PNG and in TensorBoard.
+
+    Of `AtlasInversion`, from its icons as they are, and at the end the page `atlas.html`. Of any
+    other objective, where a chart is given, it shows where the run's own pictures lie on the map of
+    the data set. TensorBoard's projector gets the pictures' pooled attributions.
+
+    Args:
+        chart: The map, for objectives other than `AtlasInversion`.
+    """
+
+    def __init__(self, chart: Chart | None = None) -> None:
+        self.chart = chart
+        self._maps: dict[int, Map] = {}  # of the objective's features
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not isinstance(pl_module, Objective):
+            return
+        if isinstance(pl_module, AtlasInversion):
+            assert pl_module.map is not None
+            self._maps = {0: pl_module.map}
+        elif self.chart is not None:
+            self._maps = {
+                place: open_map(self.chart, str(feature))
+                for place, feature in enumerate(pl_module.features)
+            }
+            _check_layer(pl_module, self._maps[0])
+        if self._maps and isinstance(trainer.logger, TensorBoardLogger):
+            for found in self._maps.values():
+                _project(found, trainer.logger)
+        # A checkpoint of an epoch's last step resumes behind the epoch's end.
+        if trainer.current_epoch > 0:
+            self._compose(trainer, pl_module, trainer.current_epoch - 1)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if isinstance(pl_module, Objective):
+            self._compose(trainer, pl_module, trainer.current_epoch)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if isinstance(pl_module, AtlasInversion) and trainer.logger is not None and trainer.log_dir:
+            _write_page(Path(trainer.log_dir) / "atlas.html", pl_module, self._maps[0])
+
+    def _compose(self, trainer: Trainer, objective: Objective, epoch: int) -> None:
+        """Compose an epoch's atlas, unless it is there."""
+        if not self._maps or trainer.logger is None or not trainer.log_dir:
+            return
+        folder = Path(trainer.log_dir) / "atlas"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, make in self._pictures(objective):
+            path = folder / f"{file_name(name)}_epoch{epoch:03d}.png"
+            if path.exists():
+                continue
+            picture = make()
+            atlas_picture.save(picture, path)
+            if isinstance(trainer.logger, TensorBoardLogger):
+                trainer.logger.experiment.add_image(
+                    f"atlas/{name}", np.asarray(picture), epoch, dataformats="HWC"
+                )
+
+    def _pictures(self, objective: Objective) -> Iterator[tuple[str, Callable[[], Image.Image]]]:
+        """Yield name and maker of each picture of the atlas."""
+        if isinstance(objective, AtlasInversion):
+            found = self._maps[0]
+            numbers = found.columns["response"], found.columns["tension"]
+            for face, icons in _icons(objective).items():
+                title = _title(objective, found)
+                yield (
+                    face,
+                    partial(
+                        atlas_picture.draw, found.layout, found.cells, icons, *numbers, title, face
+                    ),
+                )
+            return
+        placed = _placed(objective, self._maps)
+        for place, found in self._maps.items():
+            title = f"{type(objective).__name__} on the map of {_title(objective, found)}"
+            response = found.columns["response"]
+            yield (
+                str(objective.features[place]),
+                partial(atlas_picture.mark, found.layout, response, *placed[place], title),
+            )
+
+
+def _write_page(path: Path, objective: AtlasInversion, found: Map) -> None:
+    icons = _icons(objective)
+    faces: list[dict[str, Image.Image]] = []
+    for cell in found.cells:
+        place = cell.row, cell.column
+        faces.append({face: of[place] for face, of in icons.items() if place in of})
+    places, every, pictures = found.layout.pictures, found.store.keys, _pictures_of(found)
+    keys = [every[place] for place in places]
+
+    def thumbnail(place: int) -> Image.Image | None:
+        if pictures is None:
+            return None
+        return to_image(pictures[int(places[place])]["picture"])
+
+    write_page(
+        path,
+        found.layout,
+        found.cells,
+        faces,
+        found.columns,
+        keys,
+        thumbnail,
+        labels_of(keys),
+        _title(objective, found),
+    )
+
+
+def _title(objective: Objective, found: Map) -> str:
+    feature = found.store.features[found.feature]
+    return f"{feature} of {objective.backbone.name}, attributed to {objective.layer}"
+
+
+def _icons(objective: AtlasInversion) -> dict[Face, dict[tuple[int, int], Image.Image]]:
+    """Return the icons of each face by row and column; of several seeds the first."""
+    assert objective.map is not None
+    icons: dict[Face, dict[tuple[int, int], Image.Image]] = {face: {} for face in objective.faces}
+    with torch.no_grad():
+        for chunk in objective.chunks:
+            for entry, picture, alpha in zip(
+                chunk.entries, chunk(), opacity(chunk.saliency), strict=True
+            ):
+                cell = objective.map.cells[entry.source or 0]
+                icon = to_image(picture, alpha)
+                icons[cast("Face", entry.objective)].setdefault((cell.row, cell.column), icon)
+    return icons
+
+
+def _placed(
+    objective: Objective, maps: Mapping[int, Map]
+) -> dict[int, tuple[Array, list[Image.Image]]]:
+    """Return for each feature where the run's pictures lie on its map, [K, 2], and the pictures."""
+    vectors: dict[int, list[Array]] = {place: [] for place in maps}
+    shown: dict[int, list[Image.Image]] = {place: [] for place in maps}
+    for chunk in objective.chunks:
+        with torch.no_grad():
+            pictures, alphas = chunk(), opacity(chunk.saliency)
+        _, attribution, _ = attribute(
+            objective.backbone,
+            whole(pictures, objective.input_size),
+            objective.probes_of(chunk),
+            objective.layer,
+            objective.attribution,
+        )
+        pooled = atlas.pool(attribution.cpu().numpy(), objective.channel_dim)
+        for entry, vector, picture, alpha in zip(
+            chunk.entries, pooled, pictures, alphas, strict=True
+        ):
+            vectors[entry.feature].append(vector)
+            shown[entry.feature].append(to_image(picture, alpha))
+    return {
+        place: (
+            atlas.place(np.stack(vectors[place]), found.vectors, found.layout.points),
+            shown[place],
+        )
+        for place, found in maps.items()
+    }
+
+
+def _check_layer(objective: Objective, found: Map) -> None:
+    made = found.store.made["attribution_layer"]
+    if made != str(objective.layer):
+        raise InputError(
+            f"the map of {found.store.path} is of attributions to {made}, the run's are to "
+            f"{objective.layer}; give the same layer, or another sweep"
+        )
+
+
+def _pictures_of(found: Map) -> Pictures | None:
+    """Open the pictures of a map; None, with a warning, where they are gone."""
+    try:
+        return pictures_of(found.store)
+    except InputError as error:
+        rank_zero_warn(f"the atlas shows no pictures of the data set: {error}")
+        return None
+
+
+def labels_of(keys: Sequence[str]) -> list[str] | None:
+    """Return the folder of each picture, its class in an ImageFolder; None if all are in one."""
+    folders = [str(Path(key).parent) for key in keys]
+    return folders if len(set(folders)) > 1 else None
+
+
+def _project(found: Map, logger: TensorBoardLogger) -> None:
+    """Give pictures, numbers and pooled attributions to TensorBoard's projector."""
+    every = -(-len(found.rows) // _MOST_PROJECTED)
+    chosen = range(0, len(found.rows), every)
+    side = min(64, _SPRITE // math.ceil(len(chosen) ** 0.5))
+    keys, pictures = found.store.keys, _pictures_of(found)
+    sprites = None
+    if pictures:
+        shown = (pictures[int(found.layout.pictures[place])]["picture"] for place in chosen)
+        sprites = torch.stack([interpolate(p[None], (side, side), mode="area")[0] for p in shown])
+    rows = [
+        [
+            " ".join(keys[int(found.layout.pictures[place])].split()),
+            *(f"{values[place]:.4g}" for values in found.columns.values()),
+        ]
+        for place in chosen
+    ]
+    logger.experiment.add_embedding(
+        found.vectors[list(chosen)],
+        rows,
+        sprites,
+        tag=file_name(found.store.features[found.feature]),
+        metadata_header=["picture", *found.columns],
+    )

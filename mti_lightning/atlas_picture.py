@@ -1,0 +1,259 @@
+"""The atlas as a picture: an icon per cell, the map beneath it, a run's own pictures on it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from PIL import Image, ImageDraw, ImageFont
+
+from mti_lightning.atlas import Array, Cell, Face, Layout
+
+_FACES = {"positive": "+ inversions", "negative": "− inversions", "both": "+ and − inversions"}
+_DIVERGING, _SEQUENTIAL = "PuOr_r", "cividis"  # both told apart by people with colour-blindness
+_GROUND, _OUTLINE = "#f2f2f2", "#5a5a5a"
+_DPI = 100
+_WIDTH, _HEAD, _FOOT, _EDGE = 1400, 110, 620, 30  # pixels
+_SMALLEST = 0.65  # side of the icon of a cell with few pictures, as a share of the largest
+_MOST_SHOWN = 48  # a run's pictures that are shown beside the map
+_MAP_HIGH = 1000
+
+
+def draw(
+    layout: Layout,
+    cells: Sequence[Cell],
+    icons: Mapping[tuple[int, int], Image.Image],
+    responses: Array,
+    tension: Array,
+    title: str,
+    face: Face = "both",
+) -> Image.Image:
+    """Draw the atlas, 1,400 pixels wide: its icons, and beneath them all pictures of the map.
+
+    An icon's border is coloured by its cell's mean response, and its side grows with the number of
+    the cell's pictures.
+
+    Args:
+        layout: Where M pictures lie.
+        cells: Those that are shown.
+        icons: For (row, column) of a cell its icon, RGBA; a cell without one is only its border.
+        responses: [M].
+        tension: [M].
+        title: What the atlas is of.
+        face: What the icons show.
+    """
+    norm = _centred(responses)
+    few, many = _counts(cells)
+    subtitle = (
+        f"{_FACES[face]} of {len(cells)} cells of a map of {len(layout.pictures):,} pictures; "
+        f"the smallest icons are of {few}, the largest of {many} or more"
+    )
+    parts = [
+        _head(title, subtitle, norm),
+        _icons(layout.size, cells, icons, norm),
+        _scatters(layout, responses, tension, norm),
+    ]
+    sheet = Image.new("RGB", (_WIDTH, sum(part.height for part in parts)), "white")
+    top = 0
+    for part in parts:
+        sheet.paste(part, (0, top))
+        top += part.height
+    return sheet
+
+
+def mark(
+    layout: Layout,
+    responses: Array,
+    points: Array,
+    pictures: Sequence[Image.Image],
+    title: str,
+) -> Image.Image:
+    """Show where a run's own pictures fall on the map, each beside it with a line to its place.
+
+    Args:
+        layout: Where M pictures lie.
+        responses: [M].
+        points: Where the run's pictures fall, 0..1, [K, 2]; see `atlas.place`.
+        pictures: The first of them are shown, the others only ringed, [K].
+        title: What the map is of.
+    """
+    figure = Figure(figsize=(_WIDTH / _DPI, _MAP_HIGH / _DPI), dpi=_DPI)
+    axes = figure.add_axes((0.19, 0.09, 0.62, 0.84))
+    norm = _centred(responses)
+    dots = _dots(axes, layout, responses, np.abs(responses), _DIVERGING, norm)
+    axes.scatter(
+        points[:, 0],
+        points[:, 1],
+        s=60,
+        facecolors="none",
+        edgecolors="black",
+        linewidths=1.3,
+        zorder=3,
+    )
+    shown = np.arange(min(len(pictures), _MOST_SHOWN))
+    by_side = shown[np.argsort(points[shown, 0], kind="stable")]
+    for side, chosen in enumerate(np.array_split(by_side, 2)):
+        _beside(axes, points, pictures, chosen[np.argsort(-points[chosen, 1], kind="stable")], side)
+    axes.set_title(title, parse_math=False)
+    bar = figure.colorbar(
+        dots, cax=figure.add_axes((0.35, 0.045, 0.3, 0.016)), orientation="horizontal"
+    )
+    bar.set_label("response")
+    return _rendered(figure)
+
+
+def _beside(
+    axes: Axes, points: Array, pictures: Sequence[Image.Image], chosen: Array, side: int
+) -> None:
+    """Put pictures to the left (0) or the right (1) of the map, from the top down."""
+    rows = min(len(chosen), 12)
+    pixels = 62 if len(chosen) > 8 else 96
+    for rank, index in enumerate(chosen.tolist()):
+        row, depth = rank % rows, rank // rows
+        height = 1 - (row + 0.5) / rows
+        away = 0.075 + 0.085 * depth
+        icon = pictures[index].convert("RGBA")
+        icon.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
+        axes.add_artist(
+            AnnotationBbox(
+                OffsetImage(np.asarray(icon), dpi_cor=False),
+                tuple(points[index]),
+                xybox=(1 + away if side else -away, height),
+                boxcoords="axes fraction",
+                pad=0.1,
+                arrowprops={"arrowstyle": "-", "color": "0.25", "linewidth": 0.8},
+                annotation_clip=False,
+            )
+        )
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Write a PNG, whole or not at all; equal bytes for equal pictures."""
+    part = path.with_name(f".{path.name}.part")
+    picture.save(part, "PNG")
+    part.replace(path)
+
+
+def _centred(responses: Array) -> Normalize:
+    """Zero is in the middle, and a hundredth of the pictures is beyond the ends."""
+    end = float(np.percentile(np.abs(responses), 99)) if len(responses) else 0
+    return Normalize(-(end or 1), end or 1)
+
+
+def _counts(cells: Sequence[Cell]) -> tuple[int, int]:
+    """Return how many pictures the smallest and the largest icons stand for.
+
+    A tenth of the cells may have more: a few crowded ones would make all others small.
+    """
+    counts = [cell.count for cell in cells] or [1]
+    return min(counts), int(np.percentile(counts, 90))
+
+
+def _head(title: str, subtitle: str, norm: Normalize) -> Image.Image:
+    figure = Figure(figsize=(_WIDTH / _DPI, _HEAD / _DPI), dpi=_DPI)
+    left = _EDGE / _WIDTH
+    figure.text(left, 0.72, title, fontsize=15, parse_math=False)
+    figure.text(left, 0.42, subtitle, fontsize=10, color="0.3", parse_math=False)
+    bar = figure.colorbar(
+        ScalarMappable(norm, _DIVERGING),
+        cax=figure.add_axes((0.7, 0.6, 0.28, 0.16)),
+        orientation="horizontal",
+        extend="both",
+    )
+    bar.set_label("mean response of the cell (border)")
+    return _rendered(figure)
+
+
+def _icons(
+    size: tuple[int, int],
+    cells: Sequence[Cell],
+    icons: Mapping[tuple[int, int], Image.Image],
+    norm: Normalize,
+) -> Image.Image:
+    rows, columns = size
+    side = (_WIDTH - 2 * _EDGE) // max(rows, columns)  # square cells, not higher than wide
+    border = max(2, round(side * 0.08))
+    left = (_WIDTH - columns * side) // 2
+    sheet = Image.new("RGB", (_WIDTH, rows * side + _EDGE), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    pen.rectangle((left, _EDGE, left + columns * side - 1, _EDGE + rows * side - 1), _GROUND)
+    for row in range(rows):
+        pen.text(
+            (left - 6, _EDGE + (row + 0.5) * side), str(row), fill="#777", font=font, anchor="rm"
+        )
+    for column in range(columns):
+        pen.text(
+            (left + (column + 0.5) * side, _EDGE - 6),
+            str(column),
+            fill="#777",
+            font=font,
+            anchor="ms",
+        )
+    many = _counts(cells)[1]
+    colours = colormaps[_DIVERGING]
+    for cell in cells:
+        share = min(1, max(_SMALLEST, (cell.count / many) ** 0.5))
+        outer = round((side - 2) * share)
+        x = left + cell.column * side + (side - outer) // 2
+        y = _EDGE + cell.row * side + (side - outer) // 2
+        red, green, blue = (round(255 * part) for part in colours(norm(cell.response))[:3])
+        # The middle of the scale is as light as the ground; the outline keeps it seen.
+        pen.rectangle((x, y, x + outer - 1, y + outer - 1), (red, green, blue), _OUTLINE)
+        inner = outer - 2 * border
+        tile = Image.new("RGB", (inner, inner), _GROUND)
+        if icon := icons.get((cell.row, cell.column)):
+            _lay(tile, icon)
+        sheet.paste(tile, (x + border, y + border))
+    return sheet
+
+
+def _lay(tile: Image.Image, icon: Image.Image) -> None:
+    """Lay an icon of any shape into the middle of a tile."""
+    scale = tile.width / max(icon.size)
+    size = (max(1, round(icon.width * scale)), max(1, round(icon.height * scale)))
+    icon = icon.convert("RGBA").resize(size, Image.Resampling.LANCZOS)
+    tile.paste(icon, ((tile.width - size[0]) // 2, (tile.height - size[1]) // 2), icon)
+
+
+def _scatters(layout: Layout, responses: Array, tension: Array, norm: Normalize) -> Image.Image:
+    figure = Figure(figsize=(_WIDTH / _DPI, _FOOT / _DPI), dpi=_DPI, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    dots = _dots(left, layout, responses, np.abs(responses), _DIVERGING, norm)
+    figure.colorbar(dots, ax=left, label="response", extend="both")
+    dots = _dots(right, layout, tension, tension, _SEQUENTIAL, None)
+    figure.colorbar(dots, ax=right, label="tension")
+    return _rendered(figure)
+
+
+def _dots(
+    axes: Axes, layout: Layout, values: Array, height: Array, colours: str, norm: Normalize | None
+) -> ScalarMappable:
+    """Draw the map, those with the largest `height` on top."""
+    order = np.argsort(height, kind="stable")
+    dots = axes.scatter(
+        layout.points[order, 0],
+        layout.points[order, 1],
+        c=values[order],
+        s=float(np.clip(20_000 / max(len(order), 1), 2, 24)),
+        cmap=colours,
+        norm=norm,
+        edgecolors="0.35",
+        linewidths=0.2,
+    )
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=[], yticks=[])
+    axes.set_aspect(layout.size[0] / layout.size[1])
+    axes.set_facecolor(_GROUND)
+    return dots
+
+
+def _rendered(figure: Figure) -> Image.Image:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    return Image.fromarray(pixels).convert("RGB")

@@ -1,0 +1,111 @@
+"""How well tension by each method ranks the truly tense pictures of the embedded world.
+
+`python plugins/mti-captum/tests/rank_tense.py` prints the table of the README, in half an hour.
+"""
+
+import argparse
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from mti_captum import DeepLift, GradientShap, IntegratedGradients
+from torch import Tensor, nn
+from torchmetrics.functional.classification import multilabel_average_precision
+
+from mti_lightning import (
+    ActGrad,
+    Attribution,
+    Backbone,
+    Feature,
+    Layer,
+    Tension,
+    VetoedShapesPictures,
+    attribute,
+)
+from mti_lightning.attribution import Pass
+from mti_lightning.feature import Probe
+
+KINDS, BATCH = 8, 128
+
+
+class Passing(Attribution):
+    """Keeps the pass."""
+
+    differentiable = False
+    additive = False
+    needs_baseline = True
+
+    def attribute(self, forward: Pass, create_graph: bool) -> Tensor:
+        self.forward = forward
+        return forward.activations
+
+
+def tension_of(method: Attribution, forward: Pass, head: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the tension by a method, which is given a head that does without the first layers."""
+    if not isinstance(method, DeepLift):  # it watches the whole network
+        forward = replace(forward, head=head)
+    return Tension()(method.attribute(forward, False))
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=int, default=768)
+    given = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    backbone, passing = Backbone("vetoed_shapes_resnet"), Passing()
+    network = backbone.network
+    data = VetoedShapesPictures(given.pictures, seed=107, contents="random")
+    world = [data.world[index] for index in range(given.pictures)]
+    pictures = torch.stack([one["picture"] for one in world])
+    tense = torch.stack([one["tense"] for one in world]).long()
+    found: dict[tuple[str, str], Tensor] = {}
+    for layer in ("layer4", "layer3"):
+        rest = [network.layer4, network.global_pool, network.fc][layer == "layer4" :]
+        tapped = backbone.run(pictures, [Layer(layer)])[Layer(layer)].detach()
+        mean = tapped.mean((0, 2, 3), keepdim=True)
+        for kind in range(KINDS):
+            probe = Probe(Feature("fc", kind), backbone)
+            for start in range(0, len(pictures), BATCH):
+                part = pictures[start : start + BATCH]
+                attribute(backbone, part, [probe] * len(part), Layer(layer), passing)
+                zero = replace(passing.forward, baseline=torch.zeros_like(mean))
+                centred = replace(passing.forward, baseline=mean)
+
+                def head(values: Tensor, rest: list[nn.Module] = rest, kind: int = kind) -> Tensor:
+                    for module in rest:
+                        values = module(values)
+                    return values[:, kind]
+
+                for name, method, forward in (
+                    ("ActGrad", ActGrad(), zero),
+                    ("IntegratedGradients", IntegratedGradients(), zero),
+                    ("IntegratedGradients, from the mean", IntegratedGradients(), centred),
+                    ("DeepLift", DeepLift(), zero),
+                    ("DeepLift, from the mean", DeepLift(), centred),
+                    ("GradientShap", GradientShap(), zero),
+                ):
+                    tension = found.setdefault(
+                        (name, layer), torch.zeros(len(pictures), KINDS, dtype=torch.float64)
+                    )
+                    tension[start : start + len(part), kind] = tension_of(
+                        method, forward, head
+                    ).double()
+            print(layer, kind, flush=True)
+    report(found, tense)
+
+
+def report(found: dict[tuple[str, str], Tensor], tense: Tensor) -> None:
+    """Print average precisions, mean of the classes."""
+    print("| method | layer4 | layer3 |\n|---|---|---|")
+    for name in dict.fromkeys(name for name, _ in found):
+        scores = []
+        for layer in ("layer4", "layer3"):
+            ranks = found[name, layer].argsort(0).argsort(0) / len(tense)
+            scores.append(float(multilabel_average_precision(ranks, tense, KINDS)))
+        print(f"| {name} | {scores[0]:.3f} | {scores[1]:.3f} |")
+
+
+if __name__ == "__main__":
+    main()

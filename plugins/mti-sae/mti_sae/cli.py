@@ -1,0 +1,131 @@
+# ruff: noqa: T201  a command line prints
+"""`mti-sae rank`: which atoms excite and inhibit a feature; `mti-sae export`: atoms as features."""
+
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jsonargparse import auto_cli
+from torch import Tensor
+
+from mti_lightning import Backbone, Feature, InputError, Layer, PictureData
+from mti_lightning.attribution import check_path
+from mti_lightning.errors import MtiError
+from mti_lightning.feature import Probe
+from mti_sae.atoms import Atoms, attribute_atoms
+from mti_sae.dictionary import Dictionary
+
+COLUMNS = ("picture", "response", "rest", "sign", "atom", "attribution", "row", "column")
+Row = tuple[object, ...]
+
+
+def rank(
+    backbone: Backbone,
+    feature: str,
+    attribution_layer: str,
+    dictionary: Dictionary,
+    data: PictureData,
+    count: int = 5,
+    out: str = "atoms.csv",
+    overwrite: bool = False,
+) -> None:
+    """Rank the atoms of a dictionary by how much they excite and inhibit a feature.
+
+    Writes a table, for each picture its most exciting and most inhibiting atoms, and prints those
+    that do so on the average.
+
+    Args:
+        backbone: The frozen network.
+        feature: The feature, `LAYER[/input]:CHANNEL[@POSITION]`.
+        attribution_layer: The layer whose activations the dictionary was made for.
+        dictionary: The dictionary.
+        data: The pictures.
+        count: Atoms of each sign.
+        out: The table to write.
+        overwrite: Replace what is there.
+    """
+    if Path(out).exists() and not overwrite:
+        raise InputError(f"{out} exists; give --out another name, or --overwrite true")
+    probe, layer = Probe(Feature.parse(feature), backbone), Layer.parse(attribution_layer)
+    check_path(backbone, probe, layer)
+    data.use(backbone.preprocessing)
+    total, pictures = torch.zeros(len(dictionary.atoms)), 0
+    with Path(out).open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        grid = backbone.site(layer).grid
+        for batch in data.loader(range(len(data.pictures))):
+            if not len(batch.indices):
+                continue
+            atoms = attribute_atoms(backbone, batch.pictures, probe, layer, dictionary)
+            keys = [data.pictures.keys[index] for index in batch.indices.tolist()]
+            for number, key in enumerate(keys):
+                writer.writerows((key, *row) for row in _rows(atoms, number, count, grid))
+            total += atoms.attribution.sum((0, 2))
+            pictures += len(keys)
+    print(out)
+    if pictures:
+        mean = total / pictures
+        for sign, atom in _strongest(mean, count):
+            print(f"{sign} atom {atom}: {mean[atom]:+.4g} on the average of {pictures} pictures")
+
+
+def _strongest(attribution: Tensor, count: int) -> Iterator[tuple[str, int]]:
+    """Find the atoms that excite and that inhibit most, [K]."""
+    for sign, signed in (("+", attribution), ("-", -attribution)):
+        found = signed.topk(min(count, len(signed)))
+        for value, atom in zip(found.values.tolist(), found.indices.tolist(), strict=True):
+            if value > 0:
+                yield sign, atom
+
+
+def _rows(atoms: Atoms, number: int, count: int, grid: tuple[int, int] | None) -> Iterator[Row]:
+    """Describe a picture's strongest atoms, each with the position where it is strongest."""
+    attribution = atoms.attribution[number]  # [K, P]
+    summed = attribution.sum(1)
+    response, rest = float(atoms.responses[number]), float(atoms.rest[number].sum())
+    for sign, atom in _strongest(summed, count):
+        place = int((attribution[atom] * (1 if sign == "+" else -1)).argmax())
+        # Tokens that stand before the grid, such as the class token, have no row.
+        place -= 0 if grid is None else attribution.shape[1] - grid[0] * grid[1]
+        row, column = ("", "") if grid is None or place < 0 else divmod(place, grid[1])
+        yield (response, rest, sign, atom, float(summed[atom]), row, column)
+
+
+def export(
+    dictionary: Dictionary,
+    out: str,
+    side: Literal["encoder", "atoms"] = "encoder",
+    overwrite: bool = False,
+) -> None:
+    """Write a dictionary's directions as a .npy file, for features such as `layer3:FILE.npy#17`.
+
+    Args:
+        dictionary: The dictionary.
+        out: The file to write, [K, C].
+        side: `encoder`: what each code reads off the activations, its value before the ReLU but
+            for a constant. `atoms`: what it writes.
+        overwrite: Replace what is there.
+    """
+    directions = dictionary.atoms if side == "atoms" else dictionary.encoder
+    if directions is None:
+        raise InputError(f"dictionary {dictionary.path} has no encoder; give --side atoms")
+    if not out.endswith(".npy"):
+        raise InputError(f"out {out!r}: features read .npy files")
+    if Path(out).exists() and not overwrite:
+        raise InputError(f"{out} exists; give --out another name, or --overwrite true")
+    np.save(out, directions.contiguous().numpy())
+    print(f"{out}: {len(directions)} directions of {directions.shape[1]} channels")
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line with `args`, by default those of the process."""
+    try:
+        auto_cli([rank, export], args=args, prog="mti-sae", as_positional=False)
+    except MtiError as error:
+        print(f"mti-sae: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error

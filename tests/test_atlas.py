@@ -1,0 +1,296 @@
+"""The atlas's map: every picture in one cell, and on it the groups that are known to be there."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from lightning import Trainer
+from sklearn.neighbors import NearestNeighbors
+
+from mti_lightning import (
+    Backbone,
+    InputError,
+    Sweep,
+    SweepStore,
+    VetoedShapes,
+    VetoedShapesPictures,
+)
+from mti_lightning.atlas import (
+    COLUMNS,
+    Layout,
+    cells,
+    columns_of,
+    embed,
+    lay_out,
+    load,
+    place,
+    pool,
+    pool_store,
+    save,
+    select_pictures,
+)
+from mti_lightning.vetoed_shapes import veto_of
+
+NUMBERS = st.floats(-1e30, 1e30) | st.sampled_from([0.0, 0.5, 1.0])
+POINTS = st.integers(1, 60).flatmap(
+    lambda count: st.one_of(
+        arrays.arrays(np.float64, (count, 2), elements=NUMBERS),
+        arrays.arrays(np.float32, (count, 2), elements=st.floats(-9, 9, width=32)),
+        arrays.arrays(np.float64, (1, 2), elements=NUMBERS).map(lambda p: np.repeat(p, count, 0)),
+        arrays.arrays(np.float64, (count, 1), elements=NUMBERS).map(
+            lambda p: np.concatenate([p, np.full_like(p, 3)], 1)
+        ),
+    )
+)
+SIZES = st.tuples(st.integers(1, 31), st.integers(1, 31))
+
+
+def of(count: int) -> dict[str, np.ndarray]:
+    return {name: np.arange(count) + 10.0 * i for i, name in enumerate(COLUMNS)}
+
+
+@given(POINTS, SIZES, st.floats(0, 49))
+@settings(deadline=None)
+def test_every_picture_is_in_exactly_one_cell(
+    points: np.ndarray, size: tuple[int, int], trim: float
+) -> None:
+    layout = lay_out(np.arange(len(points)) * 3, points, size, trim)
+    assert ((layout.points >= 0) & (layout.points <= 1)).all()
+    rows, columns = size
+    # The cell by its borders: closed at the left and the top, the last closed on both sides.
+    for (x, y), cell in zip(layout.points, layout.cell, strict=True):
+        row, column = divmod(int(cell), columns)
+        assert 0 <= row < rows
+        assert column <= x * columns <= column + 1
+        assert row <= (1 - y) * rows <= row + 1
+    vectors = np.ones((len(points), 2))
+    found = cells(layout, vectors, of(len(points)), minimum=1)
+    members = np.concatenate([cell.members for cell in found])
+    assert sorted(members.tolist()) == list(range(len(points)))
+    assert [cell.row * columns + cell.column for cell in found] == sorted({*layout.cell.tolist()})
+    for cell in found:
+        assert cell.count == len(cell.members)
+        assert {*layout.cell[cell.members].tolist()} == {cell.row * columns + cell.column}
+        assert {*cell.exemplars.tolist()} <= {*cell.members.tolist()}
+    for minimum in (2, 6):
+        enough = cells(layout, vectors, of(len(points)), minimum)
+        assert [c.members.tolist() for c in enough] == [
+            c.members.tolist() for c in found if c.count >= minimum
+        ]
+
+
+def test_points_on_borders_and_the_way_up() -> None:
+    # 0.05 of margin on both sides: these are cells' borders, x = 0.05, 0.5, 0.95 of 1.1.
+    points = np.array([[0, 0], [0.5, 1], [1, 0.5]])
+    layout = lay_out(np.arange(3), points, (2, 2), trim=0)
+    np.testing.assert_allclose(layout.points, (points + 0.05) / 1.1)
+    assert layout.cell.tolist() == [2, 1, 3]  # the highest y is in row 0; borders go right and down
+
+
+def test_outliers_lie_on_the_border_and_margins_are_equal() -> None:
+    points = np.random.default_rng(0).normal(size=(1000, 2))
+    points[0], points[1] = (1e6, 0), (0, -1e6)
+    layout = lay_out(np.arange(1000), points, (10, 20), trim=1)
+    assert layout.points[0, 0] == 1
+    assert layout.points[1, 1] == 0
+    assert layout.cell[0] % 20 == 19
+    assert layout.cell[1] // 20 == 9
+    low, high = np.percentile(layout.points, [1, 99], axis=0)
+    np.testing.assert_allclose(low, 1 - high, atol=1e-9)
+    np.testing.assert_allclose(low, 0.05 / 1.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"size": (0, 3)}, "0 rows and 3 columns"),
+        ({"trim": 50}, "trim 50"),
+        ({"points": np.array([[np.nan, 0]])}, "not finite"),
+    ],
+)
+def test_layouts_that_cannot_be(options: dict[str, object], words: str) -> None:
+    arguments = {"pictures": np.arange(1), "points": np.zeros((1, 2)), **options}
+    with pytest.raises(InputError, match=words):
+        lay_out(**arguments)
+
+
+def test_what_a_cell_tells() -> None:
+    # Eight pictures in one cell: six along the first axis, one of them very strong, two askew.
+    vectors = np.array([[1, 0.0]] * 3 + [[1e6, 1e5]] + [[1, 0.3]] * 2 + [[0, 1.0], [0, 0]])
+    layout = Layout(np.arange(8), np.full((8, 2), 0.5), np.zeros(8, int), (1, 1))
+    (cell,) = cells(layout, vectors, of(8), exemplars=6)
+    assert (cell.response, cell.excitation, cell.inhibition, cell.tension) == (
+        3.5,
+        13.5,
+        23.5,
+        33.5,
+    )
+    unit = vectors[:7] / np.linalg.norm(vectors[:7], axis=1, keepdims=True)
+    likeness = unit @ unit.sum(0)
+    assert cell.exemplars.tolist() == np.argsort(-likeness, kind="stable")[:6].tolist()
+    (louder,) = cells(layout, vectors * np.arange(1, 9)[:, None], of(8), exemplars=6)
+    assert louder.exemplars.tolist() == cell.exemplars.tolist()
+    assert cells(layout, vectors, of(8), minimum=9) == []
+
+
+@pytest.mark.parametrize("channel_dim", [1, 2, -1])
+def test_pooling_keeps_what_excites_apart_from_what_inhibits(channel_dim: int) -> None:
+    shape = (5, 4, 3, 2) if channel_dim == 1 else (5, 6, 4)
+    maps = np.random.default_rng(0).normal(size=shape)
+    found = pool(maps, channel_dim)
+    for picture, vector in zip(maps, found, strict=True):
+        columns = picture.reshape(4, -1).T if channel_dim == 1 else picture
+        excites = sum((c.clip(min=0) for c in columns if c.sum() > 0), np.zeros(4))
+        inhibits = sum(((-c).clip(min=0) for c in columns if c.sum() < 0), np.zeros(4))
+        np.testing.assert_allclose(vector, np.concatenate([excites, inhibits]), atol=1e-12)
+
+
+def test_pooling_without_positions() -> None:
+    assert pool(np.array([[2.0, -3.0]]), 1).tolist() == [[2, 0, 0, 3]]
+
+
+VECTORS = {
+    "one": np.ones((1, 3)),
+    "two": np.eye(2),
+    "three": np.eye(3),
+    "all zero": np.zeros((7, 3)),
+    "all the same": np.ones((30, 3)),
+    "opposite": np.concatenate([np.ones((9, 2)) * np.arange(1, 10)[:, None], -np.ones((9, 2))]),
+    "one column": np.random.default_rng(0).normal(size=(30, 1)),
+    **{
+        f"{n}, one zero, a constant column": np.concatenate(
+            [
+                np.zeros((1, 5)),
+                np.insert(np.random.default_rng(n).normal(size=(n - 1, 4)), 2, 7, axis=1),
+            ]
+        )
+        for n in (4, 5, 11, 12, 40)
+    },
+}
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_any_vectors_can_be_laid_out(name: str) -> None:
+    vectors = VECTORS[name]
+    points = embed(vectors)
+    assert points.shape == (len(vectors), 2)
+    assert np.isfinite(points).all()
+    assert points.tobytes() == embed(vectors).tobytes()
+    unique, back = np.unique(vectors, axis=0, return_inverse=True)
+    assert len(np.unique(points, axis=0)) == len(unique)
+    for group in range(len(unique)):
+        assert len(np.unique(points[back == group], axis=0)) == 1
+    turned = np.random.default_rng(0).permutation(len(vectors))
+    assert embed(vectors[turned]).tobytes() == points[turned].tobytes()
+
+
+def test_vectors_that_cannot_be_laid_out() -> None:
+    with pytest.raises(InputError, match="not finite"):
+        embed(np.array([[np.nan, 1]]))
+    with pytest.raises(InputError, match="neighbours 1"):
+        embed(np.ones((3, 2)), neighbours=1)
+
+
+def test_other_pictures_fall_where_their_likes_are() -> None:
+    vectors = np.repeat(np.eye(3), 6, 0) * np.arange(1, 19)[:, None]
+    points = np.repeat([[0.1, 0.1], [0.9, 0.1], [0.5, 0.9]], 6, 0)
+    new = np.array([[0, 50.0, 0], [1e-3, 0, 0], [0, 0, 0]])
+    found = place(new, vectors, points)
+    np.testing.assert_allclose(found[:2], [[0.9, 0.1], [0.1, 0.1]])
+    assert np.isfinite(found).all()  # one that is all zero is somewhere
+    assert place(new[:1], vectors, points).tobytes() == found[:1].tobytes()
+    assert place(new, vectors[:2], points[:2]).tolist() == [[0.1, 0.1]] * 3
+
+
+def test_a_layout_on_disk(tmp_path: Path) -> None:
+    layout = lay_out(np.array([3, 5, 8]), np.array([[0, 1], [2, 3], [4, -9.0]]), (4, 5))
+    for name in ("a.npz", "b.npz"):
+        save(layout, tmp_path / name)
+    again = load(tmp_path / "a.npz")
+    for name in ("pictures", "points", "cell"):
+        assert getattr(again, name).tobytes() == getattr(layout, name).tobytes()
+    assert again.size == (4, 5)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz"]
+    for content in (b"", b"PK\x03\x04", (tmp_path / "a.npz").read_bytes()[:300]):
+        (tmp_path / "a.npz").write_bytes(content)
+        with pytest.raises(InputError, match="holds no layout"):
+            load(tmp_path / "a.npz")
+    with pytest.raises(InputError, match="holds no layout"):
+        load(tmp_path / "none.npz")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SweepStore:
+    """Ten pictures, two features; the second picture cannot be read, the maps of six are kept."""
+    made = {"features": ["fc:0", "fc:1"]}
+    store = SweepStore.begin(tmp_path / "s.zarr", made, list("abcdefghij"), np.ones(2), 10)
+    values = np.arange(20, dtype=np.float32).reshape(10, 2)
+    values[1] = np.nan
+    names = ("response", "excitation", "inhibition", "tension")
+    columns = dict.fromkeys(names, values) | {"response": -values}
+    status = np.ones(10, np.uint8)
+    status[1] = 2
+    store.write(0, columns, status)
+    pairs = [(1, 8), (1, 1), (1, 4), (0, 3), (1, 2), (1, 6), (1, 9)]
+    maps = np.random.default_rng(0).normal(size=(len(pairs), 3, 4)).astype(np.float32)
+    store.write_candidates(
+        0, [(*pair, np.stack([m, m])) for pair, m in zip(pairs, maps, strict=True)]
+    )
+    store.finish(pairs, ("token", "channel"))
+    return SweepStore(store.path)
+
+
+def test_selection(store: SweepStore) -> None:
+    rows, pictures = select_pictures(store, 1)
+    assert pictures.tolist() == [2, 4, 6, 8, 9]
+    assert rows.tolist() == [4, 2, 5, 0, 6]
+    assert columns_of(store, 1, pictures)["tension"].tolist() == [5, 9, 13, 17, 19]
+    # The two tensest, and the highest response.
+    assert select_pictures(store, 1, 2)[1].tolist() == [2, 4, 8, 9]
+    assert select_pictures(store, 1, 1, ["tension"])[1].tolist() == [9]
+    assert select_pictures(store, 0)[1].tolist() == [3]
+    assert pool_store(store, rows).tobytes() == pool(store.maps(rows), 2).tobytes()
+
+
+def test_selections_that_cannot_be(store: SweepStore) -> None:
+    for words, options in (("top 0", {"top": 0}), ("no measure", {"top": 1, "measures": ["mood"]})):
+        with pytest.raises(InputError, match=words):
+            select_pictures(store, 1, **options)
+    del store.group["attribution"]
+    with pytest.raises(InputError, match="keep N"):
+        select_pictures(store, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", ["layer4", "layer3"])
+def test_the_groups_of_the_embedded_world_lie_apart(layer: str, tmp_path: Path) -> None:
+    path, kind = tmp_path / "sweep.zarr", 3
+    sweep = Sweep(
+        Backbone("vetoed_shapes_resnet"), [f"fc:{kind}"], layer, store=str(path), keep=2000
+    )
+    Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
+    ).predict(
+        sweep, datamodule=VetoedShapesPictures(2000, contents="random"), return_predictions=False
+    )
+    store = SweepStore(path)
+    rows, pictures = select_pictures(store, 0)
+    assert pictures.tolist() == list(range(2000))
+    vectors = pool_store(store, rows)
+    points = embed(vectors)
+    world = VetoedShapes(2000)
+    present = np.stack([world[index]["present"].numpy() for index in range(2000)])
+    group = present[:, kind] + 2 * present[:, veto_of(kind)]  # neither, shape, veto, both
+    nearest = NearestNeighbors(n_neighbors=10).fit(points).kneighbors(return_distance=False)
+    own = (group[nearest] == group[:, None]).mean(1)
+    assert min(own[group == which].mean() for which in range(4)) >= 0.96
+    # Held-out pictures fall among their own.
+    held = np.arange(2000) % 10 == 0
+    placed = place(vectors[held], vectors[~held], points[~held])
+    among = NearestNeighbors(n_neighbors=10).fit(points[~held])
+    likes = (group[~held][among.kneighbors(placed)[1]] == group[held][:, None]).mean(1)
+    assert min(likes[group[held] == which].mean() for which in range(4)) >= 0.9
