@@ -9,16 +9,19 @@ INSTALLED := .venv/installed
 BENCH := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench train clean
+.PHONY: help demo atlas test test-all lint bench train clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(INSTALLED): pyproject.toml
+PLUGINS := $(wildcard plugins/mti-*)
+
+$(INSTALLED): pyproject.toml $(PLUGINS:=/pyproject.toml)
 	@echo "Setting up .venv; the first time this downloads PyTorch."
 	@$(PYTHON) -m venv .venv
 	@# One call that names both: pip then picks a torch and a torchvision that fit each other.
-	@$(BIN)/pip install --quiet --disable-pip-version-check torch torchvision --editable ".[test]"
+	@$(BIN)/pip install --quiet --disable-pip-version-check torch torchvision --editable ".[test]" \
+		$(PLUGINS:%=--editable %)
 	@touch $@
 
 demo: $(INSTALLED)  ## what excites and what inhibits a feature, in a few minutes
@@ -28,6 +31,10 @@ demo: $(INSTALLED)  ## what excites and what inhibits a feature, in a few minute
 	@$(BIN)/mti sheet tb_logs/demo_inversions tb_logs/demo_mti --out tb_logs/demo.png --overwrite
 	@echo "The contact sheet is tb_logs/demo.png; to see all pictures in TensorBoard:"
 	@echo "    $(BIN)/tensorboard --logdir tb_logs"
+
+atlas: $(INSTALLED)  ## the attribution atlas of a class of the embedded world
+	@$(BIN)/mti fit --config configs/demo_atlas.yaml
+	@echo "The page is atlas.html in that folder."
 
 test: $(INSTALLED)  ## all tests but the slow ones
 	@$(BIN)/pytest -m "not slow"

@@ -132,8 +132,8 @@ def pool(maps: Array, channel_dim: int) -> Array:
     """Pool attribution maps [M, C, ...] over space: what the map is made from, [M, 2 · C].
 
     T⁺ of the positions that excite beside T⁻ of those that inhibit, as inversions show them: shape
-    and veto do not cancel. In the embedded world, see `embed`, worst groups had 0.974 so, 0.945
-    with A instead of T in the same positions, 0.951 with A or with T of all positions.
+    and veto do not cancel. In the embedded world the worst group of 16 maps, measured as in `embed`
+    with UMAP's 10 neighbours and 0.1, kept 0.961 so, 0.951 with A or with T of all positions.
     """
     given = torch.from_numpy(np.ascontiguousarray(maps))
     halves = []
@@ -148,7 +148,10 @@ def embed(vectors: Array, seed: int = 0, neighbours: int = 15, min_dist: float =
     """Lay vectors [M, D] out in two dimensions by UMAP on cosine distance, [M, 2].
 
     Equal vectors share a point, and the map does not depend on the order of the pictures. Equal
-    inputs give equal points.
+    inputs give equal points. In the embedded world, 2,000 pictures, every class at layer4 and
+    layer3, groups by shape and veto kept 0.965 to 1 of their pictures' 10 nearest to themselves;
+    with two other seeds 0.959 in one of 32 maps, else 0.965 or more, too. With 0.1 for `min_dist`
+    the map was as faithful, but filled a quarter fewer cells.
 
     Args:
         vectors: As `pool` makes them.

@@ -50,8 +50,8 @@ class Chart:
     size: tuple[int, int] = (20, 20)
     minimum: int = 6
     exemplars: int = 5
-    neighbours: int = 10
-    min_dist: float = 0.1
+    neighbours: int = 15
+    min_dist: float = 0.5
     trim: float = 1.0
     seed: int = 0
 

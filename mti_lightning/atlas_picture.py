@@ -21,7 +21,7 @@ _GROUND, _OUTLINE = "#f2f2f2", "#5a5a5a"
 _DPI = 100
 _WIDTH, _HEAD, _FOOT, _EDGE = 1400, 110, 620, 30  # pixels
 _SMALLEST = 0.65  # side of the icon of a cell with few pictures, as a share of the largest
-_MOST_SHOWN = 48  # a run's pictures that are shown beside the map
+_MOST_SHOWN = 32  # a run's pictures that are shown beside the map
 _MAP_HIGH = 1000
 
 
@@ -112,19 +112,16 @@ def _beside(
     axes: Axes, points: Array, pictures: Sequence[Image.Image], chosen: Array, side: int
 ) -> None:
     """Put pictures to the left (0) or the right (1) of the map, from the top down."""
-    rows = min(len(chosen), 12)
-    pixels = 62 if len(chosen) > 8 else 96
-    for rank, index in enumerate(chosen.tolist()):
-        row, depth = rank % rows, rank // rows
-        height = 1 - (row + 0.5) / rows
-        away = 0.075 + 0.085 * depth
+    rows = len(chosen)
+    pixels = min(110, int(0.84 * _MAP_HIGH / max(rows, 1)) - 9)
+    for row, index in enumerate(chosen.tolist()):
         icon = pictures[index].convert("RGBA")
         icon.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
         axes.add_artist(
             AnnotationBbox(
                 OffsetImage(np.asarray(icon), dpi_cor=False),
                 tuple(points[index]),
-                xybox=(1 + away if side else -away, height),
+                xybox=(1.09 if side else -0.09, 1 - (row + 0.5) / rows),
                 boxcoords="axes fraction",
                 pad=0.1,
                 arrowprops={"arrowstyle": "-", "color": "0.25", "linewidth": 0.8},
@@ -152,7 +149,7 @@ def _counts(cells: Sequence[Cell]) -> tuple[int, int]:
     A tenth of the cells may have more: a few crowded ones would make all others small.
     """
     counts = [cell.count for cell in cells] or [1]
-    return min(counts), int(np.percentile(counts, 90))
+    return min(counts), int(np.percentile(counts, 90, method="lower"))
 
 
 def _head(title: str, subtitle: str, norm: Normalize) -> Image.Image:
@@ -180,7 +177,7 @@ def _icons(
     side = (_WIDTH - 2 * _EDGE) // max(rows, columns)  # square cells, not higher than wide
     border = max(2, round(side * 0.08))
     left = (_WIDTH - columns * side) // 2
-    sheet = Image.new("RGB", (_WIDTH, rows * side + _EDGE), "white")
+    sheet = Image.new("RGB", (_WIDTH, rows * side + 2 * _EDGE), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     pen.rectangle((left, _EDGE, left + columns * side - 1, _EDGE + rows * side - 1), _GROUND)
     for row in range(rows):

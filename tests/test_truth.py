@@ -1,8 +1,10 @@
-"""The pictures tell the truth, by a judge that had no part in making them."""
+"""The pictures tell the truth, by a judge that had no part in making them; so do the rankings."""
+
+from pathlib import Path
 
 import pytest
 
-from tests.tools.verdicts import judge_inversions, judge_tense
+from tests.tools.verdicts import judge_inversions, judge_tense, rank_tense
 
 pytestmark = pytest.mark.slow
 
@@ -29,3 +31,12 @@ def test_maximally_tense_images_are_tense_and_balanced() -> None:
     assert verdict.both_found >= 0.8
     assert (verdict.tension >= verdict.natural).all()
     assert verdict.balance.min() >= 0.8
+
+
+@pytest.mark.parametrize(("layer", "least"), [("layer4", 0.98), ("layer3", 0.95)])
+def test_sweeps_rank_the_truly_tense_pictures_first(
+    layer: str, least: float, tmp_path: Path
+) -> None:
+    ranked = rank_tense(layer, tmp_path / "sweep.zarr")
+    assert ranked["tension"] >= least
+    assert ranked["tension"] > ranked["tension_l2"] + 0.05

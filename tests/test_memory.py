@@ -1,0 +1,49 @@
+"""Peak memory follows the batch, neither the data set nor the bank."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+SWEEP = """
+from lightning import Trainer
+from mti_lightning import Backbone, Sweep, VetoedShapesPictures
+sweep = Sweep(Backbone("vetoed_shapes_resnet"), ["fc:*"], "layer4", store="sweep.zarr", keep=16)
+Trainer(accelerator="cpu", logger=False, enable_progress_bar=False).predict(
+    sweep, datamodule=VetoedShapesPictures({count}), return_predictions=False
+)
+"""
+BANK = """
+from mti_lightning import Backbone, SignedInversion, VetoedShapesPictures, render
+objective = SignedInversion(
+    Backbone("vetoed_shapes_resnet"), ["fc:0"], "layer3", batch_size={batch}, steps_per_epoch=2
+)
+render(
+    objective, VetoedShapesPictures({count}), epochs=1, accelerator="cpu",
+    enable_progress_bar=False,
+)
+"""
+PEAK = "\nimport resource\nprint('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+
+
+def peak(script: str, folder: Path) -> int:
+    """Return a script's peak memory, KiB."""
+    run = [sys.executable, "-W", "ignore", "-c", script + PEAK]
+    output = subprocess.run(run, cwd=folder, capture_output=True, text=True, check=True).stdout
+    return int(output.split("peak")[-1])
+
+
+def test_a_sweep_of_ten_times_the_pictures(tmp_path: Path) -> None:
+    few, many = (tmp_path / name for name in ("few", "many"))
+    few.mkdir()
+    many.mkdir()
+    assert peak(SWEEP.format(count=10_000), many) <= 1.1 * peak(SWEEP.format(count=1000), few)
+
+
+def test_a_bank_of_eight_times_the_images(tmp_path: Path) -> None:
+    small = peak(BANK.format(count=8, batch=16), tmp_path)
+    assert peak(BANK.format(count=64, batch=16), tmp_path) <= 1.1 * small
+    assert peak(BANK.format(count=64, batch=128), tmp_path) > 1.1 * small
