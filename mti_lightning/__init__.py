@@ -28,6 +28,7 @@ from mti_lightning.signs import Tension
 from mti_lightning.store import SweepStore
 from mti_lightning.sweep import Sweep
 from mti_lightning.swept import SweepPictures
+from mti_lightning.validity import Validity
 from mti_lightning.vetoed_shapes import VetoedShapes
 from mti_lightning.views import Views
 
@@ -62,6 +63,7 @@ __all__ = [
     "SweepPictures",
     "SweepStore",
     "Tension",
+    "Validity",
     "VetoedShapes",
     "VetoedShapesPictures",
     "Views",

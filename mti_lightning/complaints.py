@@ -80,7 +80,7 @@ def _plain(text: str, classes: Sequence[str]) -> str:
     if match := re.fullmatch(r"Expected a dot import path string: (.*)", text):
         return f"there is no class {match[1]!r}{nearest(match[1], classes) or _one_of(classes)}"
     if match := re.fullmatch(r"the following arguments are required: (.*)", text):
-        return f"{match[1].removeprefix('fit.')} is missing"
+        return f"{re.sub(r'^(fit|predict|validate)[.]', '', match[1])} is missing"
     text = text.replace("<class 'collections.abc.Sequence'>", "list")
     text = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", text)
     text = re.sub(r"(?:typing\.)?Literal\[(.*?)\]", r"one of \1", text).replace("NoneType", "null")

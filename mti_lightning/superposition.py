@@ -2,13 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mti_lightning.errors import InputError
@@ -52,8 +55,33 @@ class Weights(NamedTuple):
         return torch.baddbmm(self.output_bias[:, None], activations, self.output.mT)
 
     def attribute(self, inputs: Tensor) -> Tensor:
-        """Return the attribution of each response to the hidden units, [S, N, n, m]."""
-        return self.activate(inputs)[:, :, None] * self.output[:, None]
+        """Return what the inputs' hidden activations add to each response, [S, N, n, m].
+
+        Activation less that at rest, where all inputs are 0, times gradient.
+        """
+        moved = self.activate(inputs) - self.activate(torch.zeros_like(inputs[:1]))
+        return moved[:, :, None] * self.output[:, None]
+
+
+def tension_causes(weights: Weights, inputs: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Take inputs away to find what causes tension.
+
+    Args:
+        weights: One network, S = 1.
+        inputs: [N, D].
+        own: Which inputs are each output's own, [n, D].
+
+    Returns:
+        min(E⁺, E⁻) of each response with its own inputs alone, and with the others alone, [N, n].
+    """
+    found = []
+    for mask in (own, ~own):
+        columns = []
+        for output, left in enumerate(mask):
+            attribution = weights.attribute(inputs * left)[0, :, output]  # [N, m]
+            columns.append(torch.minimum(excitation(attribution), inhibition(attribution)))
+        found.append(torch.stack(columns, 1))
+    return found[0], found[1]
 
 
 class WeightedError(torch.autograd.Function):
@@ -100,7 +128,7 @@ class Toy(LightningModule, ABC):
     Args:
         features: Features, n: one output each.
         hidden: Hidden units, m.
-        on: Probability that a feature's inputs are on.
+        probability: Of a feature's inputs being on.
         importance: The error of output i counts importanceⁱ.
         starts: Random starts.
         batch_size: Samples per step.
@@ -116,13 +144,15 @@ class Toy(LightningModule, ABC):
 
     width: ClassVar[int]  # inputs per feature
     biased: ClassVar[bool]  # whether hidden units have a bias
+    importance: Tensor  # [n]
     kept: Tensor  # [S], which starts are left
+    error: Tensor  # [S], of the last test
 
     def __init__(
         self,
         features: int = 6,
         hidden: int = 8,
-        on: float = 0.05,
+        probability: float = 0.05,
         importance: float = 0.9,
         starts: int = 1000,
         batch_size: int = 600,
@@ -139,10 +169,10 @@ class Toy(LightningModule, ABC):
         for name, value in counts.items():
             if value < 1:
                 raise InputError(f"{name} {value}: give 1 or more")
-        for name, share in (("on", on), ("importance", importance)):
+        for name, share in (("probability", probability), ("importance", importance)):
             if not 0 < share <= 1:
                 raise InputError(f"{name} {share}: give more than 0, and 1 at most")
-        self.features, self.on, self.starts = features, on, starts
+        self.features, self.probability = features, probability
         self.batch_size, self.steps_per_epoch = batch_size, steps_per_epoch
         self.halve_after, self.seed, self.make_optimizer = tuple(halve_after), seed, optimizer
         inputs = self.width * features
@@ -202,8 +232,9 @@ class Toy(LightningModule, ABC):
         inputs, counts = (part.to(self.device) for part in drawn)
         rows = max(1, _AT_ONCE // self.trained["hidden_bias"].numel())
         total = torch.zeros_like(self.error)
-        for part, count in zip(inputs.split(rows), counts.split(rows), strict=True):
-            total += self._errors(part, count) * count.sum()
+        for start in range(0, len(inputs), rows):
+            part = slice(start, start + rows)
+            total += self._errors(inputs[part], counts[part]) * counts[part].sum()
         return total / counts.sum()
 
     def train_dataloader(self) -> range:
@@ -211,14 +242,84 @@ class Toy(LightningModule, ABC):
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         generator = stream(stream_key("toy", self.seed), self.global_step)
-        inputs, counts = self.draw(self.batch_size, generator)
-        errors = self._errors(inputs.to(self.device), counts.to(self.device))
-        if self.trainer.is_last_batch or batch_idx % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.log("loss/best_of_batch", errors.detach().min(), prog_bar=True)
-        return errors.sum()  # the gradient of each start is its own
+        inputs, counts = (part.to(self.device) for part in self.draw(self.batch_size, generator))
+        return self._errors(inputs, counts).sum()  # the gradient of each start is its own
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.make_optimizer(p for p in self.parameters() if p.requires_grad)
+        return self.make_optimizer(weight for weight in self.parameters() if weight.requires_grad)
+
+    def on_train_epoch_end(self) -> None:
+        self.error = self.test_error()
+        shares = torch.tensor([0, 0.1, 0.5, 0.9], device=self.device)
+        names = ("best", "first_decile", "median", "last_decile")
+        for name, value in zip(names, self.error.quantile(shares), strict=True):
+            self.log(f"loss/{name}", value, prog_bar=name == "best")
+        if isinstance(self.logger, TensorBoardLogger):
+            for name, figure in self.figures().items():
+                self.logger.experiment.add_figure(name, figure, self.current_epoch, close=False)
+        if self.current_epoch + 1 in self.halve_after and len(self.kept) > 1:
+            self.keep(self.error.argsort()[: (len(self.kept) + 1) // 2].sort().values)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.keep(torch.arange(len(checkpoint["state_dict"]["kept"])))
+
+    def on_train_end(self) -> None:
+        folder = self.trainer.log_dir
+        if self.trainer.loggers and folder and self.trainer.is_global_zero:
+            best = {name: w.contiguous().cpu() for name, w in self.best()._asdict().items()}
+            save_file(best, Path(folder) / "weights.safetensors")
+
+    def keep(self, chosen: Tensor) -> None:
+        """Drop all starts but the chosen ones, [S'] of the present ones, with their momenta."""
+        optimizers = self.optimizers() if self._trainer is not None else []
+        for weight in self.trained.values():
+            weight.data, weight.grad = weight.data[chosen], None
+            for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
+                state = optimizer.state.get(weight, {})
+                for name, value in state.items():
+                    if isinstance(value, Tensor) and value.ndim:
+                        state[name] = value[chosen]
+        self.kept, self.error = self.kept[chosen], self.error[chosen]
+
+    # --- figures ---
+
+    def figures(self) -> dict[str, Figure]:
+        """Draw the best network: its weights, who shares units, and what excites and inhibits."""
+        best = Weights(*(weight.cpu() for weight in self.best()))
+        return {
+            "weights": _draw_weights(best),
+            "shared_units": _draw_shared_units(best, self.own()),
+            "excitation_and_inhibition": self._draw_motifs(best),
+        }
+
+    def _draw_motifs(self, weights: Weights) -> Figure:
+        ways, names = self.alone()
+        inputs = torch.kron(torch.eye(self.features), ways)  # [n · K, D]
+        attribution = weights.attribute(inputs)[0]  # [n · K, n, m]
+        columns = min(3, self.features)
+        rows = -(-self.features // columns)
+        figure = Figure((4.5 * columns, 1.8 * rows), layout="constrained")
+        axes: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for output, ax in enumerate(axes):
+            if output >= self.features:
+                ax.set_axis_off()
+                continue
+            of_output, places = attribution[:, output], range(len(inputs))
+            excited = excitation(of_output)
+            limit = 1.3 * float(excited.max().clamp(min=0.1))
+            ax.axvspan((output * len(ways)) - 0.5, (output + 1) * len(ways) - 0.5, color="0.9")
+            ax.bar(places, excited.numpy(), color="tab:red")
+            ax.bar(places, -inhibition(of_output).numpy(), color="tab:blue")
+            ax.plot(places, of_output.sum(1).numpy(), "k.", markersize=3)
+            ax.axhline(0, color="k", linewidth=0.5)
+            ax.set_xticks(places, names * self.features, rotation=90, fontsize=6)
+            ax.set_ylim(-limit, limit)
+            ax.set_title(f"output {output}", fontsize=8)
+        figure.suptitle(
+            "E⁺ (red), E⁻ (blue, may be cut off), their sum (dots); grey: the output's own inputs",
+            fontsize=9,
+        )
+        return figure
 
 
 @final
@@ -228,7 +329,7 @@ class AbsoluteValue(Toy):
     width, biased = 1, False
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        on = torch.rand(count, self.features, generator=generator) < self.on
+        on = torch.rand(count, self.features, generator=generator) < self.probability
         on = on[on.any(1)]
         values = 2 * torch.rand(on.shape, generator=generator) - 1
         inputs = torch.cat([torch.zeros(1, self.features), values * on])
@@ -250,18 +351,43 @@ class ExclusiveOr(Toy):
     width, biased = 2, True
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        on = torch.rand(count, self.features, generator=generator) < self.on
+        on = torch.rand(count, self.features, generator=generator) < self.probability
         on = on[on.any(1)]
         coins = torch.randint(4, on.shape, generator=generator) * on
         states = torch.cat([torch.zeros(1, self.features, dtype=torch.long), coins])
-        code = (states * 4 ** torch.arange(self.features)).sum(1)
-        codes, counts = code.unique(return_counts=True)
-        counts[0] += count - len(states)
-        bits = 2 ** torch.arange(2 * self.features)  # a and b, pair by pair
-        return (codes[:, None] & bits).ne(0).float(), counts.float()
+        states, counts = torch.unique(states, dim=0, return_counts=True)  # sorted: nothing first
+        counts[0] += count - len(coins) - 1
+        return torch.stack([states & 1, states >> 1], 2).flatten(1).float(), counts.float()
 
     def answer(self, inputs: Tensor) -> Tensor:
-        return inputs.unflatten(1, (-1, 2)).sum(2) % 2
+        return inputs.view(len(inputs), -1, 2).sum(2) % 2
 
     def alone(self) -> tuple[Tensor, list[str]]:
         return torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), ["01", "10", "11"]
+
+
+def _draw_weights(weights: Weights) -> Figure:
+    figure = Figure((9, 3.5), layout="constrained")
+    parts = (
+        ("W₁", weights.hidden[0], "input", "unit"),
+        ("W₂", weights.output[0], "unit", "output"),
+    )
+    for ax, (name, weight, across, down) in zip(figure.subplots(1, 2), parts, strict=True):
+        limit = float(weight.abs().max())
+        image = ax.imshow(weight.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
+        ax.set(title=name, xlabel=across, ylabel=down)
+        figure.colorbar(image, ax=ax)
+    return figure
+
+
+def _draw_shared_units(weights: Weights, own: Tensor) -> Figure:
+    """Stack, for each hidden unit, the norms of the weights by which it reads each feature."""
+    read = torch.stack([weights.hidden[0][:, mask].norm(dim=1) for mask in own]).numpy()  # [n, m]
+    figure = Figure((6, 3.5), layout="constrained")
+    ax = figure.subplots()
+    for feature, height in enumerate(read):
+        below = read[:feature].sum(0)
+        ax.bar(range(len(height)), height, bottom=below, label=str(feature))
+    ax.set(xlabel="hidden unit", ylabel="norm of the weights that read a feature")
+    ax.legend(title="feature", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return figure

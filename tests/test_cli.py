@@ -321,7 +321,7 @@ def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(desk, capsys):
         ([], "give a command: mti fit --config FILE"),
         (["--config", "base.yaml"], "give a command: mti fit --config FILE"),
         (["fti"], "no command 'fti'; did you mean 'fit'?"),
-        (["validate"], "no command 'validate'; give mti fit"),
+        (["test"], "no command 'test'; give mti fit"),
         (["fit"], "model is missing"),
         (
             ["fit", "--config", "bsae.yaml"],
@@ -473,9 +473,12 @@ def test_sheet_shows_the_latest_version_and_keeps_what_exists(runs, capsys, monk
     assert Path("other.png").read_bytes() == Path("row.png").read_bytes()
 
 
-SWEEPS = ["demo_sweep.yaml", "sweep.yaml"]
+# Run by other commands, on top of another file, or by tests of their own.
+OTHERS = ("sweep", "validate", "vit", "atlas", "superposition")
 RUNNABLE = [
-    path for path in sorted(CONFIGS.glob("*.yaml")) if path.name not in ("vit.yaml", *SWEEPS)
+    path
+    for path in sorted(CONFIGS.glob("*.yaml"))
+    if not path.stem.removeprefix("demo_").startswith(OTHERS)
 ]
 TRAINING = [path for path in RUNNABLE if path.stem.endswith("_vetoed_shapes")]
 FOR_USERS = [path for path in RUNNABLE if not path.stem.startswith("demo") and path not in TRAINING]
@@ -525,6 +528,19 @@ def test_every_configuration_runs(desk, path, overlay):
         rows = table(folder / "results.csv")
         assert rows
         assert all(float(row["tension"]) >= 0 and (folder / row["file"]).is_file() for row in rows)
+
+
+def test_the_atlas_of_the_embedded_world(desk):
+    arguments = ["--data.size=60", "--model.keep=60", "--model.chart.size=[2,2]"]
+    arguments += [*SHORT, "--model.steps_per_epoch=1"]
+    main(["fit", f"--config={CONFIGS / 'demo_atlas.yaml'}", *arguments])
+    folder = Path("tb_logs/demo_atlas/version_0")
+    assert (folder / "atlas" / "positive_epoch000.png").is_file()
+    assert (folder / "atlas.html").is_file()
+    assert Path("tb_logs/demo_atlas/sweep.zarr").is_dir()
+    main(["fit", f"--config={folder / 'config.yaml'}"])  # the saved configuration replays
+    again = Path("tb_logs/demo_atlas/version_1/atlas/positive_epoch000.png")
+    assert again.read_bytes() == (folder / "atlas" / "positive_epoch000.png").read_bytes()
 
 
 # --- sweeps ---

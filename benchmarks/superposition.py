@@ -1,0 +1,294 @@
+"""What the toys cost beside one start at a time, and how well interference is told from inhibition.
+
+`python -m benchmarks.superposition` prints four tables. Speed: a step of 1,000 starts as a model,
+run by the trainer, beside a step of one network in plain PyTorch on samples drawn beforehand. Loss:
+the same starts on the same samples, one by one and as one model. Halving: where the start that ends
+best stood when others are dropped. Interference: AUROC of telling genuine tension from
+interference, over toys of several sizes and sparsities; 0.5 is chance.
+"""
+
+import argparse
+import json
+import logging
+import statistics
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torchmetrics.functional.classification import binary_auroc
+
+from mti_lightning import interference
+from mti_lightning.signs import Tension, cosine
+from mti_lightning.streams import stream, stream_key
+from mti_lightning.superposition import AbsoluteValue, ExclusiveOr, Toy, Weights, tension_causes
+
+STEPS = 20_000
+AS_THE_AUTHORS: dict[type[Toy], dict[str, float]] = {
+    AbsoluteValue: {"probability": 0.01, "batch_size": 400},
+    ExclusiveOr: {"probability": 0.05, "batch_size": 600},
+}
+SIZES: list[tuple[type[Toy], int, int, float]] = [
+    *((ExclusiveOr, n, m, 0.05) for n, m in ((6, 12), (6, 8), (6, 6), (8, 8), (10, 8))),
+    *((ExclusiveOr, 6, 8, probability) for probability in (0.02, 0.15)),
+    *((AbsoluteValue, n, m, 0.01) for n, m in ((6, 12), (6, 8), (6, 6))),
+    (AbsoluteValue, 6, 8, 0.15),
+]
+CLEAR = 0.1  # tension above it counts; a response that is fully on is 1
+FEWEST = 20  # samples of either kind in a network that is judged
+
+
+# --- speed and loss ---
+
+
+def fit(toy: Toy, epochs: int, *callbacks: Callback) -> float:
+    """Train a toy, and return the seconds that it took."""
+    trainer = Trainer(
+        callbacks=list(callbacks),
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+    )
+    start = time.perf_counter()
+    trainer.fit(toy)
+    return time.perf_counter() - start
+
+
+def one(toy: Toy, start: int) -> nn.Sequential:
+    """Return one start of a toy as a plain network."""
+    weights = toy.weights.at(start)
+    hidden, inputs = weights.hidden.shape
+    first = nn.Linear(inputs, hidden, bias=toy.biased)
+    network = nn.Sequential(first, nn.ReLU(), nn.Linear(hidden, toy.features), nn.ReLU())
+    with torch.no_grad():
+        first.weight.copy_(weights.hidden)
+        network[2].weight.copy_(weights.output)
+        network[2].bias.copy_(weights.output_bias)
+        if toy.biased:
+            first.bias.copy_(weights.hidden_bias)
+    return network
+
+
+def batches(toy: Toy, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Draw what the toy draws at each step, every sample for itself, and the answers."""
+    for step in range(steps):
+        inputs, counts = toy.draw(toy.batch_size, stream(stream_key("toy", toy.seed), step))
+        inputs = inputs.repeat_interleave(counts.long(), 0)
+        yield inputs, toy.answer(inputs)
+
+
+def train_one(network: nn.Sequential, data: Iterable[tuple[Tensor, Tensor]], toy: Toy) -> None:
+    """Train a plain network, a step on each batch."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    for inputs, answers in data:
+        optimizer.zero_grad()
+        error = ((network(inputs) - answers).square() * toy.importance).sum(1).mean()
+        error.backward()
+        optimizer.step()
+
+
+def compare_speed(kind: type[Toy], starts: int, rounds: int = 5) -> dict[str, float]:
+    """Time a step of all starts as one model and of one alone, in turn."""
+    toy = kind(starts=starts, steps_per_epoch=200, **AS_THE_AUTHORS[kind])
+    data = list(batches(toy, 500))
+    fit(kind(starts=starts, steps_per_epoch=20, **AS_THE_AUTHORS[kind]), 1)  # warm
+    pairs = []
+    for _ in range(rounds):
+        together = fit(toy, 1) / toy.steps_per_epoch / starts
+        begun = time.perf_counter()
+        train_one(one(toy, 0), data, toy)
+        pairs.append((together, (time.perf_counter() - begun) / len(data)))
+    return {
+        "together_us": statistics.median(pair[0] for pair in pairs) * 1e6,
+        "alone_us": statistics.median(pair[1] for pair in pairs) * 1e6,
+        "ratio": statistics.median(pair[1] / pair[0] for pair in pairs),
+    }
+
+
+def compare_loss(kind: type[Toy], starts: int, steps: int) -> dict[str, float]:
+    """Train the same starts on the same samples both ways; return the best errors."""
+    toy = kind(starts=starts, steps_per_epoch=steps, **AS_THE_AUTHORS[kind])
+    networks = [one(toy, start) for start in range(starts)]
+    begun = time.perf_counter()
+    for network in networks:
+        train_one(network, batches(toy, steps), toy)
+    alone_s = time.perf_counter() - begun
+    together_s = fit(toy, 1)
+    errors = toy.error.clone()
+    for start, network in enumerate(networks):
+        trained = Weights(
+            network[0].weight,
+            network[0].bias if toy.biased else toy.weights.hidden_bias[start],
+            network[2].weight,
+            network[2].bias,
+        )
+        for weight, value in zip(toy.weights, trained, strict=True):
+            weight.data[start] = value.data
+    alone = toy.test_error()
+    return {
+        "together_s": together_s,
+        "alone_s": alone_s,
+        "together_best": float(errors.min()),
+        "alone_best": float(alone.min()),
+        "together_median": float(errors.median()),
+        "alone_median": float(alone.median()),
+    }
+
+
+class Errors(Callback):
+    """Keeps the errors of all starts after each epoch."""
+
+    def __init__(self) -> None:
+        self.by_epoch: list[Tensor] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.by_epoch.append(pl_module.error.clone())
+
+
+def rank_best(kind: type[Toy], starts: int) -> dict[str, float]:
+    """Train all starts to the end; say where the best of them stood when halves are dropped.
+
+    It is kept if its rank is below a half, a quarter, an eighth of the starts.
+    """
+    toy, errors = kind(starts=starts, **AS_THE_AUTHORS[kind]), Errors()
+    fit(toy, 20, errors)
+    best = int(toy.error.argmin())
+    return {
+        f"rank_after_{epoch}": int((errors.by_epoch[epoch] < errors.by_epoch[epoch][best]).sum())
+        for epoch in (8, 12, 16)
+    }
+
+
+# --- interference ---
+
+
+def train_best(
+    kind: type[Toy], features: int, hidden: int, probability: float, groups: int, seed: int
+) -> tuple[Toy, list[Weights]]:
+    """Train groups of 20 starts; return the toy and the best network of each group."""
+    batch_size = int(AS_THE_AUTHORS[kind]["batch_size"])
+    sizes = {"starts": 20 * groups, "batch_size": batch_size, "steps_per_epoch": STEPS}
+    toy = kind(features, hidden, probability, seed=seed, **sizes)
+    fit(toy, 1)
+    best = toy.error.view(groups, 20).argmin(1) + 20 * torch.arange(groups)
+    return toy, [Weights(*(w.detach() for w in toy.weights.at([i]))) for i in best.tolist()]
+
+
+def label(toy: Toy, weights: Weights, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what is genuine and what is interference, [N, n] each; the rest is mixed.
+
+    Genuine: all of the output's own inputs are on, and with them alone there is tension still.
+    Interference: none of them is on. Between them, one of two XOR inputs, the feature is expressed.
+    """
+    own = toy.own()
+    on = torch.stack([(inputs[:, mask] != 0).sum(1) for mask in own], 1)  # [N, n]
+    caused, _ = tension_causes(weights, inputs, own)
+    return (on == toy.width) & (caused > CLEAR), on == 0
+
+
+def scores(toy: Toy, weights: Weights, samples: int, seed: int) -> dict[str, float]:
+    """Return the AUROC of each way to tell genuine tension from interference in a network.
+
+    What they need they take from other samples, without their labels. Empty where too few samples
+    are tense for either reason.
+    """
+    measured = []
+    for split in ("reference", "test"):
+        inputs, counts = toy.draw(samples, stream(stream_key("toy", split, seed), 0))
+        inputs = inputs.repeat_interleave(counts.long(), 0)
+        activations = weights.activate(inputs)[0]  # [N, m]
+        measured.append((inputs, activations, weights.respond(activations[None])[0]))
+    (_, reference, reached), (inputs, activations, responses) = measured
+    output, mean = weights.output[0], reference.mean(0)
+    canonical = interference.canonical(reference, (reference - mean)[:, None] * output, reached)
+    attributions = (activations - mean)[:, None] * output  # [N, n, m]
+    minimum = Tension("minimum")
+    tension = minimum(attributions.flatten(0, 1)).view_as(responses)
+    raw = (activations[:, None] * output).flatten(0, 1)
+    excitation = attributions.clamp(min=0)
+    alike = cosine(excitation.flatten(0, 1), canonical.excitation.repeat(len(inputs), 1))
+    expressed = canonical.expressed
+    left_over = interference.left_over(activations, canonical).clamp(min=1e-6)
+    ways = {
+        "tension": minimum(raw).view_as(responses),
+        "tension_centred": tension,
+        "response": responses,
+        "cosine": alike.view_as(responses),
+        "strength": interference.duel(interference.strength(attributions, canonical), expressed),
+        "explained": interference.duel(interference.explained(activations, canonical), expressed),
+        "left_over": interference.duel(1 / left_over, expressed),
+        "index": -interference.interference_index(activations, attributions, canonical),
+    }
+    genuine, other = label(toy, weights, inputs)
+    chosen = (genuine | other) & (tension > CLEAR) & expressed & inputs.any(1, keepdim=True)
+    truth = genuine[chosen].long()
+    if min(truth.sum(), (1 - truth).sum()) < FEWEST:
+        return {}
+    # Ranks, since binary_auroc takes scores outside 0..1 for logits, and squeezes them.
+    ranks = {way: values[chosen].unique(return_inverse=True)[1] for way, values in ways.items()}
+    found = {
+        way: float(binary_auroc(rank / rank.max().clamp(min=1), truth))
+        for way, rank in ranks.items()
+    }
+    return found | {"genuine": float(truth.float().mean())}
+
+
+def main() -> None:
+    """Print the tables, and write them as JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=["speed", "loss", "halving", "interference"])
+    parser.add_argument(
+        "--starts", type=int, default=1000, help="Of the tables on speed and halving."
+    )
+    parser.add_argument("--groups", type=int, default=3, help="Networks of each size.")
+    parser.add_argument("--seed", type=int, default=1, help="The index was chosen on seed 0.")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*num_workers|.*LeafSpec|.*many workers|.*logging interval")
+    written: dict[str, list[dict[str, float | str]]] = {}
+    kinds = tuple(AS_THE_AUTHORS)
+    if given.only in (None, "speed"):
+        rows = [{"toy": k.__name__, **compare_speed(k, given.starts)} for k in kinds]
+        written["speed"] = print_table(rows)
+    if given.only in (None, "loss"):
+        rows = [{"toy": k.__name__, **compare_loss(k, 20, STEPS)} for k in kinds]
+        written["loss"] = print_table(rows)
+    if given.only in (None, "halving"):
+        rows = [{"toy": k.__name__, **rank_best(k, given.starts)} for k in kinds]
+        written["halving"] = print_table(rows)
+    if given.only in (None, "interference"):
+        rows = []
+        for size in SIZES:
+            toy, networks = train_best(*size, given.groups, given.seed)
+            every = [scores(toy, network, 20_000, given.seed) for network in networks]
+            found = [row for row in every if row]
+            means = {way: statistics.fmean(row[way] for row in found) for way in found[0]}
+            lowest = min(row["index"] for row in found)
+            head = {"toy": size[0].__name__, "n": size[1], "m": size[2], "on": size[3]}
+            rows.append({**head, "networks": len(found), **means, "index_lowest": lowest})
+            print(rows[-1], flush=True)
+        written["interference"] = print_table(rows)
+    if given.json:
+        given.json.write_text(json.dumps(written, indent=2))
+
+
+def print_table(rows: list[dict[str, float | str]]) -> list[dict[str, float | str]]:
+    """Print rows as Markdown, and return them."""
+    print("| " + " | ".join(rows[0]) + " |\n" + "|---" * len(rows[0]) + "|")
+    for row in rows:
+        cells = (
+            f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()
+        )
+        print("| " + " | ".join(cells) + " |", flush=True)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

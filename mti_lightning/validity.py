@@ -1,0 +1,292 @@
+"""The validity report: how far attributions and pictures of a feature can be believed."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from mti_lightning.attribution import ActGrad, Attribution, check_method, check_path
+from mti_lightning.backbone import Backbone, Layer, Preprocessing
+from mti_lightning.data import Loaded, Picture, PictureData, Pictures, ResizedShapes
+from mti_lightning.errors import InputError, RenderError, RunError
+from mti_lightning.feature import Probe, ProbeGroup, activation_warning, expand
+from mti_lightning.objectives import Objective, SignedInversion
+from mti_lightning.render import render
+from mti_lightning.signs import Tension
+from mti_lightning.streams import stream_key
+from mti_lightning.validity_checks import (
+    check_pictures,
+    check_renderings,
+    check_rivals,
+    interference_of,
+    modules_between,
+    shuffled,
+)
+from mti_lightning.validity_report import (
+    Finding,
+    Report,
+    finding,
+    judge_pictures,
+    judge_renderings,
+    judge_truth,
+    median,
+)
+from mti_lightning.vetoed_shapes import KINDS
+
+_RANDOMISED = 64  # pictures that are attributed with randomised layers
+_RIVALS = 64  # channels of a layer that may all explain a picture: each costs a backward pass
+
+
+class _Sources(Pictures):
+    """Pictures that are there already."""
+
+    def __init__(self, pictures: Sequence[Picture]) -> None:
+        self.given, self.keys = pictures, [picture["key"] for picture in pictures]
+
+    def __getitem__(self, index: int) -> Picture:
+        return self.given[index]
+
+
+@final
+class _SourceData(PictureData):
+    def __init__(self, pictures: Sequence[Picture]) -> None:
+        super().__init__()
+        self.given = _Sources(pictures)
+
+    def _open(self, preprocessing: Preprocessing) -> Pictures:
+        return self.given
+
+
+@final
+class Validity(LightningModule):
+    """A report on how far to believe attributions and pictures of features.
+
+    Runs through `mti validate`, which writes validity.md and validity.json to the run's folder.
+
+    Args:
+        backbone: The frozen network.
+        features: What to check: each `LAYER[/input]:CHANNEL[@POSITION]`.
+        attribution_layer: The earlier layer that responses are attributed to.
+        attribution: The attribution method; activation times gradient by default.
+        tension: The tension measure.
+        pictures: Pictures to check, evenly spread over the data.
+        tensest: How many of the tensest, by each feature, are tried to be turned on.
+        rendered: Of how many of the tensest + and − inversions are made, each from two seeds; 0
+            leaves that out.
+        steps: Steps for each inversion.
+        seed: Seed of all that is random.
+
+    Raises:
+        InputError: If a layer or feature does not exist, the attribution layer does not feed a
+            feature, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        features: Sequence[str | dict[str, Any]],
+        attribution_layer: str,
+        attribution: Attribution | None = None,
+        tension: Tension | None = None,
+        pictures: int = 256,
+        tensest: int = 16,
+        rendered: int = 4,
+        steps: int = 128,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            *(("pictures", pictures, 2), ("tensest", tensest, 1)),
+            *(("rendered", rendered, 0), ("steps", steps, 1)),
+        ):
+            if value < least:
+                raise InputError(f"{name} {value}: give {least} or more")
+        if not features:
+            raise InputError("features: name at least one")
+        self.backbone, self.layer = backbone, Layer.parse(attribution_layer)
+        self.probes = nn.ModuleList(Probe(f, backbone) for f in expand(features, backbone))
+        for probe in self._probes:
+            check_path(backbone, probe, self.layer)
+            if warning := activation_warning(probe.feature, backbone):
+                rank_zero_warn(warning)
+        self.attribution, self.tension = attribution or ActGrad(), tension or Tension()
+        check_method(self.attribution, backbone.site(self.layer))
+        self.pictures, self.tensest, self.rendered = pictures, tensest, rendered
+        self.steps, self.seed = steps, seed
+        self.report: Report | None = None
+
+    @property
+    def _probes(self) -> list[Probe]:
+        return list(self.probes)  # type: ignore[arg-type]
+
+    def setup(self, stage: str) -> None:
+        Objective.check_devices(self.trainer)
+        self._data = self.check_data(getattr(self.trainer, "datamodule", None))
+        self._data.use(self.backbone.preprocessing)
+        # Lightning asks the data module alone, and one of a class that has this method it expects
+        # to serve `fit`, too.
+        self._data.val_dataloader = self.val_dataloader  # type: ignore[method-assign]
+        self._indices: list[int] = []
+        self._columns: list[dict[str, list[Tensor]]] = [{} for _ in self.probes]
+        self._rivals = self._group()
+        self._randomised: dict[Layer, dict[str, Backbone]] = {}
+
+    def _group(self) -> list[tuple[ProbeGroup, dict[int, int], dict[str, list[Tensor]]]]:
+        """Return features that may explain each other; of each of ours its place among them."""
+        groups: list[tuple[ProbeGroup, dict[int, int], dict[str, list[Tensor]]]] = []
+        for group, places in ProbeGroup.of(self._probes).items():
+            columns = dict(zip(places, range(len(places)), strict=True))
+            if group.directions is None and group.probes[0].site.channels <= _RIVALS:
+                columns = {
+                    p: c for p, c in zip(places, group.channels, strict=True) if c is not None
+                }
+                groups.append((group.every_channel(), columns, {}))
+            elif len(places) > 1:
+                groups.append((group, columns, {}))
+        return groups
+
+    @staticmethod
+    def check_data(data: object) -> PictureData:
+        """Return the data, if it is pictures.
+
+        Raises:
+            InputError: If it is not.
+        """
+        if not isinstance(data, PictureData):
+            raise InputError(
+                "a report needs pictures; give --data PictureFolder --data.path FOLDER"
+            )
+        return data
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        size = len(self._data.pictures)
+        count = min(self.pictures, size)
+        return self._data.loader([index * size // count for index in range(count)])
+
+    def _networks(self, target: Layer) -> dict[str, Backbone]:
+        """Return networks with the last, half and all of the modules behind the layer shuffled."""
+        if target not in self._randomised:
+            between = modules_between(self.backbone, self.layer, target)
+            counts = {"last": 1, "half": len(between) // 2, "all": len(between)}
+            self._randomised[target] = {
+                name: shuffled(self.backbone, between[-count:], self.seed)
+                for name, count in counts.items()
+                if count and between
+            }
+        return self._randomised[target]
+
+    @torch.inference_mode(mode=False)
+    @torch.enable_grad()
+    def validation_step(self, batch: Loaded, batch_idx: int) -> None:
+        """Check a batch of natural pictures for every feature."""
+        if not len(batch.indices):
+            return
+        pictures = batch.pictures.clone()
+        keys = [stream_key(self.seed, index) for index in batch.indices.tolist()]
+        of = (self.layer, self.attribution, self.tension, keys)
+        for probe, columns in zip(self._probes, self._columns, strict=True):
+            networks = self._networks(probe.layer) if len(self._indices) < _RANDOMISED else {}
+            found = check_pictures(self.backbone, pictures, probe, *of, networks)
+            _add(columns, found)
+        for group, _, columns in self._rivals:
+            _add(columns, check_rivals(self.backbone, pictures, group, self.layer))
+        self._indices += batch.indices.tolist()
+
+    @torch.inference_mode(mode=False)
+    @torch.enable_grad()
+    def on_validation_epoch_end(self) -> None:
+        if len(self._indices) < 2:
+            raise RunError(f"{len(self._indices)} pictures can be read; a report needs 2 or more")
+        index: dict[int, Tensor] = {}
+        for _, places, parts in self._rivals:
+            of_rivals = interference_of(_whole(parts))
+            index |= {place: of_rivals[:, column] for place, column in places.items()}
+        findings: dict[str, list[Finding]] = {}
+        for place, probe in enumerate(self._probes):
+            columns = _whole(self._columns[place])
+            top = columns["tension"].argsort(descending=True)
+            found = judge_pictures(columns, self.tensest)
+            if self.rendered:
+                found += self._render(probe, top[: self.rendered].tolist())
+            if place in index:
+                values = {"index": median(index[place][top[: self.tensest]])}
+                found.append(finding("interference", values))
+            if (tense := self._truth(probe)) is not None:
+                found.append(judge_truth(columns["tension"], tense))
+            findings[str(probe.feature)] = found
+        made = {
+            "backbone": self.backbone.name,
+            "attribution layer": str(self.layer),
+            "attribution": type(self.attribution).__name__,
+            "pictures": len(self._indices),
+        }
+        self.report = Report(made, findings)
+        self._write(self.report)
+
+    def _render(self, probe: Probe, places: list[int]) -> list[Finding]:
+        """Make + and − inversions of some of the pictures, and judge them."""
+        sources = _SourceData([self._data.pictures[self._indices[place]] for place in places])
+        objective = SignedInversion(
+            self.backbone,
+            [probe.feature],
+            str(self.layer),
+            self.attribution,
+            self.tension,
+            steps_per_epoch=self.steps,
+            seed=self.seed,
+            seeds=2,
+        )
+        objective.train()  # Lightning warns of what `validate` has put in eval mode
+        quiet = {"enable_progress_bar": False, "accelerator": self.device.type, "devices": 1}
+        try:
+            render(objective, sources, epochs=1, **quiet)
+        except RenderError as error:
+            return [replace(finding("pictures", {}), warnings=(str(error),))]
+        objective.to(self.device)  # Lightning takes it to the CPU at the end
+        return judge_renderings(check_renderings(objective))
+
+    def _truth(self, probe: Probe) -> Tensor | None:
+        """Return which pictures are tense, [N], where that is known."""
+        pictures = self._data.pictures
+        if not isinstance(pictures, ResizedShapes) or probe.site.shape != (len(KINDS),):
+            return None
+        if probe.feature.channel is None:
+            return None
+        world = pictures.world
+        return torch.stack([world[i]["tense"][probe.feature.channel] for i in self._indices])
+
+    def _write(self, report: Report) -> None:
+        logger = self.trainer.logger
+        if logger is None or not self.trainer.log_dir:
+            return
+        folder = Path(self.trainer.log_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "validity.md").write_text(report.markdown(), encoding="utf-8")
+        (folder / "validity.json").write_text(report.json(), encoding="utf-8")
+        if isinstance(logger, TensorBoardLogger):
+            writer = logger.experiment
+            writer.add_text("validity", report.markdown())
+            for feature, findings in report.findings.items():
+                for finding in findings:
+                    for name, value in finding.values.items():
+                        if math.isfinite(value):
+                            tag = f"validity/{feature}/{finding.check}/{name}"
+                            writer.add_scalar(tag, value)
+            writer.flush()
+
+
+def _add(columns: dict[str, list[Tensor]], found: Mapping[str, Tensor]) -> None:
+    for name, values in found.items():
+        columns.setdefault(name, []).append(values.cpu())
+
+
+def _whole(parts: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat(values) for name, values in parts.items()}

@@ -1,0 +1,224 @@
+"""The checks of the validity report: what they measure. Pure functions on tensors and networks."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from mti_lightning import signs
+from mti_lightning.attribution import Attribution, attribute
+from mti_lightning.backbone import Backbone, Layer
+from mti_lightning.feature import Probe, ProbeGroup
+from mti_lightning.interference import canonical, interference_index
+from mti_lightning.objectives import Objective
+from mti_lightning.signs import Tension
+from mti_lightning.streams import START, stream
+from mti_lightning.views import Views, whole
+
+_SLIGHT = Views(box=(0.96, 0.99), jitter=0.01, noise=0.01)
+
+
+def silence(
+    head: Callable[[Tensor], Tensor], activations: Tensor, attribution: Tensor, units: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Set units to zero; return the predicted and the real change of the response, [N] each.
+
+    Args:
+        head: Computes responses from activations.
+        activations: a; a unit is one of its elements: a channel at a position.
+        attribution: A.
+        units: Which ones, bool of the same shape.
+    """
+    predicted = -(attribution * units).flatten(1).sum(1)
+    return predicted, head(activations * ~units) - head(activations)
+
+
+def random_units(activations: Tensor, units: Tensor, keys: Sequence[int]) -> Tensor:
+    """Return as many random active units of each picture as there are `units`, bool of that shape.
+
+    Args:
+        activations: a; a unit is active where it is not 0.
+        units: Those to match in number.
+        keys: The pictures' random streams.
+    """
+    drawn = torch.stack([torch.rand(units.shape[1:], generator=stream(k, START)) for k in keys])
+    order = drawn.to(activations).add(2 * (activations == 0)).flatten(1)
+    rank = order.argsort(1).argsort(1)
+    return (rank < units.flatten(1).sum(1, keepdim=True)).view_as(units)
+
+
+def modules_between(backbone: Backbone, layer: Layer, target: Layer) -> list[str]:
+    """Return the modules with parameters that run after one layer, up to another, in order."""
+    modules = dict(backbone.network.named_modules())
+    own = [name for name, module in modules.items() if [*module.parameters(recurse=False)]]
+    run: list[str | None] = []  # None stands for the layer itself
+
+    def note(name: str | None) -> Callable[..., None]:
+        return lambda *_: run.append(name)
+
+    at, handles = modules[layer.module], []
+    if layer.side == "input":
+        handles += [at.register_forward_pre_hook(note(None))]
+    handles += [modules[name].register_forward_pre_hook(note(name)) for name in own]
+    if layer.side == "output":
+        handles += [at.register_forward_hook(note(None))]
+    try:
+        backbone.run(backbone.mean.new_full((1, 3, *backbone.preprocessing.size), 0.5), [target])
+    finally:
+        for handle in handles:
+            handle.remove()
+    after = dict.fromkeys(name for name in run[run.index(None) :] if name is not None)
+    if target.side == "input":
+        after.pop(target.module, None)
+    return list(after)
+
+
+def shuffled(backbone: Backbone, modules: Sequence[str], seed: int = 0) -> Backbone:
+    """Return a copy of a network, the parameters of some modules each shuffled within itself."""
+    other = copy.deepcopy(backbone)
+    generator = torch.Generator().manual_seed(seed)
+    for name in modules:
+        for parameter in other.network.get_submodule(name).parameters(recurse=False):
+            order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+            parameter.data = parameter.data.flatten()[order].view_as(parameter)
+    return other
+
+
+def check_pictures(
+    backbone: Backbone,
+    pictures: Tensor,
+    probe: Probe,
+    layer: Layer,
+    method: Attribution,
+    tension: Tension,
+    keys: Sequence[int],
+    randomised: Mapping[str, Backbone],
+) -> dict[str, Tensor]:
+    """Measure what the checks of natural pictures need, a number for each of N pictures.
+
+    Args:
+        backbone: The network.
+        pictures: [N, 3, H, W] in 0..1.
+        probe: The feature.
+        layer: The attribution layer.
+        method: The attribution method.
+        tension: The tension measure.
+        keys: The pictures' random streams.
+        randomised: Networks whose layers behind the attribution layer are.
+    """
+
+    def head(activations: Tensor) -> Tensor:
+        with torch.no_grad():
+            tapped = backbone.run(pictures, [probe.layer], insert={layer: activations})
+            responses: Tensor = probe(tapped[probe.layer])
+            return responses
+
+    probes, dim = [probe] * len(pictures), backbone.site(layer).channel_dim
+    activations, attribution, response = attribute(backbone, pictures, probes, layer, method)
+    found = {
+        "response": response,
+        "silent": head(torch.zeros_like(activations)),
+        "total": attribution.flatten(1).sum(1),
+        "tension": tension(attribution, dim),
+    }
+    for which, units in (("inhibitory", attribution < 0), ("excitatory", attribution > 0)):
+        active = units & (activations != 0)
+        chosen = {which: active, f"random {which}": random_units(activations, active, keys)}
+        for name, silenced in chosen.items():
+            predicted, real = silence(head, activations, attribution, silenced)
+            found |= {f"{name} predicted": predicted, f"{name} real": real}
+    views = _SLIGHT(pictures, keys, 0, (pictures.shape[2], pictures.shape[3]))
+    seen = attribute(backbone, views, probes, layer, method)[1]
+    found["view"] = signs.cosine(attribution, seen)
+    other = signs.cosine(attribution, attribution.roll(1, 0))
+    found["other"] = other if len(pictures) > 1 else torch.full_like(other, torch.nan)
+    if randomised:
+        changed = {
+            name: attribute(network, pictures, probes, layer, method)[1]
+            for name, network in randomised.items()
+        }
+        found |= check_randomised(attribution, changed)
+    return found
+
+
+def check_randomised(attribution: Tensor, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Compare A with what it is in networks whose layers behind it were randomised.
+
+    Returns:
+        For each of `changed` the cosine, [N], and for the last the share of |A| that keeps sign.
+    """
+    found = {name: signs.cosine(attribution, other) for name, other in changed.items()}
+    strength, same = attribution.abs(), torch.zeros_like(attribution)
+    for other in changed.values():
+        same = strength * (attribution.sign() == other.sign())
+    found["signs kept"] = same.flatten(1).sum(1) / strength.flatten(1).sum(1).clamp(min=1e-12)
+    return found
+
+
+def check_rivals(
+    backbone: Backbone, pictures: Tensor, group: ProbeGroup, layer: Layer
+) -> dict[str, Tensor]:
+    """Measure what the interference index needs of features that may explain each other.
+
+    Returns:
+        Responses [N, F], activations [N, C], a ⊙ ∂r/∂a and ∂r/∂a, [N, F, C], pooled over space.
+    """
+    target = group.probes[0].layer
+    tapped = backbone.run(pictures, [layer, target], cut=layer)
+    activations, responses = tapped[layer], group(tapped[target])
+    dims = backbone.site(layer).position_dims
+    found: dict[str, list[Tensor]] = {"attribution": [], "gradient": []}
+    for response in responses.sum(0):
+        (gradient,) = torch.autograd.grad(response, activations, retain_graph=True)
+        for name, values in (("attribution", activations * gradient), ("gradient", gradient)):
+            found[name].append((values.sum(dims) if dims else values).detach())
+    flat = activations.detach()
+    return {name: torch.stack(values, 1) for name, values in found.items()} | {
+        "activations": flat.mean(dims) if dims else flat,
+        "responses": responses.detach(),
+    }
+
+
+def interference_of(rivals: Mapping[str, Tensor]) -> Tensor:
+    """Return the interference index of all pictures and features, [N, F], from `check_rivals`."""
+    activations = rivals["activations"]
+    centred = rivals["attribution"] - activations.mean(0) * rivals["gradient"]  # [N, F, C]
+    reference = canonical(activations, centred, rivals["responses"])
+    return interference_index(activations, centred, reference)
+
+
+@torch.no_grad()
+def check_renderings(objective: Objective) -> dict[str, Tensor]:
+    """Measure finished + and − inversions, each made from two seeds or more.
+
+    Returns:
+        `cosine` with the target and `purity` of each `+` and each `-` picture; the cosines of the
+        activations of pictures of the `same target` from two seeds, and, where there is another
+        source, of the same sign but for an `other target`.
+    """
+    measured, entries = objective.measure(), objective.entries
+    excited, inhibited = measured["excitation"], measured["inhibition"]
+    found = {}
+    for sign, own in (("+", excited), ("-", inhibited)):
+        rows = torch.tensor([entry.sign == sign for entry in entries])
+        found[f"cosine {sign}"] = measured["cosine"][rows]
+        found[f"purity {sign}"] = (own / (excited + inhibited).clamp(min=1e-12))[rows]
+    activations = torch.cat(
+        [
+            objective.backbone.run(whole(chunk(), objective.input_size), [objective.layer])[
+                objective.layer
+            ]
+            for chunk in objective.chunks
+        ]
+    )
+    pairs: dict[str, list[tuple[int, int]]] = {}
+    for (i, one), (j, other) in combinations(enumerate(entries), 2):
+        if one.sign == other.sign and one.seed != other.seed:
+            kind = "same target" if one.source == other.source else "other target"
+            pairs.setdefault(kind, []).append((i, j))
+    for kind, places in pairs.items():
+        first, second = torch.tensor(places).T
+        found[kind] = signs.cosine(activations[first], activations[second]).cpu()
+    return found

@@ -1,0 +1,431 @@
+"""The conformance kit: what is right passes; what is wrong fails by the check that it should."""
+
+from functools import cache
+from importlib.metadata import entry_points
+
+import pytest
+import timm
+import torch
+from timm.models import register_model
+from torch import Tensor, nn
+
+from mti_lightning import ActGrad, Attribution, InputError
+from mti_lightning.registry import ATTRIBUTIONS
+from mti_lightning.testing import (
+    attribution_checks,
+    backbone_checks,
+    check_attribution,
+    check_backbone,
+)
+
+
+class Product(Attribution):
+    """Act×grad, for what is wrong to be built on."""
+
+    def attribute(self, forward, create_graph: bool) -> Tensor:
+        (gradient,) = torch.autograd.grad(
+            forward.responses.sum(), forward.activations, create_graph=create_graph
+        )
+        return self.changed(forward.activations * gradient, forward)
+
+    def changed(self, result: Tensor, forward) -> Tensor:
+        return result
+
+
+class Pooled(Product):
+    def changed(self, result, forward):
+        return result.mean((-1, -2))
+
+
+class NoTensor(Product):
+    def changed(self, result, forward):
+        return None
+
+
+class Doubled(Product):
+    def changed(self, result, forward):
+        return result.double()
+
+
+class Squeezed(Product):
+    def changed(self, result, forward):
+        return result.squeeze(0)
+
+
+class Infinite(Product):
+    def changed(self, result, forward):
+        return result / torch.zeros_like(result)
+
+
+class Noisy(Product):
+    def changed(self, result, forward):
+        return result * (1 + 0.01 * torch.rand_like(result))
+
+
+class Drifting(Product):
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+
+    def changed(self, result, forward):
+        return result * (1 + 0.01 * torch.rand(1, generator=self.generator).to(result))
+
+
+class Seeding(Product):
+    def changed(self, result, forward):
+        torch.manual_seed(0)
+        return result
+
+
+class Relative(Product):
+    def changed(self, result, forward):
+        return result / result.abs().max()
+
+
+class Overwriting(Product):
+    def changed(self, result, forward):
+        forward.activations.detach().mul_(2)
+        return result
+
+
+class Hooking(Product):
+    def changed(self, result, forward):
+        forward.network.get_submodule("").register_forward_hook(lambda *_: None)
+        return result
+
+
+class HookingWhereItFails(Product):
+    def changed(self, result, forward):
+        handle = forward.network.register_forward_hook(lambda *_: None)
+        forward.head(forward.activations)
+        handle.remove()
+        return result
+
+
+class Training(Product):
+    def changed(self, result, forward):
+        with torch.no_grad():
+            next(forward.network.parameters()).mul_(1.0001)
+        return result
+
+
+class Thawing(Product):
+    def changed(self, result, forward):
+        forward.network.requires_grad_()
+        return result
+
+
+class Reversed(Product):
+    def changed(self, result, forward):
+        return -result
+
+
+class Nothing(Product):
+    def changed(self, result, forward):
+        return result * 0
+
+
+class Exaggerating(Product):
+    additive = True
+
+    def changed(self, result, forward):
+        return 2 * result
+
+
+class Additive(Product):
+    additive = True
+    needs_baseline = True  # so it would have to add up over any head
+
+
+class CutOff(Product):
+    differentiable = True
+
+    def changed(self, result, forward):
+        return result.detach()
+
+
+class HalfCutOff(Product):
+    differentiable = True
+
+    def attribute(self, forward, create_graph: bool) -> Tensor:
+        (gradient,) = torch.autograd.grad(
+            forward.responses.sum(), forward.activations, create_graph=create_graph
+        )
+        return forward.activations * gradient.detach()
+
+
+class OtherWithGraph(Product):
+    differentiable = True
+
+    def attribute(self, forward, create_graph: bool) -> Tensor:
+        result = super().attribute(forward, create_graph)
+        return result * 2 if create_graph else result
+
+
+class Vague(Product):
+    additive = "mostly"
+
+
+class WithoutUse(Product):
+    baseline = "mean.npy"
+
+
+class Failing(Product):
+    def changed(self, result, forward):
+        raise KeyError("no such thing")
+
+
+WRONG = [
+    (Vague, "declarations", "additive is 'mostly', neither True nor False"),
+    (WithoutUse, "declarations", "it has the baseline 'mean.npy', but needs_baseline is False"),
+    (Failing, "shape", "KeyError: 'no such thing'"),
+    (Pooled, "shape", "it gave (3, 128) for activations of (3, 128, 12, 12)"),
+    (NoTensor, "shape", "it gave NoneType, no tensor"),
+    (Doubled, "shape", "it gave torch.float64 for activations in torch.float32"),
+    (Infinite, "finite", "not all values are finite"),
+    (Noisy, "deterministic", "it draws from the global random generator"),
+    (Seeding, "deterministic", "it draws from the global random generator"),
+    (Drifting, "deterministic", "a second time values differ by 0.00"),
+    (Relative, "batch equals one by one", "a picture alone and in a batch: values differ by"),
+    (Squeezed, "batch equals one by one", "it gave (128, 12, 12) for activations of (1, 128,"),
+    (Overwriting, "activations untouched", "it overwrites the activations"),
+    (Hooking, "hooks removed", "module '' is left hooked or altered"),
+    (HookingWhereItFails, "hooks removed", "module '' is left hooked or altered after a failure"),
+    (Training, "backbone frozen", "conv1.0.weight has changed"),
+    (Thawing, "backbone frozen", "conv1.0.weight asks for a gradient"),
+    (Reversed, "signs on a linear head", "over a linear head 0% of act×grad has the sign"),
+    (Nothing, "signs on a linear head", "over a linear head 0% of act×grad has the sign"),
+    (Exaggerating, "completeness", "over a linear head A misses r - r(baseline) by"),
+    (Additive, "completeness", "over a non-linear head A misses r - r(baseline) by"),
+    (CutOff, "gradient", "its result is cut off from the pictures"),
+    (HalfCutOff, "gradient", "its derivative by the pictures is off finite differences by"),
+    (OtherWithGraph, "gradient", "with create_graph and without: values differ by"),
+]
+
+
+@pytest.mark.parametrize(("method", "name", "cause"), WRONG, ids=[w[0].__name__ for w in WRONG])
+def test_what_is_wrong_fails_by_its_check(method, name: str, cause: str) -> None:
+    failed = {check.name: check.cause for check in attribution_checks(method()) if not check.ok}
+    assert name in failed
+    assert cause in failed[name]
+    others = {  # one mistake may show twice
+        Drifting: {"batch equals one by one"},
+        Noisy: {"batch equals one by one"},
+        Training: {"deterministic", "batch equals one by one"},
+        Hooking: {"deterministic"},
+    }
+    assert failed.keys() - {name} <= others.get(method, set())
+
+
+def test_all_that_fails_is_in_one_message() -> None:
+    class Twice(Reversed):
+        additive = True
+
+    with pytest.raises(AssertionError) as error:
+        check_attribution(Twice())
+    first, *rest = str(error.value).splitlines()
+    assert first == "Twice fails 2 of 11 checks"
+    assert [line.partition(":")[0] for line in rest] == ["signs on a linear head", "completeness"]
+
+
+def test_act_times_grad_passes() -> None:
+    check_attribution(ActGrad())
+    checks = attribution_checks(ActGrad())
+    assert len(checks) == 11
+    assert {check.name: check.cause for check in checks if check.cause} == {
+        "completeness": "not claimed"
+    }
+
+
+def test_a_method_may_decline_a_network() -> None:
+    class Convolutional(Product):
+        differentiable = True
+
+        def changed(self, result, forward):
+            if result.ndim == 3:
+                raise InputError("tokens are not supported")
+            return result
+
+    check_attribution(Convolutional())
+    causes = {check.name: check.cause for check in attribution_checks(Convolutional())}
+    assert causes["shape"] == causes["gradient"]
+    assert causes["shape"] == "declines transformers: tokens are not supported"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", entry_points(group=ATTRIBUTIONS), ids=lambda point: point.name)
+def test_every_installed_method_passes(point) -> None:
+    check_attribution(point.load()())
+
+
+class Small(nn.Module):
+    """A network that is right, for what is wrong to be built on."""
+
+    def __init__(self, num_classes: int = 5, **_: object) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=4)
+        self.norm = nn.BatchNorm2d(8)
+        self.act = nn.ReLU()
+        self.head = nn.Linear(8, num_classes)
+        self.register_buffer("seen", torch.zeros(1))
+        self.num_classes = num_classes
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.stem(x))).mean((2, 3))
+
+    def forward(self, x: Tensor):
+        return self.head(self.features(x))
+
+
+class Dropping(Small):
+    def forward(self, x):
+        return self.head(nn.functional.dropout(self.features(x)))
+
+
+class BatchNormed(Small):
+    def __init__(self, **arguments: object) -> None:
+        super().__init__(**arguments)
+        self.norm = nn.BatchNorm2d(8, track_running_stats=False)
+
+
+class Counting(Small):
+    def forward(self, x):
+        self.seen += len(x)
+        return super().forward(x)
+
+
+class Waking(Small):
+    def train(self, mode: bool = True):
+        return super().train(True)
+
+
+class Growing(Small):
+    def forward(self, x):
+        self.act.register_forward_hook(lambda *_: None)
+        return super().forward(x)
+
+
+class Detached(Small):
+    def forward(self, x):
+        return self.head(self.features(x.detach()))
+
+
+class WithoutGraph(Small):
+    @torch.no_grad()
+    def forward(self, x):
+        return super().forward(x)
+
+
+class Pair(Small):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+class Deaf(Small):
+    def forward(self, x):
+        return super().forward(x * 0)
+
+
+class Overflowing(Small):
+    def forward(self, x):
+        return super().forward(x) / 0
+
+
+class OneModule(Small):
+    def forward(self, x):
+        return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+
+
+class _Cubed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return 3 * ctx.saved_tensors[0] ** 2 * gradient
+
+
+class Once(Small):
+    def forward(self, x):
+        x = self.act(self.norm(self.stem(x)))
+        return self.head(_Cubed.apply(x).square().mean((2, 3)))
+
+
+WRONG_MODELS = [
+    (Pair, "output", "in eval mode it gives tuple, no tensor"),
+    (Deaf, "output", "it gives the same for different pictures"),
+    (Overflowing, "output", "not all outputs are finite"),
+    (Dropping, "deterministic", "a second time values differ by"),
+    (BatchNormed, "batch equals one by one", "a picture alone and in a batch: values differ by"),
+    (Counting, "frozen", "seen has changed"),
+    (Waking, "frozen", "the network is in training mode"),
+    (Growing, "hooks removed", "module 'act' is hooked or altered by a forward pass"),
+    (Detached, "gradient", "its output is cut off from the pictures"),
+    (WithoutGraph, "gradient", "its output is cut off from the pictures"),
+    (OneModule, "layers", "no two of its modules can be tapped"),
+    (
+        Once,
+        "act×grad and its gradient",
+        "its derivative by the pictures is off finite differences by",
+    ),
+]
+
+
+default_cfgs: dict[str, dict[str, object]] = {}  # where timm looks for them
+
+
+@cache
+def registered(kind: type[nn.Module]) -> str:
+    """Register a class as a timm model and return its name."""
+
+    def build(pretrained: bool = False, **arguments: object) -> nn.Module:
+        arguments = {key: value for key, value in arguments.items() if key == "num_classes"}
+        return kind(**arguments)
+
+    build.__name__ = f"tests_testing_{kind.__name__.lower()}"
+    default_cfgs[build.__name__] = {"input_size": (3, 32, 32)}
+    register_model(build)
+    return build.__name__
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "cause"), WRONG_MODELS, ids=[w[0].__name__ for w in WRONG_MODELS]
+)
+def test_a_wrong_model_fails_by_its_check(model, name: str, cause: str) -> None:
+    checks = backbone_checks(registered(model))
+    failed = {check.name: check.cause for check in checks if not check.ok}
+    assert name in failed
+    assert cause in failed[name]
+    with pytest.raises(AssertionError, match=f"{registered(model)} fails"):
+        check_backbone(registered(model))
+
+
+@pytest.mark.parametrize(
+    "name", ["test_resnet", "test_vit", "test_convnext", "vetoed_shapes_resnet"]
+)
+def test_right_models_pass(name: str) -> None:
+    check_backbone(name)
+    assert len(backbone_checks(name)) == 9
+
+
+def test_a_small_model_passes() -> None:
+    check_backbone(registered(Small), arguments={"num_classes": 3})
+    assert timm.create_model(registered(Small), num_classes=3).num_classes == 3
+
+
+def test_a_model_without_its_preprocessing() -> None:
+    def tests_testing_bare(pretrained: bool = False, **_: object) -> nn.Module:
+        return Small()
+
+    register_model(tests_testing_bare)
+    with pytest.raises(AssertionError, match="builds: it is registered without default_cfgs"):
+        check_backbone("tests_testing_bare")
+
+
+def test_a_model_that_is_not_there() -> None:
+    with pytest.raises(
+        AssertionError, match=r"builds: InputError: timm has no model 'resnet5'; did"
+    ):
+        check_backbone("resnet5")

@@ -1,0 +1,355 @@
+"""The validity report: its figures where they are known, and that it warns of what is wrong."""
+
+import json
+from pathlib import Path
+from typing import final
+
+import pytest
+import torch
+from lightning import Trainer
+from torch import Tensor
+
+from mti_lightning import Attribution, Backbone, InputError, Layer, Tension, VetoedShapesPictures
+from mti_lightning.attribution import ActGrad, Pass
+from mti_lightning.cli import main
+from mti_lightning.compose import to_image
+from mti_lightning.feature import Feature, Probe
+from mti_lightning.validity import Validity
+from mti_lightning.validity_checks import (
+    check_pictures,
+    modules_between,
+    random_units,
+    shuffled,
+    silence,
+)
+from mti_lightning.validity_report import Finding, finding, judge_pictures
+from mti_lightning.vetoed_shapes import KINDS, VetoedShapes
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+WORLD = "vetoed_shapes_resnet"
+QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+@final
+class Flipped(Attribution):
+    """A wrong method: activation times gradient, its signs flipped at random."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+
+    def attribute(self, forward: Pass, create_graph: bool) -> Tensor:
+        found = ActGrad().attribute(forward, create_graph)
+        return found * (torch.randint(0, 2, found.shape, generator=self.generator) * 2 - 1)
+
+
+@final
+class Activation(Attribution):
+    """A wrong method: it knows nothing of the weights behind the layer."""
+
+    def attribute(self, forward: Pass, create_graph: bool) -> Tensor:
+        return forward.activations - forward.activations.mean()
+
+
+def tense_pictures(count: int) -> Tensor:
+    """Return pictures of which number i holds shape i mod 8 and its veto."""
+    world = VetoedShapes(count, seed=31, contents="tense")
+    return torch.stack([world[index]["picture"] for index in range(count)])
+
+
+def check(backbone: Backbone, pictures: Tensor, feature: str, layer: str) -> dict[str, Tensor]:
+    probe = Probe(Feature.parse(feature), backbone)
+    keys = list(range(len(pictures)))
+    of = (Layer.parse(layer), ActGrad(), Tension(), keys, {})
+    return check_pictures(backbone, pictures, probe, *of)
+
+
+def report(
+    backbone: Backbone,
+    attribution: Attribution | None = None,
+    layer: str = "layer4",
+    **options: object,
+) -> dict[str, Finding]:
+    """Return the findings about a class of the embedded world, and the verdict as one."""
+    options = {"pictures": 48, "rendered": 2, "steps": 24, **options}
+    validity = Validity(backbone, ["fc:3"], layer, attribution, **options)
+    data = VetoedShapesPictures(48, seed=7, contents="random", batch_size=24)
+    Trainer(accelerator="cpu", **QUIET).validate(validity, datamodule=data, verbose=False)
+    assert validity.report is not None
+    found = {finding.check: finding for finding in validity.report.findings["fc:3"]}
+    return found | {"verdict": Finding(validity.report.verdicts["fc:3"], {}, "", ())}
+
+
+# --- silencing ---
+
+
+@pytest.mark.parametrize(("backbone", "layer"), [(WORLD, "layer4"), ("test_resnet", "layer4")])
+def test_on_a_linear_head_the_predicted_and_the_real_change_are_equal(backbone, layer):
+    network = Backbone(backbone, "pretrained" if backbone == WORLD else "random")
+    size = network.preprocessing.size
+    pictures = torch.nn.functional.interpolate(tense_pictures(8), size)
+    found = check(network, pictures, "fc:3", layer)
+    scale = found["response"].abs().max()
+    for which in ("inhibitory", "excitatory", "random inhibitory", "random excitatory"):
+        predicted, real = found[f"{which} predicted"], found[f"{which} real"]
+        assert predicted.abs().max() > 0.01 * scale
+        assert torch.allclose(predicted, real, rtol=1e-5, atol=1e-5 * float(scale))
+    assert (found["inhibitory predicted"] >= 0).all()
+    assert (found["excitatory predicted"] <= 0).all()
+    change = found["response"] - found["silent"]
+    assert torch.allclose(found["total"], change, rtol=1e-5, atol=1e-5 * float(scale))
+
+
+@pytest.mark.parametrize("layer", ["layer4", "layer3"])
+def test_silencing_what_inhibits_turns_the_class_of_truly_tense_pictures_on(layer):
+    backbone, pictures = Backbone(WORLD), tense_pictures(64)
+    turned: dict[str, list[Tensor]] = {"inhibitory": [], "random inhibitory": []}
+    for kind in range(len(KINDS)):
+        found = check(backbone, pictures[kind :: len(KINDS)], f"fc:{kind}", layer)
+        silent = found["response"] <= 0
+        for which, shares in turned.items():
+            shares.append((found["response"] + found[f"{which} real"] > 0)[silent].float())
+    own, random = (torch.cat(shares) for shares in turned.values())
+    assert len(own) >= 50
+    assert own.mean() >= 0.9
+    assert random.mean() <= 0.1
+
+
+def test_silence_predicts_minus_the_attribution_of_the_units():
+    activations, weights = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([2.0, -1.0, 0.5])
+    units = torch.tensor([[False, True, True]])
+    head = lambda a: a @ weights  # noqa: E731
+    predicted, real = silence(head, activations, activations * weights, units)
+    assert predicted.tolist() == real.tolist() == [0.5]
+
+
+def test_random_units_are_active_as_many_and_each_pictures_own():
+    activations = torch.rand(5, 4, 6, 6).sub(0.5).relu()
+    units = (torch.rand(5, 4, 6, 6) < 0.3) & (activations > 0)
+    chosen = random_units(activations, units, [3, 4, 5, 6, 7])
+    assert torch.equal(chosen.flatten(1).sum(1), units.flatten(1).sum(1))
+    assert (activations[chosen] > 0).all()
+    assert not torch.equal(chosen, units)
+    alone = random_units(activations[2:3], units[2:3], [5])
+    assert torch.equal(alone[0], chosen[2])
+
+
+# --- randomised layers ---
+
+
+def test_the_modules_behind_a_layer_are_found_in_the_order_they_run():
+    backbone = Backbone("test_resnet", "random")
+    target = Layer("fc")
+    assert modules_between(backbone, Layer("layer4"), target) == ["fc"]
+    names = modules_between(backbone, Layer("layer3"), target)
+    assert names[-1] == "fc"
+    assert all(name.startswith("layer4.") for name in names[:-1])
+    own = {n for n, m in backbone.network.layer4.named_modules() if [*m.parameters(recurse=False)]}
+    assert {name.removeprefix("layer4.") for name in names[:-1]} == own
+    assert modules_between(backbone, Layer("fc", "input"), target) == ["fc"]
+    assert modules_between(backbone, Layer("layer4"), Layer("fc", "input")) == []
+
+
+def test_shuffling_keeps_each_tensors_values_and_leaves_the_network_alone():
+    backbone = Backbone("test_resnet", "random")
+    before = {name: value.clone() for name, value in backbone.network.state_dict().items()}
+    other = shuffled(backbone, ["fc"]).network.state_dict()
+    for name, value in backbone.network.state_dict().items():
+        assert torch.equal(value, before[name])
+        assert torch.equal(value, other[name]) == (name != "fc.weight" and name != "fc.bias") or (
+            name == "fc.bias" and not value.any()
+        )
+    weight = before["fc.weight"]
+    assert torch.equal(weight.flatten().sort().values, other["fc.weight"].flatten().sort().values)
+
+
+# --- the report ---
+
+
+def test_a_sound_backbone_and_method_are_believed():
+    found = report(Backbone(WORLD))
+    assert "do not believe" not in found["verdict"].check
+    for name in ("completeness", "silencing inhibitory units", "selectivity"):
+        assert found[name].warnings == ()
+    assert found["truth: ranking by tension"].values["average precision"] > 0.9
+    assert found["completeness"].values["median error"] < 1e-5
+    assert 0.3 < found["interference"].values["index"] < 0.7
+
+
+def test_a_backbone_with_shuffled_weights_fails_loudly():
+    backbone = Backbone(WORLD)
+    wrong = shuffled(backbone, [name for name, _ in backbone.network.named_modules()])
+    found = report(wrong)
+    assert found["verdict"].check.startswith("do not believe it")
+    assert len(found["selectivity"].warnings) == 2
+    assert "nothing excites" in found["pictures"].warnings[0]
+    assert found["truth: ranking by tension"].warnings
+    assert found["interference"].warnings
+
+
+def test_a_method_that_flips_signs_at_random_fails_loudly():
+    found = report(Backbone(WORLD), Flipped())
+    assert found["verdict"].check.startswith("do not believe it")
+    for name in (
+        "completeness",
+        "silencing inhibitory units",
+        "silencing excitatory units",
+        "turning tense pictures on",
+        "stability over views",
+        "re-attribution of + pictures",
+    ):
+        assert found[name].warnings, name
+
+
+def test_a_method_that_ignores_the_weights_is_flagged_by_randomised_layers():
+    found = report(Backbone(WORLD), Activation(), rendered=0)
+    assert found["randomised layers"].values["all"] == pytest.approx(1, abs=1e-4)
+    assert found["randomised layers"].warnings == (
+        "the attribution shows the picture, not the weights",
+    )
+    right = report(Backbone(WORLD), rendered=0)
+    assert right["randomised layers"].warnings == ()
+
+
+def test_a_figure_that_could_not_be_measured_warns():
+    assert finding("selectivity", {"spread": float("nan"), "alike": 0.0}).warnings
+    assert not finding("selectivity", {"spread": 1.0, "alike": 0.0}).warnings
+
+
+def test_the_figures_of_given_numbers():
+    response = torch.tensor([-1.0, 2.0, -3.0, -2.0])
+    columns = {
+        "response": response,
+        "silent": torch.zeros(4),
+        "total": response * 2,
+        "tension": torch.tensor([4.0, 3.0, 2.0, 1.0]),
+        "inhibitory predicted": torch.tensor([1.0, 2.0, 3.0, 4.0]),
+        "inhibitory real": torch.tensor([2.0, 4.0, 6.0, 8.0]),
+        "random inhibitory real": torch.tensor([0.0, 5.0, 0.0, 3.0]),
+        "excitatory predicted": torch.tensor([-1.0, -2.0, -3.0, -4.0]),
+        "excitatory real": torch.tensor([1.0, 2.0, 3.0, 4.0]),
+        "random excitatory real": torch.zeros(4),
+        "view": torch.full((4,), 0.9),
+        "other": torch.full((4,), 0.2),
+    }
+    found = {one.check: one for one in judge_pictures(columns, tensest=3)}
+    size = response.square().mean().sqrt()
+    assert found["completeness"].values["median error"] == pytest.approx(float(2 / size))
+    assert found["completeness"].values["correlation"] == pytest.approx(1)
+    inhibitory = found["silencing inhibitory units"]
+    assert inhibitory.values == pytest.approx(
+        {"ratio": 2, "slope": 2, "correlation": 1, "more than random": 0.75}
+    )
+    assert inhibitory.warnings == ()
+    excitatory = found["silencing excitatory units"]
+    assert excitatory.values["ratio"] == pytest.approx(-1)
+    assert len(excitatory.warnings) == 2
+    assert found["turning tense pictures on"].values == pytest.approx(
+        {"silent among the tensest": 2, "on": 1, "on by random units": 0, "margin": 1}
+    )
+    assert found["stability over views"].values["margin"] == pytest.approx(0.7)
+    assert "randomised layers" not in found
+
+
+# --- the command ---
+
+
+def run(config: str, *arguments: str) -> Path:
+    small = ["--model.pictures=12", "--model.rendered=1", "--model.steps=2"]
+    quiet = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    main(["validate", "--config", str(CONFIGS / config), *small, *quiet, *arguments])
+    (page,) = Path("tb_logs").glob("*/version_0/validity.md")
+    return page
+
+
+def test_the_command_writes_the_page_and_prints_its_warnings(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = run("demo_validate.yaml", "--data.size=12")
+    told, told_of = capsys.readouterr()
+    saved = json.loads(page.with_suffix(".json").read_text())
+    text = page.read_text()
+    assert set(saved["features"]) == {"fc:0", "fc:2", "fc:3", "fc:6"}
+    assert saved["warnings"]
+    for warning in saved["warnings"]:
+        assert f"do not believe: {warning}" in told_of
+        assert warning in text
+    for feature, verdict in saved["verdicts"].items():
+        assert f"{feature}: {verdict}" in told
+        assert f"**{feature}: {verdict}**" in text
+    assert str(page) in told
+    assert list(page.parent.glob("events.out.tfevents.*"))
+
+
+def test_the_configuration_for_own_pictures_runs_on_tokens(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    world = VetoedShapes(12, contents="random")
+    Path("pictures").mkdir()
+    for index in range(12):
+        to_image(world[index]["picture"]).save(f"pictures/{index}.png")
+    vit = ["--model.backbone.name=test_vit", "--model.backbone.weights=random"]
+    layers = ["--model.features=['blocks.4.mlp.act/input:3@mean']"]
+    page = run("validate.yaml", *vit, *layers, "--model.attribution_layer=blocks.1")
+    saved = json.loads(page.with_suffix(".json").read_text())
+    checks = [found["check"] for found in saved["features"]["blocks.4.mlp.act/input:3@mean"]]
+    assert "randomised layers" in checks
+    assert "truth: ranking by tension" not in checks
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--model.pictures=1"], "pictures 1: give 2 or more"),
+        (["--model.attribution_layer=layr4"], "did you mean 'layer4'"),
+        (["--trainer.devices=2"], "runs on one: --trainer.devices 1"),
+    ],
+)
+def test_what_cannot_work_is_said_before_any_work(tmp_path, monkeypatch, capsys, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["validate", "--config", str(CONFIGS / "demo_validate.yaml"), *arguments])
+    assert told in capsys.readouterr().err
+    assert not Path("tb_logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "config", "told"),
+    [
+        ("validate", "demo_sweep.yaml", "Sweep is run by mti predict; mti validate runs Validity"),
+        ("fit", "demo_validate.yaml", "Validity is run by mti validate; mti fit makes pictures"),
+        ("predict", "demo_validate.yaml", "Validity is run by mti validate; mti predict runs"),
+    ],
+)
+def test_each_command_names_the_one_that_would_do(
+    tmp_path, monkeypatch, capsys, command, config, told
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main([command, "--config", str(CONFIGS / config)])
+    assert told in capsys.readouterr().err
+
+
+def test_the_backbone_is_left_as_it_was():
+    backbone = Backbone(WORLD)
+    before = {name: value.clone() for name, value in backbone.network.state_dict().items()}
+    report(backbone, rendered=1, steps=2)
+    for name, value in backbone.network.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert not any(
+        module._forward_hooks or module._forward_pre_hooks for module in backbone.network.modules()
+    )
+
+
+def test_no_features_are_refused():
+    with pytest.raises(InputError, match="name at least one"):
+        Validity(Backbone("test_resnet", "random"), [], "layer2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", ["flipped", "shuffled"])
+def test_what_is_wrong_fails_loudly_one_stage_earlier_too(wrong):
+    backbone, method = Backbone(WORLD), Flipped() if wrong == "flipped" else None
+    if wrong == "shuffled":
+        backbone = shuffled(backbone, [name for name, _ in backbone.network.named_modules()])
+    sound = report(Backbone(WORLD), layer="layer3", steps=96)
+    assert "do not believe" not in sound["verdict"].check
+    found = report(backbone, method, layer="layer3", steps=96)
+    assert found["verdict"].check.startswith("do not believe it")
