@@ -19,6 +19,7 @@ Face = Literal["positive", "negative", "both"]
 COLUMNS: Final = ("response", "excitation", "inhibition", "tension")
 _SIGNS: Final[tuple[Sign, ...]] = ("+", "-")
 _FEWEST = 4  # pictures that UMAP can lay out; fewer stand in a line
+_MOST_SPECTRAL = 20_000  # UMAP's usual start takes minutes for them, and ever longer for more
 _AT_ONCE = 256  # maps read from the store at once
 _MARGIN = 0.05  # shares of the trimmed span, on every side
 
@@ -177,6 +178,7 @@ def embed(vectors: Array, seed: int = 0, neighbours: int = 15, min_dist: float =
         min_dist=min_dist,
         metric="cosine",
         disconnection_distance=float("inf"),  # else it warns of opposites and lets them drift
+        init="spectral" if len(unique) <= _MOST_SPECTRAL else "pca",
         random_state=seed,
         n_jobs=1,
     ).fit_transform(unique)

@@ -29,7 +29,7 @@ class Rendering:
 
 
 def render(
-    objective: Objective, data: PictureData | None = None, epochs: int = 4, **trainer: Any
+    objective: Objective, data: PictureData | None = None, epochs: int = 5, **trainer: Any
 ) -> list[Rendering]:
     """Optimise an objective's images and return them, without writing anything.
 

@@ -266,6 +266,20 @@ def test_selections_that_cannot_be(store: SweepStore) -> None:
 
 
 @pytest.mark.slow
+def test_a_hundred_thousand_pictures() -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(6, 16))
+    group = rng.integers(0, 6, 100_000)
+    vectors = centres[group] + 0.3 * rng.normal(size=(100_000, 16))
+    vectors[:100] = 0
+    layout = lay_out(np.arange(100_000), embed(vectors), (30, 30))
+    found = cells(layout, vectors, of(100_000), minimum=1)
+    assert sum(cell.count for cell in found) == 100_000
+    own = [np.bincount(group[cell.members]).max() for cell in found]
+    assert sum(own) > 95_000
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["layer4", "layer3"])
 def test_the_groups_of_the_embedded_world_lie_apart(layer: str, tmp_path: Path) -> None:
     path, kind = tmp_path / "sweep.zarr", 3

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def test_inversions_show_the_shape_and_its_veto(
     layer: str, plus_named: float, minus_named: float
 ) -> None:
-    plus, minus = judge_inversions(layer, sources=64).values()
+    plus, minus = judge_inversions(layer, sources=128).values()
     assert plus.moved >= 0.95
     assert minus.moved >= 0.95
     assert plus.named >= plus_named
