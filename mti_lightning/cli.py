@@ -1,4 +1,4 @@
-"""The command line: `mti fit`, `mti predict`, `mti validate`, `mti rank` and `mti sheet`."""
+"""The command line: `mti fit`, `predict`, `validate`, `rank`, `sheet`, `layers` and `plugins`."""
 
 import logging
 import sys
@@ -14,25 +14,30 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from mti_lightning import vetoed_shapes  # noqa: F401  its data module goes by its short name
+from mti_lightning import (
+    plugin_report,
+    vetoed_shapes,  # noqa: F401  its data module goes by its short name
+)
 from mti_lightning.atlas_inversion import AtlasInversion
 from mti_lightning.atlas_log import AtlasLog
 from mti_lightning.attribution import Attribution
+from mti_lightning.backbone import Backbone
 from mti_lightning.callbacks import PictureLog, Results
 from mti_lightning.complaints import add_place, in_one_line, name_neighbours
 from mti_lightning.compose import contact_sheet
 from mti_lightning.data import PictureData
 from mti_lightning.errors import InputError, MtiError, nearest
 from mti_lightning.image import ImageParameters
+from mti_lightning.layers import layer_lines, usable_layers
 from mti_lightning.log import show
 from mti_lightning.objectives import Objective
 from mti_lightning.ranking import log, make_ranking
-from mti_lightning.registry import load_plugins
+from mti_lightning.registry import check_skipped, find_plugins, load_plugins, note_skipped
 from mti_lightning.store import MEASURES, SweepStore
 from mti_lightning.sweep import Sweep, SweepProgress
 from mti_lightning.validity import Validity
 
-_COMMANDS = ("fit", "predict", "validate", "rank", "sheet")
+_COMMANDS = ("fit", "predict", "validate", "rank", "sheet", "layers", "plugins")
 
 
 def _final(base: type) -> list[str]:
@@ -48,7 +53,10 @@ def _classes() -> dict[str, list[str]]:
         "attribution": (Attribution,),
         "image": (ImageParameters,),
     }
-    return {key: sorted(n for base in given for n in _final(base)) for key, given in bases.items()}
+    return {
+        key: sorted(n for base in given for n in _final(base) if not n.startswith("_"))
+        for key, given in bases.items()
+    }
 
 
 class Parser(LightningArgumentParser):
@@ -82,6 +90,9 @@ class MtiCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", default="run", help="The run's folder under tb_logs.")
+
+    def before_instantiate_classes(self) -> None:
+        check_skipped(self._get(self.config, "model.init_args.attribution.class_path", "") or "")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self._get(self.config_init, "trainer.logger") in (None, True):
@@ -206,16 +217,62 @@ def make_sheet(args: Sequence[str]) -> None:
     print(out)
 
 
+def show_layers(args: Sequence[str]) -> None:
+    """Run `mti layers`."""
+    parser = Parser(
+        prog="mti layers",
+        description="The layers of a model, in the order in which pictures come to their end. What "
+        "stands under attribution_layer and features is as a configuration takes it, with a "
+        "channel's index for CHANNEL. After an activation function absent looks like vetoed.",
+    )
+    parser.add_argument("model", help="A timm model, or one of a plugin.")
+    parser.add_argument("--weights", default="random", help="pretrained, random, or a file.")
+    given = parser.parse_args(list(args))
+    print("\n".join(layer_lines(usable_layers(Backbone(given.model, given.weights)))))
+
+
+def show_plugins(args: Sequence[str]) -> None:
+    """Run `mti plugins` and `mti plugins check NAME`."""
+    parser = Parser(
+        prog="mti plugins",
+        description="Without arguments: the plugins that are installed, and whether they pass the "
+        "conformance kit. mti plugins check NAME: each check of one, by its name, its "
+        "distribution's or its model's.",
+    )
+    parser.add_argument("action", nargs="?", choices=["check"], help="check, or nothing.")
+    parser.add_argument("plugin", nargs="?", help="What to check.")
+    given = parser.parse_args(list(args))
+    plugins = find_plugins(Attribution)
+    if given.action is None:
+        for line in plugin_report.overview(plugins):
+            print(line, flush=True)
+        return
+    if given.plugin is None:
+        raise InputError("mti plugins check: name a plugin; mti plugins lists them")
+    failed = False
+    for plugin in plugin_report.find(given.plugin, plugins):
+        print(plugin, flush=True)
+        for check in plugin_report.run_checks(plugin):
+            failed |= not check.ok
+            print(plugin_report.check_line(check), flush=True)
+    if failed:
+        raise SystemExit(1)
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line with `args`, by default those of the process."""
     given = list(sys.argv[1:] if args is None else args)
     try:
+        show()
+        if given[:1] == ["plugins"]:  # it says itself what is broken
+            show_plugins(given[1:])
+            return
         load_plugins(Attribution)
         _check_command(given)
-        if given[0] in ("rank", "sheet"):
-            {"rank": make_rank, "sheet": make_sheet}[given[0]](given[1:])
+        others = {"rank": make_rank, "sheet": make_sheet, "layers": show_layers}
+        if given[0] in others:
+            others[given[0]](given[1:])
             return
-        show()
         for name in ("lightning.pytorch", "lightning.fabric"):  # tips, news about accelerators
             logging.getLogger(name).setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning's own
@@ -235,10 +292,10 @@ def main(args: Sequence[str] | None = None) -> None:
                 "description": "mti fit --config FILE makes pictures; mti predict --config FILE "
                 "sweeps a data set; mti validate --config FILE says how far to believe pictures; "
                 "mti rank SWEEP lists its top pictures; mti sheet RUN ... lays finished runs side "
-                "by side.",
+                "by side; mti layers MODEL lists a model's layers; mti plugins what is installed.",
             },
             trainer_defaults={
-                "max_epochs": 4,
+                "max_epochs": 5,
                 "devices": 1,
                 "log_every_n_steps": 8,
                 "enable_model_summary": False,
@@ -249,14 +306,15 @@ def main(args: Sequence[str] | None = None) -> None:
         cause = _own_error(error)
         if cause is None:
             raise
-        print(f"mti: error: {add_place(str(cause), given)}", file=sys.stderr)
+        message = str(cause) + note_skipped(str(cause))
+        print(f"mti: error: {add_place(message, given)}", file=sys.stderr)
         raise SystemExit(2) from error
 
 
 def _check_command(given: Sequence[str]) -> None:
     offer = (
         "mti fit --config FILE, mti predict --config FILE, mti validate --config FILE, "
-        "mti rank SWEEP, or mti sheet RUN ...; mti --help explains"
+        "mti rank SWEEP, mti sheet RUN ..., mti layers MODEL, or mti plugins; mti --help explains"
     )
     if not given or given[0].startswith("-"):
         if given[:1] not in (["-h"], ["--help"]):

@@ -26,6 +26,7 @@ from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.errors import InputError
 from mti_lightning.feature import Feature, Probe
 from mti_lightning.layers import usable_layers
+from mti_lightning.registry import find_plugins
 from mti_lightning.vetoed_shapes import VetoedShapes
 
 _SAME = 1e-4  # of the largest value: what batches of other sizes may differ by, in float32
@@ -405,6 +406,7 @@ class _BackboneTrial:
 
     @cached_property
     def backbone(self) -> Backbone:
+        find_plugins(Attribution)  # one of them may register it; other broken ones do not matter
         return Backbone(self.name, self._weights, arguments=self._arguments)
 
     @cached_property

@@ -1,14 +1,24 @@
 """Attribution against plain autograd, its own derivative against finite differences."""
 
+import logging
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mti_lightning.attribution import ActGrad, Attribution, Pass, attribute, check_path
+from mti_lightning.attribution import (
+    ActGrad,
+    Attribution,
+    Pass,
+    attribute,
+    check_method,
+    check_path,
+)
 from mti_lightning.backbone import Backbone, Layer
-from mti_lightning.errors import InputError
+from mti_lightning.errors import InputError, RunError
 from mti_lightning.feature import Feature, Probe
 from mti_lightning.vetoed_shapes import VetoedShapes
 from tests.test_backbone import FAMILIES, hooks, liven, normalised, plain
@@ -291,3 +301,105 @@ def test_a_layer_may_be_attributed_to_itself() -> None:
     _, a, r = attribute(backbone, torch.rand(2, 3, 64, 64), [probe] * 2, Layer("layer3"), ActGrad())
     torch.testing.assert_close(a[:, 5, 1, 2], r)
     assert a.count_nonzero() == r.count_nonzero()
+
+
+class FromBaseline(Attribution):
+    """(a − baseline) ⊙ ∂r/∂a, times `factor`."""
+
+    additive = True
+    needs_baseline = True
+
+    def __init__(self, baseline: str | None = None, factor: float = 1.0) -> None:
+        self.baseline, self.factor = baseline, factor
+
+    def attribute(self, forward: Pass, create_graph: bool) -> Tensor:
+        (gradient,) = torch.autograd.grad(forward.responses.sum(), forward.activations)
+        return self.factor * (forward.activations - forward.baseline) * gradient
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "feature"),
+    [("vetoed_shapes_resnet", "layer4", "fc:3"), ("test_vit", "norm", "head:3")],
+)
+def test_a_baseline_is_laid_out_as_the_activations_are(
+    name: str, layer: str, feature: str, tmp_path: Path
+) -> None:
+    backbone = Backbone(name, "pretrained" if name == "vetoed_shapes_resnet" else "random")
+    site = backbone.site(Layer(layer))
+    values = np.arange(site.channels, dtype=np.float32)
+    np.save(tmp_path / "mean.npy", values)
+    method = FromBaseline(str(tmp_path / "mean.npy"))
+    check_method(method, site)
+    pictures = torch.rand(2, 3, *backbone.preprocessing.size)
+    probes = [Probe(Feature.parse(feature), backbone)] * 2
+    a, plain, _ = attribute(backbone, pictures, probes, Layer(layer), ActGrad())
+    _, from_zeros, _ = attribute(backbone, pictures, probes, Layer(layer), FromBaseline())
+    torch.testing.assert_close(from_zeros, plain)
+    _, found, _ = attribute(backbone, pictures, probes, Layer(layer), method)
+    start = torch.from_numpy(values).view([-1, 1, 1] if site.channel_dim == 1 else [-1])
+    gradient = torch.where(a == 0, 0, plain / a)
+    torch.testing.assert_close(
+        torch.where(a == 0, 0, found), (a - start) * gradient, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (None, "is no .npy of activations: [Errno 2] No such file"),
+        (b"no array", "is no .npy of activations: "),
+        (np.zeros(3), "is of shape (3,); the attribution layer has 192 channels, so it takes (192"),
+        (np.zeros((192, 1)), "is of shape (192, 1); the attribution layer has 192 channels"),
+        (np.array(["a"] * 192), "is no .npy of activations: can't convert"),
+    ],
+)
+def test_a_baseline_that_does_not_fit_is_refused(
+    content: bytes | np.ndarray | None, cause: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mean.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.save(path, content)
+    site = Backbone("vetoed_shapes_resnet").site(Layer("layer4"))
+    with pytest.raises(InputError) as error:
+        check_method(FromBaseline(str(path)), site)
+    assert str(error.value).startswith(f"baseline {str(path)!r} {cause}")
+
+
+def test_a_baseline_for_a_method_that_takes_none_is_refused() -> None:
+    method = ActGrad()
+    method.baseline = "mean.npy"
+    site = Backbone("vetoed_shapes_resnet").site(Layer("layer4"))
+    with pytest.raises(InputError, match=r"ActGrad takes no baseline; leave 'mean\.npy' out"):
+        check_method(method, site)
+
+
+def test_it_is_said_once_where_signs_do_not_add_up(caplog: pytest.LogCaptureFixture) -> None:
+    site = Backbone("vetoed_shapes_resnet").site(Layer("layer4"))
+    with caplog.at_level(logging.INFO, "mti_lightning"):
+        for method in (ActGrad(), FromBaseline(), Occlusion()):
+            check_method(method, site)
+    assert caplog.messages == ["Occlusion is not additive: E+ less E- is not the response"]
+
+
+@pytest.mark.parametrize(
+    ("result", "cause"),
+    [
+        (torch.zeros(1, 192), "gave (1, 192) for activations of shape (1, 192, 6, 6)"),
+        (None, "gave NoneType for activations of shape (1, 192, 6, 6)"),
+        (torch.full((1, 192, 6, 6), torch.nan), "gave values that are not finite"),
+    ],
+    ids=["shape", "type", "nan"],
+)
+def test_a_result_that_is_no_attribution_stops_the_run(result: Tensor | None, cause: str) -> None:
+    class Wrong(Attribution):
+        def attribute(self, forward: Pass, create_graph: bool) -> Tensor:
+            return result  # type: ignore[return-value]
+
+    backbone = Backbone("vetoed_shapes_resnet")
+    probe = Probe(Feature("fc", 3), backbone)
+    with pytest.raises(RunError) as error:
+        attribute(backbone, torch.rand(1, 3, 96, 96), [probe], Layer("layer4"), Wrong())
+    assert str(error.value) == f"attribution method Wrong of module {__name__} {cause}"
+    assert hooks(backbone.network) == []

@@ -16,7 +16,7 @@ FAMILIES = {  # of each a small one
     "test_nfnet": None,
     "test_resnet": None,
     "test_vit": None,
-    "cait_xxs24_224": None,
+    "cait_xxs24_224": (64, 64),
     "densenet121": (64, 64),
     "dla34": (64, 64),
     "ghostnet_050": (64, 64),
@@ -27,8 +27,8 @@ FAMILIES = {  # of each a small one
     "poolformer_s12": (64, 64),
     "pvt_v2_b0": (64, 64),
     "regnetx_002": (64, 64),
-    "swin_tiny_patch4_window7_224": None,
-    "xcit_nano_12_p16_224": None,
+    "swin_tiny_patch4_window7_224": (112, 112),
+    "xcit_nano_12_p16_224": (64, 64),
 }
 
 

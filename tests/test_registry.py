@@ -1,13 +1,16 @@
 """Plugins: real distributions in a temporary folder; good ones load, all broken ones are named."""
 
 import importlib
+import logging
 import sys
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import pytest
 import timm
 
 from mti_lightning.attribution import ActGrad, Attribution
+from mti_lightning.cli import main
 from mti_lightning.errors import InputError
 from mti_lightning.registry import ATTRIBUTIONS, BACKBONES, load_plugins
 
@@ -71,52 +74,117 @@ def message() -> str:
 
 def test_good_plugins_are_imported(site: Site) -> None:
     site.install(
-        "kind-plugin", "1.2", ATTRIBUTIONS, {"constant": "kind_one:Constant"}, kind_one=GOOD
+        "kind-plugin", "1.2", ATTRIBUTIONS, {"Constant": "kind_one:Constant"}, kind_one=GOOD
     )
     model = MODEL.format(name="tests_kind_resnet")
     site.install("kind-model", "3", BACKBONES, {"kind": "kind_model"}, kind_model=model)
     loaded = load_plugins(Attribution)
-    assert "constant" in loaded[ATTRIBUTIONS]
+    assert "Constant" in loaded[ATTRIBUTIONS]
     assert "kind" in loaded[BACKBONES]
     assert issubclass(sys.modules["kind_one"].Constant, Attribution)
     assert timm.create_model("tests_kind_resnet").num_classes == 5
     assert load_plugins(Attribution) == loaded  # again, in the same process
 
 
-BROKEN = {  # module, what the entry point names in it, what is said of it
+METHOD = """
+from mti_lightning.attribution import Attribution
+class Curious(Attribution):
+    def attribute(self, forward, create_graph):
+        return forward.activations
+"""
+BROKEN = {  # group, what the entry point is and names, the module's source, what is said of it
     "import error": (
+        ATTRIBUTIONS,
+        "Curious = broken:Curious",
         "import not_there_at_all",
-        "x",
         "ModuleNotFoundError: No module named 'not_there_at_all'",
     ),
-    "missing name": ("y = 1", "x", "AttributeError: module 'broken' has no attribute 'x'"),
-    "error of its own": ("raise OSError('no\\n  licence')", "x", "OSError: no licence"),
-    "no class": ("x = 5", "x", "5 is no subclass of Attribution"),
-    "wrong base": (
-        "class x: pass",
-        "x",
-        "<class 'broken.x'> is no subclass of Attribution",
+    "missing class": (
+        ATTRIBUTIONS,
+        "Curious = broken:Curious",
+        "y = 1",
+        "AttributeError: module 'broken' has no attribute 'Curious'",
     ),
-    "abstract": (
-        "from mti_lightning.attribution import Attribution\nclass x(Attribution): pass",
-        "x",
-        "x does not define attribute",
+    "an error of its own": (
+        ATTRIBUTIONS,
+        "Curious = broken:Curious",
+        "raise OSError('no\\n  licence')",
+        "OSError: no licence",
+    ),
+    "a syntax error": (
+        ATTRIBUTIONS,
+        "Curious = broken:Curious",
+        "class Curious",
+        "SyntaxError: expected ':' (broken.py, line 1)",
+    ),
+    "no class": (
+        ATTRIBUTIONS,
+        "Curious = broken:Curious",
+        "Curious = 5",
+        "5 is no subclass of Attribution",
+    ),
+    "wrong base class": (
+        ATTRIBUTIONS,
+        "Curious = broken:Curious",
+        "class Curious: pass",
+        "<class 'broken.Curious'> is no subclass of Attribution",
+    ),
+    "abstract class": (
+        ATTRIBUTIONS,
+        "Curious = broken:Curious",
+        "from mti_lightning import Attribution\nclass Curious(Attribution): pass",
+        "Curious does not define attribute",
+    ),
+    "mismatched name": (
+        ATTRIBUTIONS,
+        "curious = broken:Curious",
+        METHOD,
+        "its class is called Curious; entry point and class need the same name",
+    ),
+    "a name of this package": (
+        ATTRIBUTIONS,
+        "ActGrad = broken:ActGrad",
+        METHOD.replace("Curious", "ActGrad"),
+        "mti_lightning itself has a class ActGrad; call it something else",
+    ),
+    "a class in a function": (
+        ATTRIBUTIONS,
+        "Curious = broken:Curious",
+        "def make():\n" + METHOD.replace("\n", "\n    ") + "return Curious\nCurious = make()",
+        "configurations cannot name broken.make.<locals>.Curious; put it in a public module",
+    ),
+    "a model's name that timm has": (
+        BACKBONES,
+        "curious = broken",
+        MODEL.format(name="test_resnet"),
+        "timm has a model 'test_resnet' already; register yours by another name",
+    ),
+    "no model": (
+        BACKBONES,
+        "curious = broken",
+        "from timm.models import register_model",
+        "importing broken registers no model with timm",
+    ),
+    "an import error of a model": (
+        BACKBONES,
+        "curious = broken",
+        "import nowhere_to_be_found",
+        "ModuleNotFoundError: No module named 'nowhere_to_be_found'",
     ),
 }
+HEAD = "broken plugins, to be repaired, uninstalled or left out by MTI_LIGHTNING_SKIP=NAME,...: "
 
 
-@pytest.mark.parametrize(("source", "name", "cause"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_plugin_is_named(site: Site, source: str, name: str, cause: str) -> None:
-    plugins = {"curious": f"broken:{name}"}
-    site.install("bad-plugin", "0.4.2", ATTRIBUTIONS, plugins, broken=source)
-    assert message() == (
-        "broken plugins, to be repaired or uninstalled: "
-        f"curious (broken:{name}, from bad-plugin 0.4.2): {cause}"
-    )
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_plugin_is_named(site: Site, case: str) -> None:
+    group, entry_point, source, cause = BROKEN[case]
+    name, value = entry_point.split(" = ")
+    site.install("bad-plugin", "0.4.2", group, {name: value}, broken=source)
+    assert message() == f"{HEAD}{name} ({value}, from bad-plugin 0.4.2): {cause}"
 
 
 def test_all_broken_plugins_are_named_at_once(site: Site) -> None:
-    site.install("good", "1", ATTRIBUTIONS, {"good": "good_one:Constant"}, good_one=GOOD)
+    site.install("good", "1", ATTRIBUTIONS, {"Constant": "good_one:Constant"}, good_one=GOOD)
     site.install("bad-b", "2", ATTRIBUTIONS, {"b": "bad_b:x"}, bad_b="x = 1")
     site.install("bad-a", "1", ATTRIBUTIONS, {"a": "bad_a:x"}, bad_a="1 / 0")
     site.install("bad-m", "3", BACKBONES, {"m": "bad_m"}, bad_m="import nowhere_to_be_found")
@@ -129,21 +197,146 @@ def test_all_broken_plugins_are_named_at_once(site: Site) -> None:
 
 
 def test_one_name_from_two_distributions(site: Site) -> None:
-    site.install("first", "1", ATTRIBUTIONS, {"same": "first_one:Constant"}, first_one=GOOD)
-    site.install("second", "2", ATTRIBUTIONS, {"same": "second_one:Constant"}, second_one=GOOD)
-    said = message()
-    distributions = {"first": "first 1", "second": "second 2"}
-    assert all(origin in said for origin in distributions.values())
-    assert said.count("same (") == 1
-    assert "has a plugin of this name" in said
+    for place in ("first", "second"):
+        plugin = {"Constant": f"{place}_one:Constant"}
+        site.install(place, "1", ATTRIBUTIONS, plugin, **{f"{place}_one": GOOD})
+    assert message() in {
+        f"{HEAD}Constant ({one}_one:Constant, from {one} 1): {other} 1 has a plugin of this name"
+        for one, other in (("first", "second"), ("second", "first"))
+    }
 
 
-def test_the_name_of_a_model_that_exists(site: Site) -> None:
+def test_a_taken_model_stays_what_it_was(site: Site) -> None:
     existing = timm.create_model("test_resnet")
     source = MODEL.format(name="test_resnet")
     site.install("thief", "1", BACKBONES, {"mine": "thief_model"}, thief_model=source)
-    assert "mine (thief_model, from thief 1): UserWarning: Overwriting test_resnet in" in message()
+    assert "timm has a model 'test_resnet' already" in message()
     assert type(timm.create_model("test_resnet")) is type(existing)
+    assert timm.create_model("test_resnet").num_classes == 1000
+
+
+def test_skipped_plugins_are_not_loaded_and_the_log_says_so(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.install("bad-a", "1", ATTRIBUTIONS, {"a": "bad_a:x"}, bad_a="1 / 0")
+    site.install("bad-b", "2", BACKBONES, {"b": "bad_b"}, bad_b="1 / 0")
+    site.install("good", "1", ATTRIBUTIONS, {"Constant": "good_one:Constant"}, good_one=GOOD)
+    monkeypatch.setenv("MTI_LIGHTNING_SKIP", "a")
+    assert message() == f"{HEAD}b (bad_b, from bad-b 2): ZeroDivisionError: division by zero"
+    monkeypatch.setenv("MTI_LIGHTNING_SKIP", "b, a")
+    with caplog.at_level(logging.INFO, "mti_lightning"):
+        loaded = load_plugins(Attribution)
+    assert "Constant" in loaded[ATTRIBUTIONS]
+    assert "a" not in loaded[ATTRIBUTIONS]
+    assert caplog.messages == [
+        "plugin b (bad_b, from bad-b 2) is left out by MTI_LIGHTNING_SKIP",
+        "plugin a (bad_a:x, from bad-a 1) is left out by MTI_LIGHTNING_SKIP",
+    ]
+    monkeypatch.setenv("MTI_LIGHTNING_SKIP", "a,b,Constand")
+    assert message() == (
+        "MTI_LIGHTNING_SKIP: there is no plugin 'Constand'; did you mean 'Constant'?"
+    )
+
+
+RUN = [
+    *("fit", "--model=MaximallyTense", "--model.backbone.name=test_resnet"),
+    *("--model.backbone.weights=random", "--model.features=['fc:3']"),
+    *("--model.attribution_layer=layer2", "--model.steps_per_epoch=1", "--trainer.max_epochs=1"),
+    *("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"),
+]
+
+
+@pytest.mark.parametrize(
+    ("extra", "cause"),
+    [
+        (["--model.attribution=Lost"], "there is no class 'Lost'"),
+        (["--model.attribution=lost_one.Lost"], "model.attribution: division by zero"),
+        (["--model.attribution=found_one.Constant"], "found_one.Constant is a plugin that"),
+        (["--model.backbone.name=lost_resnet"], "timm has no model 'lost_resnet'"),
+    ],
+)
+def test_a_configuration_that_names_a_skipped_one_is_refused(
+    extra: list[str],
+    cause: str,
+    site: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(site.folder)
+    site.install("lost", "1", ATTRIBUTIONS, {"Lost": "lost_one:Lost"}, lost_one="1 / 0")
+    site.install("found", "1", ATTRIBUTIONS, {"Constant": "found_one:Constant"}, found_one=GOOD)
+    monkeypatch.setenv("MTI_LIGHTNING_SKIP", "Lost,Constant")
+    with pytest.raises(SystemExit) as stopped:
+        main([*RUN, *extra])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert cause in said
+    assert "MTI_LIGHTNING_SKIP leaves out" in said
+
+
+def test_a_run_goes_on_without_a_broken_plugin(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(site.folder)
+    site.install("lost", "1", ATTRIBUTIONS, {"Lost": "lost_one:Lost"}, lost_one="1 / 0")
+    with pytest.raises(SystemExit):
+        main(RUN)
+    assert "Lost (lost_one:Lost, from lost 1): ZeroDivisionError" in capsys.readouterr().err
+    monkeypatch.setenv("MTI_LIGHTNING_SKIP", "Lost")
+    main(RUN)
+    assert (site.folder / "tb_logs/run/version_0/results.csv").is_file()
+
+
+def installed() -> list[EntryPoint]:
+    return [*entry_points(group=BACKBONES), *entry_points(group=ATTRIBUTIONS)]
+
+
+PLUGINS = {  # a run with each that is installed
+    "inceptionv1": [
+        "--model.backbone.name=inceptionv1_tf",
+        "--model.backbone.input_size=[64,64]",
+        "--model.features=['mixed3b_pre_relu:3@mean']",
+        "--model.attribution_layer=mixed3a",
+    ],
+    "AtomGradient": ["--model.attribution=AtomGradient"],
+    "DeepLift": ["--model.attribution=DeepLift"],
+    "GradientShap": ["--model.attribution=GradientShap", "--model.attribution.samples=2"],
+    "GradientXActivation": ["--model.attribution=GradientXActivation"],
+    "IntegratedGradients": [
+        "--model.attribution=IntegratedGradients",
+        "--model.attribution.steps=4",
+    ],
+    "ModifiedGradient": ["--model.attribution=ModifiedGradient"],
+    "Relevance": ["--model.attribution=Relevance"],
+    "SmoothGrad": ["--model.attribution=SmoothGrad", "--model.attribution.samples=2"],
+}
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_short_names_work_and_the_saved_configuration_replays(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name not in {point.name for point in installed()}:
+        pytest.skip(f"{name} is not installed")
+    monkeypatch.chdir(tmp_path)
+    shapes = [
+        *("--model=SignedInversion", "--model.backbone.name=vetoed_shapes_resnet"),
+        *("--model.backbone.weights=pretrained", "--model.features=['fc:3']"),
+        *("--model.attribution_layer=layer3", "--data=VetoedShapesPictures", "--data.size=1"),
+    ]
+    main([*RUN, *([] if name == "inceptionv1" else shapes), *PLUGINS[name]])
+    first = Path("tb_logs/run/version_0")
+    main(["fit", "--config", str(first / "config.yaml"), "--name=again"])
+    again = Path("tb_logs/again/version_0")
+    assert (first / "results.csv").read_text() == (again / "results.csv").read_text()
+    assert len((first / "results.csv").read_text().splitlines()) > 1
+    if name != "inceptionv1":
+        assert f".{name}\n" in (first / "config.yaml").read_text()  # the full path
+
+
+def test_every_installed_plugin_is_tried() -> None:
+    ours = [point for point in installed() if str(point.module).startswith("mti_")]
+    assert {point.name for point in ours} <= PLUGINS.keys()
 
 
 def test_the_package_itself_is_whole() -> None:

@@ -104,9 +104,7 @@ class GradientShap(Attribution):
     additive = False  # on the average it is
     needs_baseline = True
 
-    def __init__(
-        self, samples: int = 16, seed: int = 0, baseline: str | None = None
-    ) -> None:
+    def __init__(self, samples: int = 16, seed: int = 0, baseline: str | None = None) -> None:
         if samples < 1:
             raise InputError(f"samples {samples}: give 1 or more")
         self.samples, self.seed, self.baseline = samples, seed, baseline
