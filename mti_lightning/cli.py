@@ -32,7 +32,13 @@ from mti_lightning.layers import layer_lines, usable_layers
 from mti_lightning.log import show
 from mti_lightning.objectives import Objective
 from mti_lightning.ranking import log, make_ranking
-from mti_lightning.registry import check_skipped, find_plugins, load_plugins, note_skipped
+from mti_lightning.registry import (
+    check_skipped,
+    find_plugins,
+    layers_of_interest,
+    load_plugins,
+    note_skipped,
+)
 from mti_lightning.store import MEASURES, SweepStore
 from mti_lightning.sweep import Sweep, SweepProgress
 from mti_lightning.validity import Validity
@@ -229,6 +235,8 @@ def show_layers(args: Sequence[str]) -> None:
     parser.add_argument("--weights", default="random", help="pretrained, random, or a file.")
     given = parser.parse_args(list(args))
     print("\n".join(layer_lines(usable_layers(Backbone(given.model, given.weights)))))
+    if named := layers_of_interest(given.model):
+        print(f"of interest: {', '.join(named)}")
 
 
 def show_plugins(args: Sequence[str]) -> None:

@@ -86,7 +86,7 @@ class _Trace:
     Attributes:
         values: What passes through each layer that runs once, of two pictures.
         sides: On which side of an activation function a layer is.
-        feeding: The layers that the network's output is computed from.
+        feeding: The layers that later ones are computed from.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -103,7 +103,7 @@ class _Trace:
                 handles.append(module.register_forward_hook(self._behind(Layer(name))))
         try:
             with torch.enable_grad():
-                output = backbone(noise.requires_grad_())
+                backbone(noise.requires_grad_())
         except (AssertionError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(
@@ -118,13 +118,15 @@ class _Trace:
             for layer, value in once.items()
             if value is not None and value.requires_grad
         }
-        values = list(self.values.values())
-        gradients = torch.autograd.grad(output.sum(), values, allow_unused=True) if values else ()
-        self.feeding = {
-            layer
-            for (layer, value), gradient in zip(self.values.items(), gradients, strict=True)
-            if gradient is not None and not (value.shape == output.shape and value.equal(output))
-        }
+        handed = dict(self._handed.values())
+        self.feeding: set[Layer] = set()
+        if self.values:
+            whole = torch.stack([value.sum() for value in self.values.values()]).sum()
+            gradients = torch.autograd.grad(
+                whole, [handed[layer] for layer in self.values], allow_unused=True
+            )
+            found = zip(self.values, gradients, strict=True)
+            self.feeding = {layer for layer, gradient in found if gradient is not None}
 
     def _before(self, layer: Layer) -> Any:
         def hook(_module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -7,8 +7,9 @@ its short name. Saved configurations hold full class paths and do not need the d
 import inspect
 import os
 import re
+import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
 from typing import Any, final
@@ -139,6 +140,16 @@ def origin_of(module: str) -> str:
     return f"{names[0]} {version(names[0])}" if names else f"module {module}"
 
 
+def layers_of_interest(model: str) -> tuple[str, ...]:
+    """Return the layers that the module of a timm model names for it, in a constant `LAYERS`."""
+    architecture = model.partition(".")[0]
+    if not timm.is_model(architecture):
+        return ()
+    module = sys.modules[timm.model_entrypoint(architecture).__module__]
+    named: Mapping[str, Iterable[str]] = vars(module).get("LAYERS", {})
+    return tuple(named.get(architecture, ()))
+
+
 def _skipped() -> set[str]:
     return {name.strip() for name in os.environ.get(SKIP, "").split(",")} - {""}
 
@@ -149,7 +160,7 @@ def _load(entry_point: EntryPoint, base: type) -> Plugin:
             # timm lets a model take the name of another.
             warnings.filterwarnings("error", "Overwriting .* in registry")
             plugin = entry_point.load()
-    except Exception as error:  # noqa: BLE001  a plugin may fail in any way
+    except (Exception, SystemExit) as error:  # noqa: BLE001  a plugin may fail in any way
         cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
         if taken := re.search(r"Overwriting (\S+) in registry", cause):
             cause = f"timm has a model {taken[1]!r} already; register yours by another name"
@@ -179,7 +190,7 @@ def _unfit(plugin: Any, base: type, name: str) -> str:
     below: list[type] = base.__subclasses__()
     if any(cls.__name__ == name and cls.__module__ == base.__module__ for cls in below):
         return f"mti_lightning itself has a class {name}; call it something else"
-    if "<locals>" in plugin.__qualname__ or "._" in plugin.__module__:
+    if "<locals>" in plugin.__qualname__ or "._" in f".{plugin.__module__}":
         where = f"{plugin.__module__}.{plugin.__qualname__}"
         return f"configurations cannot name {where}; put it in a public module"
     return ""

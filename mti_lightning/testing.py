@@ -26,7 +26,7 @@ from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.errors import InputError
 from mti_lightning.feature import Feature, Probe
 from mti_lightning.layers import usable_layers
-from mti_lightning.registry import find_plugins
+from mti_lightning.registry import find_plugins, layers_of_interest
 from mti_lightning.vetoed_shapes import VetoedShapes
 
 _SAME = 1e-4  # of the largest value: what batches of other sizes may differ by, in float32
@@ -253,7 +253,7 @@ def _deterministic(trial: _MethodTrial) -> None:
         if not torch.equal(torch.get_rng_state(), state):
             _fail("it draws from the global random generator; give it a generator of its own")
     if not torch.equal(again.result, trial.batch.result):
-        _fail(f"a second time {_difference(again.result, trial.batch.result)}")
+        _fail(f"a second time {_difference(again.result, trial.batch.result, 0)}")
 
 
 def _one_by_one(trial: _MethodTrial) -> None:
@@ -303,8 +303,8 @@ def _signs(trial: _MethodTrial) -> None:
     agree = expected.abs()[result.sign() == expected.sign()].sum() / expected.abs().sum()
     if agree < _SIGNS:
         _fail(
-            f"over a linear head {agree:.0%} of act×grad has the sign that it gives; "
-            f"at least {_SIGNS:.0%} is asked for"
+            f"over a linear head it gives the sign of act×grad to {agree:.0%} of it; "
+            f"{_SIGNS:.0%} is asked for"
         )
 
 
@@ -493,6 +493,9 @@ def _has_layers(trial: _BackboneTrial) -> None:
     layers = usable_layers(trial.backbone)
     if not any(layer.attributable for layer in layers) or len(layers) < 2:
         _fail("no two of its modules can be tapped; a layer is a module that runs once in a pass")
+    for name in layers_of_interest(trial.name):
+        if name not in {str(layer.layer) for layer in layers}:
+            _fail(f"LAYERS names {name!r}, which mti layers does not list")
 
 
 def _attributes(trial: _BackboneTrial) -> None:

@@ -135,3 +135,24 @@ def test_layers_of_a_model(capsys) -> None:
     )
     code, _, said = run(capsys, "layers", "test_resnet", "--weights", "lost.pth")
     assert (code, "weights 'lost.pth' for test_resnet is no file" in said) == (2, True)
+
+
+def test_a_model_names_its_layers_of_interest(alone: Site, capsys) -> None:
+    for name, layer in (("tests_right", "layer2.0.act2/input"), ("tests_wrong", "layer2.0.relu")):
+        source = MODEL.format(name=name) + f'LAYERS = {{"{name}": ("{layer}", "layer3")}}\n'
+        source += f'default_cfgs = {{"{name}": {{"input_size": (3, 64, 64)}}}}\n'
+        # timm looks for default_cfgs at registration.
+        source = source.replace(f"register_model({name})\n", "") + f"register_model({name})\n"
+        alone.install(
+            f"mti-{name}", "7.7", BACKBONES, {name: f"{name}_one"}, **{f"{name}_one": source}
+        )
+    code, lines, _ = run(capsys, "layers", "tests_right")
+    assert (code, lines[-1]) == (0, "of interest: layer2.0.act2/input, layer3")
+    assert any(line.split()[0] == "layer2.0.act2/input" for line in lines)
+    code, lines, _ = run(capsys, "plugins", "check", "tests_right")
+    assert (code, lines[-2]) == (0, "ok      tests_right: layers")
+    code, lines, _ = run(capsys, "plugins", "check", "tests_wrong")
+    assert (code, lines[-1]) == (
+        1,
+        "failed  tests_wrong: layers: LAYERS names 'layer2.0.relu', which mti layers does not list",
+    )

@@ -111,6 +111,18 @@ BROKEN = {  # group, what the entry point is and names, the module's source, wha
         "raise OSError('no\\n  licence')",
         "OSError: no licence",
     ),
+    "an exit": (
+        ATTRIBUTIONS,
+        "Curious = broken:Curious",
+        "import sys\nsys.exit('no GPU')",
+        "SystemExit: no GPU",
+    ),
+    "a private module": (
+        ATTRIBUTIONS,
+        "Curious = _broken:Curious",
+        METHOD,
+        "configurations cannot name _broken.Curious; put it in a public module",
+    ),
     "a syntax error": (
         ATTRIBUTIONS,
         "Curious = broken:Curious",
@@ -179,7 +191,8 @@ HEAD = "broken plugins, to be repaired, uninstalled or left out by MTI_LIGHTNING
 def test_a_broken_plugin_is_named(site: Site, case: str) -> None:
     group, entry_point, source, cause = BROKEN[case]
     name, value = entry_point.split(" = ")
-    site.install("bad-plugin", "0.4.2", group, {name: value}, broken=source)
+    module = value.partition(":")[0]
+    site.install("bad-plugin", "0.4.2", group, {name: value}, **{module: source})
     assert message() == f"{HEAD}{name} ({value}, from bad-plugin 0.4.2): {cause}"
 
 
