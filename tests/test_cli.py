@@ -286,7 +286,7 @@ MISWRITTEN = {
         "class_path",
         "class_pth",
         3,
-        "model: give class_path and init_args; known are MaximallyTense",
+        "model: give class_path and init_args; known are AtlasInversion, MaximallyTense",
     ),
     "syntax": ("features: [", "features: [[", 8, "expected"),
 }

@@ -21,7 +21,7 @@ class GradientXActivation(Attribution):
     """Activation times gradient by Captum: the same as ActGrad, to compare with."""
 
     differentiable = False  # Captum keeps no graph
-    additive = True
+    additive = False  # r less a bias is what it sums to
     needs_baseline = False
 
     def attribute(self, forward: Pass, create_graph: bool) -> Tensor:
