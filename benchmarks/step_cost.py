@@ -23,7 +23,7 @@ from mti_lightning import (
     PositiveInversion,
     VetoedShapesPictures,
 )
-from mti_lightning.objectives import Step
+from mti_lightning.bank import Step
 
 CASES = [
     ("vetoed_shapes_resnet", "pretrained", "fc:0", "layer4", 16),

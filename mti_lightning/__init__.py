@@ -5,6 +5,7 @@ from mti_lightning.atlas_inversion import AtlasInversion, Chart
 from mti_lightning.atlas_log import AtlasLog
 from mti_lightning.attribution import ActGrad, Attribution, attribute
 from mti_lightning.backbone import Backbone, Layer
+from mti_lightning.bank import ImageBankStrategy
 from mti_lightning.data import (
     ImageFolder,
     PictureData,
@@ -42,6 +43,7 @@ __all__ = [
     "Chart",
     "Feature",
     "FourierPhase",
+    "ImageBankStrategy",
     "ImageFolder",
     "ImageParameters",
     "InputError",

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from mti_lightning import atlas, signs
 from mti_lightning.atlas import Array, Cell, Face, Layout
+from mti_lightning.bank import Entry, ImageChunk
 from mti_lightning.data import PictureData
 from mti_lightning.errors import InputError
 from mti_lightning.log import say
-from mti_lightning.objectives import Entry, ImageChunk, Inversion
+from mti_lightning.objectives import Inversion
 from mti_lightning.signs import Sign
 from mti_lightning.store import SweepStore
 from mti_lightning.streams import stream_key

@@ -19,10 +19,12 @@ from mti_lightning.atlas import Array, Face
 from mti_lightning.atlas_inversion import AtlasInversion, Chart, Map, open_map
 from mti_lightning.atlas_page import write_page
 from mti_lightning.attribution import attribute
+from mti_lightning.bank import file_name
 from mti_lightning.compose import opacity, to_image
 from mti_lightning.data import Pictures
 from mti_lightning.errors import InputError
-from mti_lightning.objectives import Objective, file_name
+from mti_lightning.log import run_folder
+from mti_lightning.objectives import Objective
 from mti_lightning.swept import pictures_of
 from mti_lightning.views import whole
 
@@ -43,10 +45,12 @@ class AtlasLog(Callback):
 
     def __init__(self, chart: Chart | None = None) -> None:
         self.chart = chart
+        self._folder: Path | None = None
         self._maps: dict[int, Map] = {}  # of the objective's features
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not isinstance(pl_module, Objective):
+        self._folder = run_folder(trainer)
+        if not isinstance(pl_module, Objective) or not trainer.is_global_zero:
             return
         if isinstance(pl_module, AtlasInversion):
             assert pl_module.map is not None
@@ -69,14 +73,14 @@ class AtlasLog(Callback):
             self._compose(trainer, pl_module, trainer.current_epoch)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if isinstance(pl_module, AtlasInversion) and trainer.logger is not None and trainer.log_dir:
-            _write_page(Path(trainer.log_dir) / "atlas.html", pl_module, self._maps[0])
+        if isinstance(pl_module, AtlasInversion) and self._maps and self._folder:
+            _write_page(self._folder / "atlas.html", pl_module, self._maps[0])
 
     def _compose(self, trainer: Trainer, objective: Objective, epoch: int) -> None:
         """Compose an epoch's atlas, unless it is there."""
-        if not self._maps or trainer.logger is None or not trainer.log_dir:
+        if not self._maps or self._folder is None:
             return
-        folder = Path(trainer.log_dir) / "atlas"
+        folder = self._folder / "atlas"
         folder.mkdir(parents=True, exist_ok=True)
         for name, make in self._pictures(objective):
             path = folder / f"{file_name(name)}_epoch{epoch:03d}.png"

@@ -3,7 +3,7 @@
 import csv
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -11,9 +11,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from mti_lightning.bank import file_name
 from mti_lightning.compose import composite, grid, opacity, to_image
 from mti_lightning.errors import InputError
-from mti_lightning.objectives import Objective, file_name
+from mti_lightning.log import run_folder
+from mti_lightning.objectives import Objective
 from mti_lightning.views import whole
 
 _MOST_SHOWN = 64
@@ -22,7 +24,8 @@ _MOST_CURVES = 16
 
 def _writer(trainer: Trainer) -> SummaryWriter | None:
     logger = trainer.logger
-    return logger.experiment if isinstance(logger, TensorBoardLogger) else None
+    first = isinstance(logger, TensorBoardLogger) and trainer.is_global_zero
+    return cast("TensorBoardLogger", logger).experiment if first else None
 
 
 def _shown(objective: Objective) -> tuple[Tensor, Tensor]:
@@ -82,14 +85,24 @@ class Results(Callback):
     measured on clean pictures, without views.
     """
 
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        folder = self._folder(trainer)
-        if (
-            stage == "fit"
-            and folder
-            and (folder / "results.csv").exists()
-            and not trainer.ckpt_path
-        ):
+        # Now: all processes have to ask for it together, and not all meet with an exception.
+        self.folder = run_folder(trainer)
+        if stage == "fit" and not trainer.ckpt_path:
+            self.check(trainer)
+
+    @staticmethod
+    def check(trainer: Trainer) -> None:
+        """Make sure that no other run's results are overwritten.
+
+        Raises:
+            InputError: If they would be.
+        """
+        folder = run_folder(trainer)
+        if folder and (folder / "results.csv").exists():
             raise InputError(
                 f"{folder} holds the results of another run, which would be overwritten; give "
                 "--trainer.logger.version "
@@ -105,13 +118,11 @@ class Results(Callback):
         if not isinstance(exception, InputError):
             self._write(trainer, pl_module)
 
-    @staticmethod
-    def _folder(trainer: Trainer) -> Path | None:
-        return Path(trainer.log_dir) if trainer.logger is not None and trainer.log_dir else None
-
     def _write(self, trainer: Trainer, objective: LightningModule) -> None:
-        folder = self._folder(trainer)
+        folder = self.folder
         if folder is None or not isinstance(objective, Objective) or not len(objective.bank):
+            return
+        if not trainer.is_global_zero:
             return
         (folder / "pictures").mkdir(parents=True, exist_ok=True)
         with torch.no_grad():

@@ -22,6 +22,7 @@ from mti_lightning.atlas_inversion import AtlasInversion
 from mti_lightning.atlas_log import AtlasLog
 from mti_lightning.attribution import Attribution
 from mti_lightning.backbone import Backbone
+from mti_lightning.bank import ImageBankStrategy
 from mti_lightning.callbacks import PictureLog, Results
 from mti_lightning.complaints import add_place, in_one_line, name_neighbours
 from mti_lightning.compose import contact_sheet
@@ -29,7 +30,7 @@ from mti_lightning.data import PictureData
 from mti_lightning.errors import InputError, MtiError, nearest
 from mti_lightning.image import ImageParameters
 from mti_lightning.layers import layer_lines, usable_layers
-from mti_lightning.log import show
+from mti_lightning.log import run_folder, show
 from mti_lightning.objectives import Objective
 from mti_lightning.ranking import log, make_ranking
 from mti_lightning.registry import (
@@ -105,9 +106,21 @@ class MtiCLI(LightningCLI):
             name = self._get(self.config, "name")
             kwargs["logger"] = TensorBoardLogger("tb_logs", name=name, default_hp_metric=False)
         try:
+            if self._shares_bank():
+                kwargs["strategy"] = ImageBankStrategy()
             return super().instantiate_trainer(**kwargs)
         except (ValueError, MisconfigurationException) as error:
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def _shares_bank(self) -> bool:
+        """Return whether several devices are to optimise an image bank, no matter how."""
+        given = {
+            name: self._get(self.config_init, f"trainer.{name}")
+            for name in ("accelerator", "devices", "num_nodes", "strategy")
+        }
+        if not isinstance(self.model, Objective) or given["strategy"] != "auto":
+            return False
+        return Trainer(**given, logger=False, enable_checkpointing=False).world_size > 1
 
     def before_fit(self) -> None:
         """Find what cannot work before the run's folder exists."""
@@ -125,16 +138,18 @@ class MtiCLI(LightningCLI):
             sweep = Path("tb_logs", self._get(self.config, "name"), "sweep.zarr")
             self.model.chart = replace(self.model.chart, sweep=str(sweep))
         if not checkpoint:
-            Results().setup(self.trainer, self.model, "fit")
+            Results.check(self.trainer)
         self.model.build_bank(self.datamodule)
+        self.model.check_devices(self.trainer)
         try:
             self.model.configure_optimizers()
         except (ValueError, TypeError) as error:  # torch checks values only now
             raise InputError(f"model.optimizer: {error}") from error
 
     def after_fit(self) -> None:
-        if self.trainer.loggers and self.trainer.log_dir:
-            print(self.trainer.log_dir)  # where the results are
+        folder = run_folder(self.trainer)
+        if folder and self.trainer.is_global_zero:
+            print(folder)  # where the results are
 
     def before_predict(self) -> None:
         """Find what cannot work, and open the store, before the run's folder exists."""
@@ -167,7 +182,7 @@ class MtiCLI(LightningCLI):
             name = type(self.model).__name__
             other = "predict" if isinstance(self.model, Sweep) else "fit"
             raise InputError(f"{name} is run by mti {other}; mti validate runs Validity")
-        Objective.check_devices(self.trainer)
+        self.model.check_devices(self.trainer)
         self.model.check_data(self.datamodule).use(self.model.backbone.preprocessing)
 
     def after_validate(self) -> None:

@@ -106,5 +106,7 @@ MEASURES: dict[str, type[PictureMetric]] = {
 
 def picture_metrics(tension: Tension, channel_dim: int) -> MetricCollection:
     """Return every measure of `results.csv`, by its column's name."""
-    metrics = {name: metric(tension, channel_dim) for name, metric in MEASURES.items()}
+    # Every process holds the whole bank, and only the first may ask.
+    alone = {"sync_on_compute": False}
+    metrics = {name: metric(tension, channel_dim, **alone) for name, metric in MEASURES.items()}
     return MetricCollection(metrics, compute_groups=False)  # type: ignore[arg-type]

@@ -3,9 +3,8 @@
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, final
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from lightning import LightningModule, Trainer
@@ -16,6 +15,14 @@ from torch import Tensor, nn
 from mti_lightning import signs, spectrum
 from mti_lightning.attribution import ActGrad, Attribution, attribute, check_method, check_path
 from mti_lightning.backbone import Backbone, Layer
+from mti_lightning.bank import (
+    Entry,
+    ImageBankStrategy,
+    ImageChunk,
+    Step,
+    Steps,
+    file_name,
+)
 from mti_lightning.boxes import Box, cut
 from mti_lightning.data import PictureData
 from mti_lightning.errors import InputError, RenderError
@@ -30,89 +37,6 @@ from mti_lightning.views import Views, whole
 
 _SPECTRUM_PICTURES = 256
 _LEAST_COSINE = 0.1
-
-
-def file_name(text: str) -> str:
-    """Return `text` with what file systems do not take everywhere replaced."""
-    return re.sub(r"[^\w.-]+", "-", text)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One image of the bank: what it is made for.
-
-    `key` names its random stream. It is made of what the image is, never of where it stands in the
-    bank.
-    """
-
-    id: str
-    key: int
-    feature: int  # index into the objective's features
-    objective: str
-    seed: int
-    sign: Sign | None = None
-    source: int | None = None  # index into the objective's sources
-
-
-class Step(NamedTuple):
-    """One step of one chunk."""
-
-    chunk: int
-    step: int  # within the epoch
-
-
-class Steps:
-    """The steps of an epoch, chunk after chunk; it can be stopped anywhere and continued."""
-
-    def __init__(self, chunks: int, steps: int) -> None:
-        self.chunks, self.steps, self.done = chunks, steps, 0
-
-    def __len__(self) -> int:
-        return self.chunks * self.steps
-
-    def __iter__(self) -> Iterator[Step]:
-        for index in range(self.done % len(self), len(self)):
-            self.done = index + 1
-            yield Step(*divmod(index, self.steps))
-
-    def state_dict(self) -> dict[str, int]:
-        return {"done": self.done}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        self.done = state["done"]
-
-
-class ImageChunk(nn.Module):
-    """As many images of the bank as are optimised together.
-
-    A chunk has parameters of its own: a step on one chunk leaves the gradients of the others None,
-    and an optimizer with momentum then leaves them alone.
-    """
-
-    saliency: Tensor  # [N, H, W], Σ over steps of |∂loss/∂pixel|, averaged over channels
-    window: Window | None = None  # the part of a view that all its features depend on
-
-    def __init__(
-        self,
-        entries: Sequence[Entry],
-        image: ImageParameters,
-        size: tuple[int, int],
-        sources: Tensor | None,
-    ) -> None:
-        super().__init__()
-        self.entries, self.image, self.size = tuple(entries), image, size
-        trained, fixed = image.start([entry.key for entry in entries], size, sources)
-        self.trained = nn.ParameterDict(trained)
-        self._fixed = tuple(fixed)
-        for name, value in fixed.items():
-            self.register_buffer(name, value, persistent=False)
-        self.register_buffer("saliency", torch.zeros(len(entries), *size))
-
-    def forward(self, box: Box | None = None) -> Tensor:
-        """Return the pictures, or a box of each, [N, 3, H, W] in 0..1."""
-        fixed = {name: self.get_buffer(name) for name in self._fixed}
-        with torch.autocast(self.saliency.device.type, enabled=False):
-            return self.image.decode({**dict(self.trained.items()), **fixed}, self.size, box)
 
 
 class Objective(LightningModule, ABC):
@@ -194,7 +118,6 @@ class Objective(LightningModule, ABC):
         self.sources: Tensor | None = None  # [S, 3, h, w], as the backbone sees them
         self.source_keys: list[str] = []
         self.bank = nn.ModuleList()
-        self._windows: dict[object, Window | None] = {}
         self.progress = 0.0  # of the images whose turn it is, from 0 to 1
         self._target: tuple[int, Any] = (-1, None)  # of the chunk whose turn it is
         # By the step under way: the pictures, or a box of each.
@@ -229,23 +152,31 @@ class Objective(LightningModule, ABC):
     def entries(self) -> list[Entry]:
         return [entry for chunk in self.chunks for entry in chunk.entries]
 
-    @staticmethod
-    def check_devices(trainer: Trainer) -> None:
-        """Make sure that the bank is not split.
+    def check_devices(self, trainer: Trainer) -> None:
+        """Make sure that several devices can share out the bank.
 
         Raises:
-            InputError: If more than one device was asked for.
+            InputError: If they cannot.
         """
-        if trainer.world_size > 1:
+        if trainer.world_size == 1:
+            return
+        if not isinstance(trainer.strategy, ImageBankStrategy):
             raise InputError(
-                f"{trainer.world_size} devices were asked for; an image bank runs on one: "
-                "--trainer.devices 1"
+                f"{type(trainer.strategy).__name__} cannot share out an image bank among "
+                f"{trainer.world_size} devices; give --trainer.strategy auto, in Python "
+                "strategy=ImageBankStrategy()"
+            )
+        if 0 < len(self.bank) < trainer.world_size:
+            raise InputError(
+                f"{trainer.world_size} devices for a bank of {len(self.entries)} images, "
+                f"{self.batch_size} at once; give fewer devices or a smaller --model.batch_size"
             )
 
     def setup(self, stage: str) -> None:
-        self.check_devices(self.trainer)
         if not len(self.bank):
+            self.check_devices(self.trainer)
             self.build_bank(getattr(self.trainer, "datamodule", None))
+        self.check_devices(self.trainer)
 
     def build_bank(self, data: PictureData | None) -> None:
         """Read the source pictures and make the images.
@@ -274,29 +205,31 @@ class Objective(LightningModule, ABC):
                 self.image.measured = spectrum.mean_magnitude(chosen)  # type: ignore[attr-defined]
             if reads:
                 self.sources, self.source_keys = pictures, [sample["key"] for sample in samples]
-        entries = self._plan()
-        for start in range(0, len(entries), self.batch_size):
-            part = entries[start : start + self.batch_size]
-            sources = None
-            if self.accentuate and self.sources is not None:
-                sources = whole(self.sources[[entry.source for entry in part]], self.canvas)
-            chunk = ImageChunk(part, self.image, self.canvas, sources)
-            chunk.window = self._find_window([self.probes[entry.feature] for entry in part])  # type: ignore[misc]
-            self.bank.append(chunk)
+        # A chunk has one window, of which its noise is drawn: images of others would change it.
+        windows = self._find_windows()
+        of_window: dict[Window | None, list[Entry]] = {}
+        for entry in self._plan():
+            of_window.setdefault(windows[entry.feature], []).append(entry)
+        for window, entries in of_window.items():
+            for start in range(0, len(entries), self.batch_size):
+                part = entries[start : start + self.batch_size]
+                sources = None
+                if self.accentuate and self.sources is not None:
+                    sources = whole(self.sources[[entry.source for entry in part]], self.canvas)
+                self.bank.append(ImageChunk(part, self.image, self.canvas, sources, window))
 
-    def _find_window(self, probes: list[Probe]) -> Window | None:
+    def _find_windows(self) -> list[Window | None]:
+        """Return the part of a picture that each feature depends on, None for the whole."""
+        windows: list[Window | None] = [None] * len(self.features)
         if not isinstance(self.attribution, ActGrad):
-            return None  # it may see more than the gradient does
-        groups = list(ProbeGroup.of(list(dict.fromkeys(probes))))
-        key = (groups[0].probes[0].layer, groups[0].position)
-        if len(groups) > 1 or not isinstance(key[1], tuple):
-            return None
-        if key not in self._windows:
-            found = find_window(self.backbone, self.layer, groups[0])
-            if isinstance(found, str):
-                say(f"whole pictures are computed for {probes[0].feature}: {found}")
-            self._windows[key] = None if isinstance(found, str) else found
-        return self._windows[key]
+            return windows  # it may see more than the gradient does
+        for group, places in ProbeGroup.of(list(self.probes)).items():  # type: ignore[arg-type]
+            found = find_window(self.backbone, self.layer, group)
+            if isinstance(found, Window):
+                windows = [found if i in places else w for i, w in enumerate(windows)]
+            elif isinstance(group.position, tuple):
+                say(f"whole pictures are computed for {group.probes[0].feature}: {found}")
+        return windows
 
     def pairs(self) -> list[tuple[int | None, int]]:
         """Return which (source, feature) are rendered."""
@@ -341,12 +274,24 @@ class Objective(LightningModule, ABC):
     # --- training ---
 
     def train_dataloader(self) -> Steps:
-        return Steps(len(self.bank), self.steps_per_epoch)
+        trainer = self.trainer
+        return Steps(len(self.bank), self.steps_per_epoch, trainer.global_rank, trainer.world_size)
+
+    def on_train_batch_end(self, outputs: Any, batch: Step, batch_idx: int) -> None:
+        trainer, strategy = self.trainer, self.trainer.strategy
+        last = (
+            trainer.is_last_batch or trainer.should_stop or trainer.global_step == trainer.max_steps
+        )
+        if last and isinstance(strategy, ImageBankStrategy):
+            strategy.share(self.chunks, trainer.optimizers[0])  # before callbacks look
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimizer(self.bank.parameters())
 
     def training_step(self, batch: Step, batch_idx: int) -> Tensor:
+        if batch.chunk is None:
+            self._rendered = None
+            return torch.zeros((), device=self.device, requires_grad=True)
         chunk: ImageChunk = self.bank[batch.chunk]  # type: ignore[assignment]
         if self._target[0] != batch.chunk:
             self._target = (batch.chunk, self.target(chunk))
@@ -376,7 +321,8 @@ class Objective(LightningModule, ABC):
             group["lr"] = group["initial_lr"] * (1 + math.cos(math.pi * self.progress)) / 2
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        assert self._rendered is not None
+        if self._rendered is None:
+            return
         chunk, pictures, box = self._rendered
         assert pictures.grad is not None
         moves = pictures.grad.abs().mean(1)  # [N, H, W]

@@ -7,9 +7,10 @@ import torch
 from lightning import Trainer
 from PIL import Image
 
+from mti_lightning.bank import Entry
 from mti_lightning.compose import opacity, to_image
 from mti_lightning.data import PictureData
-from mti_lightning.objectives import Entry, Objective
+from mti_lightning.objectives import Objective
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from mti_lightning.backbone import Backbone, Layer, Preprocessing
 from mti_lightning.data import Loaded, Picture, PictureData, Pictures, ResizedShapes
 from mti_lightning.errors import InputError, RenderError, RunError
 from mti_lightning.feature import Probe, ProbeGroup, activation_warning, expand
-from mti_lightning.objectives import Objective, SignedInversion
+from mti_lightning.objectives import SignedInversion
 from mti_lightning.render import render
 from mti_lightning.signs import Tension
 from mti_lightning.streams import stream_key
@@ -128,7 +128,7 @@ class Validity(LightningModule):
         return list(self.probes)  # type: ignore[arg-type]
 
     def setup(self, stage: str) -> None:
-        Objective.check_devices(self.trainer)
+        self.check_devices(self.trainer)
         self._data = self.check_data(getattr(self.trainer, "datamodule", None))
         self._data.use(self.backbone.preprocessing)
         # Lightning asks the data module alone, and one of a class that has this method it expects
@@ -152,6 +152,19 @@ class Validity(LightningModule):
             elif len(places) > 1:
                 groups.append((group, columns, {}))
         return groups
+
+    @staticmethod
+    def check_devices(trainer: Trainer) -> None:
+        """Make sure that one device was asked for.
+
+        Raises:
+            InputError: If there are more.
+        """
+        if trainer.world_size > 1:
+            raise InputError(
+                f"{trainer.world_size} devices were asked for; a report is made on one: "
+                "--trainer.devices 1"
+            )
 
     @staticmethod
     def check_data(data: object) -> PictureData:

@@ -25,9 +25,9 @@ from mti_lightning import (
     Views,
     render,
 )
+from mti_lightning.bank import Step, Steps
 from mti_lightning.data import PictureFolder
 from mti_lightning.errors import InputError, RenderError
-from mti_lightning.objectives import Step, Steps
 
 CLASSES = [f"fc:{kind}" for kind in range(8)]
 WORLD = "vetoed_shapes_resnet"
@@ -83,6 +83,20 @@ def test_a_tense_image_does_not_depend_on_its_neighbours_or_the_chunking() -> No
     among = tense(CLASSES, 8)
     assert psnr(among, tense(CLASSES, 3)).min() >= 40
     assert psnr(among[5:6], tense(CLASSES[5:6], 1)).min() >= 40
+
+
+def test_a_picture_does_not_depend_on_the_windows_of_others() -> None:
+    backbone = Backbone("resnet18", "random", arguments={"zero_init_last": False})
+    first, second, whole = (f"layer2.0.act2/input:5@{at}" for at in ("centre", "3,3", "peak"))
+
+    def made(*features: str) -> dict[str, Tensor]:
+        objective = MaximallyTense(backbone, features, "layer1", steps_per_epoch=6)
+        rows = zip(fit(objective), objective.entries, strict=True)
+        return {str(objective.features[entry.feature]): row for row, entry in rows}
+
+    among = made(whole, first, second)
+    for feature, alone in made(first).items() | made(whole).items():
+        assert psnr(among[feature][None], alone[None]).min() >= 60
 
 
 @pytest.mark.parametrize("kind", [MaximallyTense, SignedInversion])
