@@ -42,7 +42,7 @@ from lightning import Trainer
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from benchmarks.step_cost import _step, _time
+from benchmarks.step_cost import _step, _time, truncated
 from mti_lightning import (
     ActGrad,
     Backbone,
@@ -127,24 +127,9 @@ def race(name: str, batch: int, runs: dict[str, Callable[[], float]], rounds: in
 # --- the others ---
 
 
-class _Reached(Exception):  # noqa: N818  it ends a forward pass, it reports no error
-    """Carries what a layer put out."""
-
-
-def truncated(network: nn.Module, layer: str, inputs: Tensor) -> Tensor:
+def reach(network: nn.Module, layer: str, inputs: Tensor) -> Tensor:
     """Run a network up to the end of a layer, and return what that puts out."""
-
-    def stop(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        raise _Reached(output)
-
-    handle = network.get_submodule(layer).register_forward_hook(stop)
-    try:
-        network(inputs)
-    except _Reached as reached:
-        output: Tensor = reached.args[0]
-    finally:
-        handle.remove()
-    return output
+    return truncated(network, [Layer(layer)], inputs)[0]
 
 
 def faccent_attribution(
@@ -168,7 +153,7 @@ def captum_attribution(network: nn.Module, inputs: Tensor, channel: int = CHANNE
     """Return attribution by Captum; the network ends at the target, as Captum lets it."""
 
     def respond(inputs: Tensor) -> Tensor:
-        return truncated(network, TARGET, inputs)[:, channel, CENTRE, CENTRE]
+        return reach(network, TARGET, inputs)[:, channel, CENTRE, CENTRE]
 
     found: Tensor = LayerGradientXActivation(respond, network.get_submodule(LAYER)).attribute(
         inputs
@@ -268,7 +253,7 @@ def agreement(
     probe, layer = Probe(Feature.parse(FEATURE), backbone), Layer.parse(LAYER)
     _, ours, own_response = attribute(backbone, pictures, [probe] * len(pictures), layer, ActGrad())
     with torch.no_grad():
-        cropped = truncated(network, TARGET, inputs[..., CROP, CROP])
+        cropped = reach(network, TARGET, inputs[..., CROP, CROP])
     centre = CENTRE - CROP.start // STRIDE
     excitation, inhibition, _ = posneg_cam_maps_from_dataloader(
         [(inputs, None)], network, TARGET, CHANNEL, [LAYER], position="middle"
@@ -321,7 +306,7 @@ def sweep_races(
 
     @torch.no_grad()
     def bare() -> None:
-        truncated(frozen, TARGET, inputs[..., CROP, CROP])
+        reach(frozen, TARGET, inputs[..., CROP, CROP])
 
     def faccent(channel: int = CHANNEL) -> None:
         norms(faccent_attribution(network, inputs, channel)[0])
@@ -383,7 +368,7 @@ def inversion_race(backbone: Backbone, device: str, batch: int, steps: int, roun
 
     def bare() -> None:
         inputs = shown.clone().requires_grad_()
-        truncated(backbone.network, LAYER, inputs).sum().backward()
+        reach(backbone.network, LAYER, inputs).sum().backward()
 
     return race(
         STEP,

@@ -9,15 +9,17 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from lightning import Trainer
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mti_lightning import (
     Backbone,
+    Layer,
     MaximallyTense,
     Objective,
     PositiveInversion,
@@ -26,6 +28,7 @@ from mti_lightning import (
 from mti_lightning.bank import Step
 
 CASES = [
+    ("vetoed_shapes_resnet", "pretrained", "fc:0", "layer4", 1),
     ("vetoed_shapes_resnet", "pretrained", "fc:0", "layer4", 16),
     ("vetoed_shapes_resnet", "pretrained", "fc:0", "layer3", 64),
     ("resnet18", "random", "layer4.0.act2/input:0@mean", "layer3", 8),
@@ -48,9 +51,49 @@ def _step(objective: Objective) -> Callable[[], None]:
     return run
 
 
+class _Reached(Exception):  # noqa: N818  it ends a forward pass, it reports no error
+    """Says that the last layer that is needed has run."""
+
+
+def truncated(
+    network: nn.Module, layers: Sequence[Layer], inputs: Tensor, *, cloned: bool = False
+) -> list[Tensor]:
+    """Run a plain network as far as the last of its layers, and return what comes there.
+
+    Args:
+        network: The network.
+        layers: In the order in which they run.
+        inputs: [N, 3, H, W], normalised.
+        cloned: Of what a later operation in place may overwrite.
+    """
+    found: list[Tensor] = []
+
+    def note(value: Tensor) -> Tensor:
+        found.append(value.clone() if cloned else value)
+        if len(found) == len(layers):
+            raise _Reached
+        return found[-1].clone() if cloned else value
+
+    handles = []
+    for layer in layers:
+        module = network.get_submodule(layer.module)
+        if layer.side == "input":
+            handles.append(module.register_forward_pre_hook(lambda _, given: (note(given[0]),)))
+        else:
+            handles.append(module.register_forward_hook(lambda _m, _i, output: note(output)))
+    try:
+        network(inputs)
+    except _Reached:
+        return found
+    finally:
+        for handle in handles:
+            handle.remove()
+    raise ValueError(f"{layers} did not all run")
+
+
 def _bare(objective: Objective) -> Callable[[], None]:
-    """Return the bare passes: no image parameters, no views, no loss."""
-    chunk, backbone = objective.chunks[0], objective.backbone
+    """Return the bare passes: no image parameters, no views, no loss, none of our taps."""
+    chunk, network = objective.chunks[0], objective.backbone.network
     pictures = torch.rand(len(chunk.entries), 3, *objective.input_size, device=objective.device)
     tense = isinstance(objective, MaximallyTense)
     layers = [objective.layer, *({objective.probes[0].layer} if tense else ())]
@@ -58,13 +101,13 @@ def _bare(objective: Objective) -> Callable[[], None]:
     def run() -> None:
         shown = pictures.clone().requires_grad_()
         with sdpa_kernel(SDPBackend.MATH if tense else list(SDPBackend.__members__.values())[1:]):
-            tapped = backbone.run(shown, layers)
+            found = truncated(network, layers, shown, cloned=tense)
             if tense:
-                response = objective.probes[0](tapped[layers[1]]).sum()
-                (gradient,) = torch.autograd.grad(response, tapped[layers[0]], create_graph=True)
-                (tapped[layers[0]] * gradient).sum().backward()
+                response = objective.probes[0](found[1]).sum()
+                (gradient,) = torch.autograd.grad(response, found[0], create_graph=True)
+                (found[0] * gradient).sum().backward()
             else:
-                tapped[layers[0]].sum().backward()
+                found[0].sum().backward()
 
     return run
 

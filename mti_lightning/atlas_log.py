@@ -156,7 +156,7 @@ def _icons(objective: AtlasInversion) -> dict[Face, dict[tuple[int, int], Image.
     with torch.no_grad():
         for chunk in objective.chunks:
             for entry, picture, alpha in zip(
-                chunk.entries, chunk(), opacity(chunk.saliency), strict=True
+                chunk.entries, chunk(), opacity(chunk.saliency()), strict=True
             ):
                 cell = objective.map.cells[entry.source or 0]
                 icon = to_image(picture, alpha)
@@ -172,7 +172,7 @@ def _placed(
     shown: dict[int, list[Image.Image]] = {place: [] for place in maps}
     for chunk in objective.chunks:
         with torch.no_grad():
-            pictures, alphas = chunk(), opacity(chunk.saliency)
+            pictures, alphas = chunk(), opacity(chunk.saliency())
         _, attribution, _ = attribute(
             objective.backbone,
             whole(pictures, objective.input_size),

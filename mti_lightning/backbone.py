@@ -257,9 +257,10 @@ class Backbone(nn.Module):
                 handle.remove()
 
     def _module(self, layer: Layer) -> nn.Module:
+        with contextlib.suppress(AttributeError):
+            if layer.module:
+                return self.network.get_submodule(layer.module)
         modules: dict[str, nn.Module] = dict(self.network.named_modules())
-        if layer.module and layer.module in modules:
-            return modules[layer.module]
         # Spelling finds `act1` for `akt1`; for `relu` it takes a look at what is there.
         parent = layer.module.rpartition(".")[0]
         near = nearest(layer.module, filter(None, modules))

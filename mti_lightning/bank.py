@@ -16,6 +16,9 @@ from mti_lightning.errors import InputError
 from mti_lightning.image import ImageParameters
 from mti_lightning.receptive_field import Window
 from mti_lightning.signs import Sign
+from mti_lightning.views import whole
+
+Size = tuple[int, int]  # height and width
 
 
 def file_name(text: str) -> str:
@@ -87,31 +90,44 @@ class ImageChunk(nn.Module):
     and an optimizer with momentum then leaves them alone.
     """
 
-    saliency: Tensor  # [N, H, W], Σ over steps of |∂loss/∂pixel|, averaged over channels
+    moved: Tensor  # [N, h, w], Σ over steps of |∂loss/∂pixel|, averaged over channels
 
     def __init__(
         self,
         entries: Sequence[Entry],
         image: ImageParameters,
-        size: tuple[int, int],
+        canvas: Size,
+        grid: Size,
         sources: Tensor | None,
         window: Window | None = None,
     ) -> None:
         super().__init__()
+        self.entries, self.image = tuple(entries), image
+        self.canvas, self.grid = canvas, grid  # of finished pictures, and of those optimised
         self.window = window  # the part of a view that all its features depend on
-        self.entries, self.image, self.size = tuple(entries), image, size
-        trained, fixed = image.start([entry.key for entry in entries], size, sources)
+        trained, fixed = image.start([entry.key for entry in entries], grid, sources)
         self.trained = nn.ParameterDict(trained)
         self._fixed = tuple(fixed)
         for name, value in fixed.items():
             self.register_buffer(name, value, persistent=False)
-        self.register_buffer("saliency", torch.zeros(len(entries), *size))
+        self.register_buffer("moved", torch.zeros(len(entries), *grid))
 
-    def forward(self, box: Box | None = None) -> Tensor:
-        """Return the pictures, or a box of each, [N, 3, H, W] in 0..1."""
+    def forward(self) -> Tensor:
+        """Return the pictures on their canvas, [N, 3, H, W] in 0..1."""
+        return self._decode(self.canvas, None)
+
+    def optimised(self, box: Box | None = None) -> Tensor:
+        """Return the pictures as they are optimised, or a box of each, [N, 3, h, w] in 0..1."""
+        return self._decode(self.grid, box)
+
+    def saliency(self) -> Tensor:
+        """Return on the canvas how much each pixel was moved, [N, H, W]."""
+        return whole(self.moved[:, None], self.canvas)[:, 0]
+
+    def _decode(self, size: Size, box: Box | None) -> Tensor:
         fixed = {name: self.get_buffer(name) for name in self._fixed}
-        with torch.autocast(self.saliency.device.type, enabled=False):
-            return self.image.decode({**dict(self.trained.items()), **fixed}, self.size, box)
+        with torch.autocast(self.moved.device.type, enabled=False):
+            return self.image.decode({**dict(self.trained.items()), **fixed}, size, box)
 
 
 @final

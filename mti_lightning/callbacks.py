@@ -33,7 +33,7 @@ def _shown(objective: Objective) -> tuple[Tensor, Tensor]:
     pictures, alphas, count = [], [], 0
     for chunk in objective.chunks:
         pictures.append(chunk().detach().cpu())
-        alphas.append(opacity(chunk.saliency).cpu())
+        alphas.append(opacity(chunk.saliency()).cpu())
         count += len(chunk.entries)
         if count >= _MOST_SHOWN:
             break
@@ -128,7 +128,7 @@ class Results(Callback):
         with torch.no_grad():
             for chunk in objective.chunks:
                 for entry, picture, alpha in zip(
-                    chunk.entries, chunk(), opacity(chunk.saliency), strict=True
+                    chunk.entries, chunk(), opacity(chunk.saliency()), strict=True
                 ):
                     to_image(picture, alpha).save(folder / "pictures" / f"{entry.id}.png")
         names = [

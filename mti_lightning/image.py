@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, final
 
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from mti_lightning import spectrum
@@ -32,6 +33,15 @@ class ImageParameters(ABC):
                 f"{_SMALLEST_CANVAS} or more"
             )
         self.canvas = canvas
+
+    def grid(self, canvas: tuple[int, int], finest: tuple[int, int]) -> tuple[int, int]:
+        """Return the height and width at which pictures are optimised.
+
+        Args:
+            canvas: Of the finished pictures.
+            finest: Of the smallest pictures that hold all the detail that any view shows.
+        """
+        return canvas
 
     @abstractmethod
     def start(
@@ -70,6 +80,9 @@ class FourierPhase(ImageParameters):
     from a source picture, m and φ are the source's, and a trainable attenuation σ(α) lets each
     frequency fade.
 
+    On a canvas that is larger than views can show only the frequencies that they do show are there:
+    nothing would move the others from where they happened to start.
+
     Args:
         canvas: Height and width of the pictures in pixels; None for the backbone's input size.
         magnitude: `1/f`, or `measured` on the run's own pictures.
@@ -94,6 +107,13 @@ class FourierPhase(ImageParameters):
         self.measured: Tensor | None = (
             None  # [3, H, W // 2 + 1]; set at set-up where `magnitude` asks for it
         )
+
+    def grid(self, canvas: tuple[int, int], finest: tuple[int, int]) -> tuple[int, int]:
+        height, width = (
+            min(whole, 2 * next_fast_len(-(-fine // 2), real=True))  # even
+            for whole, fine in zip(canvas, finest, strict=True)
+        )
+        return height, width
 
     def start(
         self, keys: Sequence[int], size: tuple[int, int], sources: Tensor | None
@@ -132,7 +152,8 @@ class FourierPhase(ImageParameters):
         if "attenuation" in values:
             magnitude = magnitude * values["attenuation"].sigmoid()
         whole = None if magnitude.requires_grad else box
-        planes = spectrum.phase_picture(magnitude, values["phase"], size[1], whole)
+        magnitude, phase = spectrum.enlarged(magnitude, values["phase"], size)
+        planes = spectrum.phase_picture(magnitude, phase, size[1], whole)
         if box is not None and whole is None:
             planes = cut(planes, box)
         return (planes * values["deviation"] + values["mean"]).sigmoid()

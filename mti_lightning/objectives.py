@@ -145,6 +145,12 @@ class Objective(LightningModule, ABC):
         return self.image.canvas or self.input_size
 
     @property
+    def _grid(self) -> tuple[int, int]:
+        """Height and width of pictures that start from noise, while they are optimised."""
+        finest = (math.ceil(side / self.views.box[0]) for side in self.input_size)
+        return self.image.grid(self.canvas, (next(finest), next(finest)))
+
+    @property
     def chunks(self) -> list[ImageChunk]:
         return list(self.bank)  # type: ignore[arg-type]
 
@@ -201,7 +207,7 @@ class Objective(LightningModule, ABC):
             samples = list(data.samples())
             pictures = torch.stack([sample["picture"] for sample in samples])
             if measures:
-                chosen = whole(pictures[:_SPECTRUM_PICTURES], self.canvas)
+                chosen = whole(pictures[:_SPECTRUM_PICTURES], self._grid)
                 self.image.measured = spectrum.mean_magnitude(chosen)  # type: ignore[attr-defined]
             if reads:
                 self.sources, self.source_keys = pictures, [sample["key"] for sample in samples]
@@ -216,7 +222,8 @@ class Objective(LightningModule, ABC):
                 sources = None
                 if self.accentuate and self.sources is not None:
                     sources = whole(self.sources[[entry.source for entry in part]], self.canvas)
-                self.bank.append(ImageChunk(part, self.image, self.canvas, sources, window))
+                grid = self.canvas if sources is not None else self._grid
+                self.bank.append(ImageChunk(part, self.image, self.canvas, grid, sources, window))
 
     def _find_windows(self) -> list[Window | None]:
         """Return the part of a picture that each feature depends on, None for the whole."""
@@ -296,8 +303,8 @@ class Objective(LightningModule, ABC):
         if self._target[0] != batch.chunk:
             self._target = (batch.chunk, self.target(chunk))
         part = chunk.window and chunk.window.box
-        box = self.views.reach(part, self.input_size, self.canvas) if part else None
-        pictures = chunk(box)
+        box = self.views.reach(part, self.input_size, chunk.grid) if part else None
+        pictures = chunk.optimised(box)
         pictures.retain_grad()
         self._rendered = (chunk, pictures, box)
         step = self.current_epoch * self.steps_per_epoch + batch.step
@@ -307,7 +314,7 @@ class Objective(LightningModule, ABC):
         with torch.autocast(self.device.type, enabled=False):
             keys = [entry.key for entry in chunk.entries]
             views = self.views(
-                pictures, keys, step, self.input_size, part, box and (box, self.canvas)
+                pictures, keys, step, self.input_size, part, box and (box, chunk.grid)
             )
         losses = self.losses(views, chunk, self._target[1]) / self.views.count
         self.log("loss", losses.detach().sum() / len(chunk.entries), prog_bar=True, batch_size=1)
@@ -338,7 +345,7 @@ class Objective(LightningModule, ABC):
                 "feature before its activation function, "
                 "a lower learning rate, another attribution layer or --trainer.precision 32"
             )
-        cut(chunk.saliency, box or (0, 0, *self.canvas)).add_(moves)
+        cut(chunk.moved, box or (0, 0, *chunk.grid)).add_(moves)
 
     # --- what the pictures show ---
 

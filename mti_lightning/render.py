@@ -50,7 +50,7 @@ def render(
     images = []
     with torch.no_grad():
         for chunk in objective.chunks:
-            for picture, alpha in zip(chunk(), opacity(chunk.saliency), strict=True):
+            for picture, alpha in zip(chunk(), opacity(chunk.saliency()), strict=True):
                 images.append(to_image(picture, alpha))
     return [
         Rendering(entry, image, {name: float(values[index]) for name, values in measures.items()})

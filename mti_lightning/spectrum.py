@@ -3,10 +3,11 @@
 Pure functions on tensors.
 """
 
+import math
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mti_lightning.boxes import Box
@@ -54,6 +55,36 @@ def decode(spectrum: Tensor, width: int) -> Tensor:
     `width` settles odd widths.
     """
     return mix_colours(torch.fft.irfft2(spectrum, s=(spectrum.shape[-2], width)))
+
+
+def enlarged(magnitude: Tensor, phase: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return the same waves on a grid that is finer, with no others than they.
+
+    The highest frequency, of which the picture shows but one phase, is left out.
+
+    Args:
+        magnitude: m of even numbers of rows and columns where the new ones are more,
+            [N, 3, h, w // 2 + 1].
+        phase: φ, of the same shape.
+        size: New height and width.
+    """
+    (rows, columns), (height, wide) = phase.shape[2:], (size[0], size[1] // 2 + 1)
+    if columns < wide:
+        magnitude, phase = (
+            nn.functional.pad(v[..., :-1], (0, wide - columns + 1)) for v in (magnitude, phase)
+        )
+        # The middle of the first pixel stays where it is.
+        shift = math.pi * (1 / size[1] - 0.5 / (columns - 1))
+        phase = phase + shift * torch.arange(wide).to(phase)
+    if rows < height:
+        up = rows // 2  # rows of frequencies from 0 up, then from the lowest to -1
+        gap = phase.new_zeros(*phase.shape[:2], height - 2 * up + 1, wide)
+        magnitude, phase = (
+            torch.cat([v[:, :, :up], gap, v[:, :, up + 1 :]], 2) for v in (magnitude, phase)
+        )
+        frequency = torch.fft.fftfreq(height, 1 / height)[:, None]
+        phase = phase + math.pi * (1 / height - 1 / rows) * frequency.to(phase)
+    return magnitude, phase
 
 
 class _PhasePicture(torch.autograd.Function):
@@ -141,7 +172,7 @@ def phase_picture(magnitude: Tensor, phase: Tensor, width: int, box: Box | None 
     # backward.
     waves = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
     planes = decode(waves, width)
-    return torch.nn.functional.layer_norm(planes, planes.shape[1:], eps=1e-12)
+    return nn.functional.layer_norm(planes, planes.shape[1:], eps=1e-12)
 
 
 def mean_magnitude(pictures: Tensor) -> Tensor:

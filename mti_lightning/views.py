@@ -131,18 +131,19 @@ class Views:
                 not all of it.
         """
         count, shape = len(keys) * self.count, part[2:] if part else size
-        boxes, noise = torch.empty(count, 4), torch.empty(count, 3, *shape)
+        shares, moves = torch.empty(count, 1), torch.empty(count, 2)
+        noise = torch.empty(count, 3, *shape)
         for index, key in enumerate(keys):
             generator = stream(key, step)
             for view in range(index * self.count, (index + 1) * self.count):
-                share = torch.rand((), generator=generator)
-                side = self.box[0] + (self.box[1] - self.box[0]) * share
-                corner = (1 - side) / 2 + self.jitter * torch.randn(2, generator=generator)
-                boxes[view, :2] = corner.clamp(0).minimum(1 - side)
-                boxes[view, 2:] = side
+                torch.rand(1, generator=generator, out=shares[view])
+                torch.randn(2, generator=generator, out=moves[view])
                 if self.noise:
                     uniform = torch.rand(3, *shape, generator=generator).sub_(0.5).mul_(12**0.5)
                     torch.randn(3, *shape, generator=generator, out=noise[view]).add_(uniform)
+        side = self.box[0] + (self.box[1] - self.box[0]) * shares
+        corner = ((1 - side) / 2 + self.jitter * moves).clamp(0).minimum(1 - side)
+        boxes = torch.cat([corner, side.expand(-1, 2)], 1)
         repeated = pictures.repeat_interleave(self.count, 0) if self.count > 1 else pictures
         views = resample(repeated, boxes.to(pictures.device), size, part, within)
         return views.add(noise.to(pictures), alpha=self.noise) if self.noise else views

@@ -113,7 +113,7 @@ def test_a_window_changes_neither_the_loss_nor_its_gradient(kind: type[Objective
     found = []
     for part in (window, None):
         chunk.window = part
-        pictures = chunk()
+        pictures = chunk.optimised()
         keys = [entry.key for entry in chunk.entries]
         views = objective.views(pictures, keys, 3, (224, 224), part and part.box)
         losses = objective.losses(views, chunk, target)

@@ -8,6 +8,7 @@ from mti_lightning.boxes import cut
 from mti_lightning.spectrum import (
     decode,
     encode,
+    enlarged,
     frequency_radius,
     mean_magnitude,
     mix_colours,
@@ -102,3 +103,29 @@ def test_a_box_of_a_phase_picture_is_that_of_the_whole(size: tuple[int, int]) ->
     weights = torch.randn(part.shape, generator=random, dtype=torch.double)
     gradients = [torch.autograd.grad(picture, phase, weights)[0] for picture in (part, whole)]
     torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("small", "large"), [((20, 24), (47, 64)), ((20, 33), (30, 33)), ((21, 24), (21, 51))]
+)
+def test_enlarged_waves_are_the_same_between_the_pixels(
+    small: tuple[int, int], large: tuple[int, int]
+) -> None:
+    magnitude, phase = torch.rand(2, 2, 3, small[0], small[1] // 2 + 1, dtype=torch.float64)
+    for axis in (0, 1):  # what a real picture shows but one phase of
+        if small[axis] < large[axis]:
+            magnitude.select(2 + axis, small[axis] // 2).zero_()
+    finer = enlarged(magnitude, 6 * phase, large)
+    pictures = [
+        torch.fft.irfft2(torch.polar(*waves), s=size)
+        for waves, size in (((magnitude, 6 * phase), small), (finer, large))
+    ]
+    # The larger one, evaluated in the middles of the smaller one's pixels.
+    found = torch.fft.fft2(pictures[1])
+    for axis in (0, 1):
+        middles = (torch.arange(small[axis]).double() + 0.5) / small[axis] - 0.5 / large[axis]
+        frequency = torch.fft.fftfreq(large[axis], 1 / large[axis], dtype=torch.float64)
+        turns = torch.exp(2j * torch.pi * middles[:, None] * frequency) / small[axis]
+        found = torch.einsum("sf,...f->...s", turns, found.movedim(2 + axis, -1))
+        found = found.movedim(-1, 2 + axis)
+    torch.testing.assert_close(found.real, pictures[0])

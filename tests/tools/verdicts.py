@@ -46,7 +46,7 @@ def pictures_of(objective: Objective) -> tuple[Tensor, Tensor]:
     """Return the pictures, plain and laid over grey by their transparency, [N, 3, H, W] each."""
     with torch.no_grad():
         plain = torch.cat([chunk() for chunk in objective.chunks])
-        alpha = torch.cat([opacity(chunk.saliency) for chunk in objective.chunks])
+        alpha = torch.cat([opacity(chunk.saliency()) for chunk in objective.chunks])
     return plain, composite(plain, alpha)
 
 
