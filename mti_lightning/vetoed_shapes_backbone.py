@@ -1,9 +1,11 @@
-"""The embedded world's backbone, a small ResNet registered with timm, and what trains it.
+"""The embedded world's backbones, small ResNets registered with timm, and what trains them.
 
 `timm.create_model("vetoed_shapes_resnet", pretrained=True)` loads the weights shipped beside this
-file. They were made by `make train`.
+file; they were made by `make train`. So does "vetoed_shapes_narrow", whose last stage has fewer
+channels than the world has shapes: there features have to share dimensions.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +22,13 @@ from torchmetrics.classification import MultilabelAveragePrecision
 from mti_lightning.spectrum import frequency_radius
 from mti_lightning.vetoed_shapes import KINDS, PICTURE_SIZE, Sample
 
-WEIGHTS = Path(__file__).with_name("vetoed_shapes_resnet.safetensors")
+_NAMES = ("vetoed_shapes_resnet", "vetoed_shapes_narrow")
+WEIGHTS = {name: Path(__file__).with_name(f"{name}.safetensors") for name in _NAMES}
 
 default_cfgs = generate_default_cfgs(
     {
-        "vetoed_shapes_resnet": {
-            "file": str(WEIGHTS),
+        name: {
+            "file": str(file),
             "num_classes": len(KINDS),
             "input_size": (3, PICTURE_SIZE, PICTURE_SIZE),
             "pool_size": (6, 6),
@@ -37,21 +40,30 @@ default_cfgs = generate_default_cfgs(
             "classifier": "fc",
             "license": "mit",
         }
+        for name, file in WEIGHTS.items()
     }
 )
+
+
+def _build(name: str, last: int, pretrained: bool, arguments: Mapping[str, Any]) -> ResNet:
+    shape = {"block": BasicBlock, "layers": (1, 1, 1, 1), "channels": (32, 64, 128, last)}
+    stem = {"stem_type": "deep", "stem_width": 16}
+    model: ResNet = build_model_with_cfg(ResNet, name, pretrained, **{**shape, **stem, **arguments})
+    # Shapes of 20 pixels would not survive a stride of 32.
+    model.maxpool = nn.Identity()  # type: ignore[assignment]
+    return model
 
 
 @register_model
 def vetoed_shapes_resnet(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """A ResNet of 0.9M parameters that tells which class of the embedded world a picture holds."""
-    shape = {"block": BasicBlock, "layers": (1, 1, 1, 1), "channels": (32, 64, 128, 192)}
-    stem = {"stem_type": "deep", "stem_width": 16}
-    model: ResNet = build_model_with_cfg(
-        ResNet, "vetoed_shapes_resnet", pretrained, **{**shape, **stem, **kwargs}
-    )
-    # Shapes of 20 pixels would not survive a stride of 32.
-    model.maxpool = nn.Identity()  # type: ignore[assignment]
-    return model
+    return _build("vetoed_shapes_resnet", 192, pretrained, kwargs)
+
+
+@register_model
+def vetoed_shapes_narrow(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """The same with 6 channels for the 8 shapes in its last stage; the others are the same."""
+    return _build("vetoed_shapes_narrow", 6, pretrained, kwargs)
 
 
 def disturb(pictures: Tensor) -> Tensor:
@@ -95,6 +107,8 @@ class VetoedShapesClassifier(LightningModule):
             the unit of pictures; 0 for none. The gradients of a network trained so follow what a
             person sees, and what is optimised against it can be recognised.
         start: File of weights to start from.
+        trained: Modules that are trained, such as `layer4`; all by default. The others are those of
+            `start`, and stay as they are. All by default.
         learning_rate: Peak of the one-cycle schedule.
         weight_decay: AdamW's.
     """
@@ -109,6 +123,7 @@ class VetoedShapesClassifier(LightningModule):
         disturbed: bool = False,
         adversarial: float = 0.0,
         start: str | None = None,
+        trained: Sequence[str] = (),
         learning_rate: float = 4e-3,
         weight_decay: float = 0.05,
     ) -> None:
@@ -116,7 +131,15 @@ class VetoedShapesClassifier(LightningModule):
         self.save_hyperparameters()
         network: Any = timm.create_model(model_name, num_classes=len(KINDS))
         if start is not None:
-            network.load_state_dict(load_file(start))
+            state = load_file(start)
+            if trained:
+                own = network.state_dict()
+                state |= {name: own[name] for name in own if name.startswith(tuple(trained))}
+            network.load_state_dict(state)
+        # Normalisation, too, stays as it is in what is not trained.
+        self._fixed = [m for n, m in network.named_children() if trained and n not in trained]
+        for module in self._fixed:
+            module.requires_grad_(False)
         # A third of the time on CPU, for the same numbers.
         self.network: nn.Module = network.to(memory_format=torch.channels_last)
         self.target, self.disturbed, self.adversarial = target, disturbed, adversarial
@@ -130,6 +153,10 @@ class VetoedShapesClassifier(LightningModule):
         """Return logits, [N, 8], for pictures [N, 3, H, W] in 0..1."""
         logits: Tensor = self.network((picture - self.mean) / self.std)
         return logits
+
+    def on_train_epoch_start(self) -> None:
+        for module in self._fixed:
+            module.eval()
 
     def _truth(self, batch: Sample) -> Tensor:
         return batch["label"] if self.target == "label" else batch["present"]

@@ -240,7 +240,10 @@ def test_data_module_feeds_its_own_splits() -> None:
 # ------------------------------------------------------------ the backbone
 
 
-def test_weights_are_small_and_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("model_name", WEIGHTS)
+def test_weights_are_small_and_need_no_network(
+    model_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("the network was asked for")
 
@@ -250,9 +253,9 @@ def test_weights_are_small_and_need_no_network(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(socket, name, refuse)
     with pytest.raises(AssertionError, match="asked for"):
         socket.create_connection(("localhost", 9))
-    model = timm.create_model("vetoed_shapes_resnet", pretrained=True)
-    assert WEIGHTS.stat().st_size < 4e6
-    state, shipped = model.state_dict(), load_file(WEIGHTS)
+    model = timm.create_model(model_name, pretrained=True)
+    assert WEIGHTS[model_name].stat().st_size < 4e6
+    state, shipped = model.state_dict(), load_file(WEIGHTS[model_name])
     assert state.keys() == shipped.keys()
     assert all(torch.equal(state[name], value) for name, value in shipped.items())
 
@@ -290,7 +293,7 @@ def test_disturbed_pictures() -> None:
 
 def test_an_attack_raises_the_loss_and_stays_near() -> None:
     classifier = VetoedShapesClassifier(adversarial=0.02).eval()
-    classifier.network.load_state_dict(load_file(WEIGHTS))
+    classifier.network.load_state_dict(load_file(WEIGHTS["vetoed_shapes_resnet"]))
     samples: list[Sample] = list(VetoedShapes(32, 8, "train"))
     pictures = torch.stack([sample["picture"] for sample in samples])
     truth = torch.stack([sample["label"] for sample in samples])
@@ -298,6 +301,31 @@ def test_an_attack_raises_the_loss_and_stays_near() -> None:
     assert 0.01 < (attacked - pictures).abs().mean() < (attacked - pictures).abs().max() < 0.0201
     assert classifier._loss(attacked, truth) > 1.5 * classifier._loss(pictures, truth)
     assert all(parameter.grad is None for parameter in classifier.parameters())
+
+
+def test_the_narrow_network_shares_its_first_stages() -> None:
+    wide, narrow = (load_file(file) for file in WEIGHTS.values())
+    assert narrow["layer4.0.conv2.weight"].shape[0] == 6 < len(KINDS)
+    own = ("layer4.", "fc.")
+    shared = [name for name in wide if not name.startswith(own)]
+    assert len(shared) > 50
+    assert all(torch.equal(wide[name], narrow[name]) for name in shared)
+
+
+def test_only_what_is_asked_for_is_trained(tmp_path: Path) -> None:
+    before = load_file(start := WEIGHTS["vetoed_shapes_resnet"])
+    classifier = VetoedShapesClassifier(
+        "vetoed_shapes_narrow", start=str(start), trained=("layer4", "fc")
+    )
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+    Trainer(max_epochs=1, logger=False, enable_checkpointing=False, accelerator="cpu", **quiet).fit(
+        classifier, VetoedShapesData(32, 16, batch_size=16, num_workers=0)
+    )
+    after = classifier.network.state_dict()
+    for name, value in after.items():
+        assert name.startswith(("layer4", "fc")) or torch.equal(value, before[name])
+    moved = after["layer4.0.bn1.running_mean"].abs().sum()
+    assert moved > 0
 
 
 @pytest.mark.parametrize("target", ["label", "present"])
