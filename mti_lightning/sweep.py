@@ -224,7 +224,8 @@ class Sweep(LightningModule):
         That is attribution and the sign of the activations, [2, N, ...].
         """
         shape = (len(self.features), len(pictures))
-        measured = {name: pictures.new_full(shape, torch.nan) for name in COLUMNS}
+        device = pictures.device  # float32, whatever precision is computed in
+        measured = {name: torch.full(shape, torch.nan, device=device) for name in COLUMNS}
         for part in self._parts:
             for piece in self._attributions(part, pictures, measured["response"]):
                 self._reduce(piece, measured)
@@ -253,18 +254,19 @@ class Sweep(LightningModule):
         """Attribute the features of a part, as many at once as memory bears; note the responses."""
         if not isinstance(self.attribution, ActGrad):
             for place, probe in zip(part.places, part.group.probes, strict=True):
-                activations, attribution, responses[place] = attribute(
+                activations, attribution, response = attribute(
                     self.backbone, pictures, [probe] * len(pictures), self.layer, self.attribution
                 )
-                yield _Slice([place], activations, attribution[None], None)
+                responses[place] = response.float()
+                yield _Slice([place], activations.float(), attribution[None].float(), None)
             return
         activations, found = self._respond(part, pictures)
-        responses[part.places] = found.detach().T
+        responses[part.places] = found.detach().T.float()
         at_once = max(1, _AT_ONCE // activations.numel())
         for start in range(0, len(part.places), at_once):
             rows = range(start, min(start + at_once, len(part.places)))
             gradient = _jacobian(found, activations, rows)  # [F, N, ...]
-            values = activations.detach()
+            values = activations.detach().float()
             centred = None
             if self.mean_activation is not None:
                 shape = [1] * values.ndim
