@@ -151,7 +151,10 @@ class MtiCLI(LightningCLI):
             for callback in trainer.callbacks
         ]
         if self.trainer.is_global_zero:
-            self.model.open_store(self.datamodule, self.model.store_path)
+            self.model.config = self._parser("predict").dump(
+                self.config["predict"], skip_none=False
+            )
+            self.model.open_store(self.datamodule, self.model.store_path, self.trainer.precision)
 
     def after_predict(self) -> None:
         if not self.trainer.is_global_zero or self.model.store_path is None:
@@ -284,7 +287,6 @@ def main(args: Sequence[str] | None = None) -> None:
         for name in ("lightning.pytorch", "lightning.fabric"):  # tips, news about accelerators
             logging.getLogger(name).setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning's own
-        warnings.filterwarnings("ignore", "Total length of .DataLoader.")  # a sweep that is done
         MtiCLI(
             LightningModule,
             args=args if args is None else given,
