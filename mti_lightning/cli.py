@@ -188,12 +188,16 @@ def make_rank(args: Sequence[str]) -> None:
     parser = Parser(prog="mti rank", description="The top pictures of a sweep, by any measure.")
     parser.add_argument("sweep", help="The sweep's folder, such as tb_logs/NAME/sweep.zarr.")
     parser.add_argument(
-        "--feature", help="One of its features; without it, all are ranked by tension."
+        "--feature",
+        help="One of its features; without it, all are ranked, by a high percentile of the measure "
+        "over the pictures.",
     )
     parser.add_argument(
         "--by", default="tension", help=f"{', '.join(MEASURES)}; with - before it the low end."
     )
-    parser.add_argument("--count", type=int, default=20, help="Pictures at most.")
+    parser.add_argument(
+        "--count", type=int, help="Rows at most; by default 20 pictures, or all features."
+    )
     parser.add_argument("--out", default="rank.csv", help="The table to write.")
     parser.add_argument("--sheet", help="A contact sheet to write, such as rank.png.")
     parser.add_argument("--overwrite", action="store_true", help="Replace what is there.")
