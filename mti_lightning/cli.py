@@ -166,7 +166,10 @@ class MtiCLI(LightningCLI):
             for callback in trainer.callbacks
         ]
         if self.trainer.is_global_zero:
-            self.model.open_store(self.datamodule, self.model.store_path)
+            self.model.config = self._parser("predict").dump(
+                self.config["predict"], skip_none=False
+            )
+            self.model.open_store(self.datamodule, self.model.store_path, self.trainer.precision)
 
     def after_predict(self) -> None:
         if not self.trainer.is_global_zero or self.model.store_path is None:
@@ -200,12 +203,16 @@ def make_rank(args: Sequence[str]) -> None:
     parser = Parser(prog="mti rank", description="The top pictures of a sweep, by any measure.")
     parser.add_argument("sweep", help="The sweep's folder, such as tb_logs/NAME/sweep.zarr.")
     parser.add_argument(
-        "--feature", help="One of its features; without it, all are ranked by tension."
+        "--feature",
+        help="One of its features; without it, all are ranked, by a high percentile of the measure "
+        "over the pictures.",
     )
     parser.add_argument(
         "--by", default="tension", help=f"{', '.join(MEASURES)}; with - before it the low end."
     )
-    parser.add_argument("--count", type=int, default=20, help="Pictures at most.")
+    parser.add_argument(
+        "--count", type=int, help="Rows at most; by default 20 pictures, or all features."
+    )
     parser.add_argument("--out", default="rank.csv", help="The table to write.")
     parser.add_argument("--sheet", help="A contact sheet to write, such as rank.png.")
     parser.add_argument("--overwrite", action="store_true", help="Replace what is there.")
@@ -299,7 +306,6 @@ def main(args: Sequence[str] | None = None) -> None:
         for name in ("lightning.pytorch", "lightning.fabric"):  # tips, news about accelerators
             logging.getLogger(name).setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning's own
-        warnings.filterwarnings("ignore", "Total length of .DataLoader.")  # a sweep that is done
         MtiCLI(
             LightningModule,
             args=args if args is None else given,

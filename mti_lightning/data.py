@@ -7,6 +7,7 @@ an error when it is all there is.
 
 import os
 import tarfile
+import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,7 @@ from contextlib import suppress
 from functools import cache
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple, TypedDict
+from typing import Any, BinaryIO, Final, NamedTuple, NotRequired, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,19 @@ from mti_lightning.vetoed_shapes import Contents, Split, VetoedShapes
 MOST_ELONGATED = 100
 NAMED_WHEN_SKIPPED = 3
 _READING = ("batch_size", "num_workers")  # how pictures are read, not which
+PLACES: Final = ("path", "sweep")  # arguments that say where pictures lie
+
+
+class Stamp(NamedTuple):
+    """What tells a picture from another in its place.
+
+    Where size and time are the same, nothing has to be read. Where only the time differs, the
+    checksum, taken while the picture was read anyway, tells a copy from another of the same size.
+    """
+
+    size: int  # bytes
+    modified: int  # of the file, or of the tar file around it, ns
+    checksum: int  # CRC-32
 
 
 class Picture(TypedDict):
@@ -43,6 +57,7 @@ class Picture(TypedDict):
 
     picture: Tensor  # [3, H, W], 0..1
     key: str  # path below the folder or tar files that were given; the embedded world's own key
+    stamp: NotRequired[Stamp]  # of one that was read from a disk
 
 
 def _grey_levels(image: Image.Image) -> Image.Image:
@@ -188,6 +203,10 @@ def _tar_files(path: str | Path) -> list[Path]:
 def _members(tar_file: Path) -> tuple[list[str], list[tuple[int, int]]]:
     """List the pictures in a tar file: their names, and where each begins and its bytes.
 
+    webdataset says what shard patterns and members' names mean (`expand_urls`, `base_plus_ext`). It
+    is not used for reading, which it does as a stream that ends at the first damage: a sweep names
+    all pictures at the start, shares them out, goes on in the middle, and goes past a broken one.
+
     Raises:
         InputError: If it is no plain tar file, is cut off, or holds no picture, or one twice.
     """
@@ -248,19 +267,61 @@ class Pictures(Dataset[Picture], ABC):
     def __len__(self) -> int:
         return len(self.keys)
 
+    def changed(self, index: int, stamp: Stamp) -> bool:
+        """Return whether a picture is another than when it had this stamp; one drawn is not."""
+        return False
 
-class PictureFiles(Pictures):
+
+class _Stored(Pictures):
+    """Pictures that are read from a disk."""
+
+    root: Path
+    preprocessing: Preprocessing
+
+    @abstractmethod
+    def _place(self, index: int) -> tuple[Path, int, int | None]:
+        """Return a picture's file, its first byte there and its number of bytes, None for all."""
+
+    def _read(self, index: int) -> tuple[bytes, Stamp]:
+        path, first, size = self._place(index)
+        try:
+            # Opened each time, which is quick: worker processes must not share a handle.
+            with path.open("rb") as file:
+                file.seek(first)
+                raw = file.read(size)
+                modified = os.fstat(file.fileno()).st_mtime_ns
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        return raw, Stamp(len(raw), modified, zlib.crc32(raw))
+
+    def __getitem__(self, index: int) -> Picture:
+        raw, stamp = self._read(index)
+        key = self.keys[index]
+        image = decode(BytesIO(raw), self.root / key)
+        return Picture(picture=prepare(image, self.preprocessing), key=key, stamp=stamp)
+
+    def changed(self, index: int, stamp: Stamp) -> bool:
+        path, _, size = self._place(index)
+        try:
+            now = path.stat()
+        except OSError:
+            return True
+        if (now.st_size if size is None else size) != stamp.size:
+            return True
+        return now.st_mtime_ns != stamp.modified and self._read(index)[1].checksum != stamp.checksum
+
+
+class PictureFiles(_Stored):
     """Picture files below a folder."""
 
     def __init__(self, root: Path, keys: list[str], preprocessing: Preprocessing) -> None:
         self.root, self.keys, self.preprocessing = root, keys, preprocessing
 
-    def __getitem__(self, index: int) -> Picture:
-        key = self.keys[index]
-        return Picture(picture=prepare(decode(self.root / key), self.preprocessing), key=key)
+    def _place(self, index: int) -> tuple[Path, int, None]:
+        return self.root / self.keys[index], 0, None
 
 
-class TarredPictures(Pictures):
+class TarredPictures(_Stored):
     """Pictures in tar files, read from where they lie.
 
     Args:
@@ -282,19 +343,9 @@ class TarredPictures(Pictures):
         self.root, self.tar_files, self.keys, self.places = root, tar_files, keys, places
         self.preprocessing = preprocessing
 
-    def __getitem__(self, index: int) -> Picture:
+    def _place(self, index: int) -> tuple[Path, int, int]:
         number, first, size = self.places[index].tolist()
-        tar_file = self.root / self.tar_files[number]
-        try:
-            # Opened each time, which is quick: worker processes must not share a handle.
-            with tar_file.open("rb") as file:
-                file.seek(first)
-                stream = BytesIO(file.read(size))
-        except OSError as error:
-            raise InputError(f"{tar_file} cannot be read: {error.strerror}") from error
-        key = self.keys[index]
-        image = decode(stream, self.root / key)
-        return Picture(picture=prepare(image, self.preprocessing), key=key)
+        return self.root / self.tar_files[number], first, size
 
 
 class ResizedShapes(Pictures):
@@ -311,7 +362,7 @@ class ResizedShapes(Pictures):
             sample["picture"] = torch.nn.functional.interpolate(
                 sample["picture"][None], self.size, mode="bilinear", antialias=True
             )[0]  # [3, H, W]
-        return sample
+        return cast("Picture", sample)  # and more
 
 
 class Loaded(NamedTuple):
@@ -321,11 +372,13 @@ class Loaded(NamedTuple):
         indices: Of each picture that was read, [N].
         pictures: [N, 3, H, W] in 0..1.
         unreadable: The reason for each index that could not be read.
+        stamps: Of each index that was read from a disk.
     """
 
     indices: Tensor
     pictures: Tensor
     unreadable: dict[int, str]
+    stamps: dict[int, Stamp]
 
 
 class _Tolerant(Dataset[tuple[int, Picture | str]]):
@@ -345,11 +398,13 @@ class _Tolerant(Dataset[tuple[int, Picture | str]]):
 
 
 def _loaded(items: list[tuple[int, Picture | str]]) -> Loaded:
-    read = [(index, item["picture"]) for index, item in items if not isinstance(item, str)]
+    read = {index: item for index, item in items if not isinstance(item, str)}
     reasons = {index: item for index, item in items if isinstance(item, str)}
-    indices = torch.tensor([index for index, _ in read], dtype=torch.long)
-    pictures = torch.stack([picture for _, picture in read]) if read else torch.empty(0, 3, 0, 0)
-    return Loaded(indices, pictures, reasons)
+    stamps = {index: item["stamp"] for index, item in read.items() if "stamp" in item}
+    indices = torch.tensor([*read], dtype=torch.long)
+    pictures = [item["picture"] for item in read.values()]
+    stacked = torch.stack(pictures) if pictures else torch.empty(0, 3, 0, 0)
+    return Loaded(indices, stacked, reasons, stamps)
 
 
 class PictureData(LightningDataModule, ABC):
@@ -418,7 +473,8 @@ class PictureData(LightningDataModule, ABC):
             for name, value in self.hparams.items()
             if name not in _READING and name[0] != "_"
         }
-        arguments = {k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()}
+        for name in {*PLACES} & {*arguments}:  # found again from any working directory
+            arguments[name] = str(Path(arguments[name]).expanduser().absolute())
         return {
             "class_path": f"{type(self).__module__}.{type(self).__name__}",
             "init_args": arguments,

@@ -2,16 +2,19 @@
 
 Dimensions are named. `response`, `excitation`, `inhibition`, `tension`, `tension_centred` and
 `tension_l2` are [picture, feature]; `status` [picture] is 0 where a picture was not reached yet, 1
-where it was measured, 2 where it cannot be read. `key` [picture] and `feature` name them,
-`mean_activation` [channel] is what the centred tension subtracts. `attribution` [kept, ...] holds
-the maps that were kept, of `attribution_feature` and `attribution_picture` [kept],
-`activation_sign` [kept, ...] whether the activations are positive (1) or negative (-1) there, and
-the group's attributes how all this was made.
+where it was measured, 2 where it cannot be read, for the `reason` [picture]. `key` [picture] and
+`feature` name them, `stamp` [picture, 3] is size, time (ns) and CRC-32 of the file that was read, 0
+for a picture that was drawn. `mean_activation` [channel] is what the centred tension subtracts.
+`attribution` [kept, ...] holds the maps that were kept, of `attribution_feature` and
+`attribution_picture` [kept], `activation_sign` [kept, ...] whether the activations are positive (1)
+or negative (-1) there. The group's attributes say how all this was made: `sweep` what the numbers
+depend on, `config` the command line's whole configuration.
 """
 
 import errno
+import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast, final
 
@@ -19,6 +22,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from mti_lightning.data import PLACES, Pictures, Stamp
 from mti_lightning.errors import InputError, RunError
 
 Array = NDArray[Any]
@@ -32,8 +36,9 @@ COLUMNS: Final = (
 )
 _DERIVED: Final = ("balance", "minimum", "harmonic")
 MEASURES: Final = (*COLUMNS, *_DERIVED)
-_MADE_BY_OTHERS: Final = ("version",)  # may differ when a sweep is continued
 _KEPT: Final = {"attribution": "float32", "activation_sign": "int8"}
+_AT_ONCE: Final = 2**22  # numbers that are read together: 16 MiB
+_AGAIN: Final = "give another --model.store, or --model.overwrite true to begin anew"
 PENDING, MEASURED, UNREADABLE = 0, 1, 2
 
 
@@ -50,6 +55,21 @@ def check_measure(measure: str) -> tuple[str, bool]:
             "before it for its low end"
         )
     return name, measure.startswith("-")
+
+
+def derive(measure: str, column: Callable[[str], Array]) -> Array:
+    """Return a measure, for either end, from what `column` gives for a name of `COLUMNS`."""
+    name, _ = check_measure(measure)
+    if name in COLUMNS:
+        return column(name)
+    excited, inhibited = column("excitation"), column("inhibition")
+    lower, higher = np.minimum(excited, inhibited), np.maximum(excited, inhibited)
+    floor = np.float32(1e-12)
+    if name == "minimum":
+        return lower
+    if name == "balance":
+        return cast("Array", lower / np.maximum(higher, floor))
+    return cast("Array", excited * inhibited / np.maximum(excited + inhibited, floor))
 
 
 def select(values: Array, count: int, low: bool = False) -> Array:
@@ -77,7 +97,7 @@ class SweepStore:
         try:
             self.group = zarr.open_group(self.path, mode="r+")
             self.made = cast("dict[str, Any]", self.group.attrs["sweep"])
-        except (FileNotFoundError, KeyError) as error:
+        except (OSError, KeyError, ValueError) as error:  # ValueError: damaged, or an array
             raise InputError(
                 f"{self.path} holds no sweep; give the folder of one, such as "
                 "tb_logs/NAME/sweep.zarr, made by mti predict"
@@ -91,22 +111,28 @@ class SweepStore:
         keys: Sequence[str],
         mean_activation: Array,
         block: int,
+        *,
+        config: str | None = None,
+        stamps: Mapping[int, Stamp] | None = None,
     ) -> "SweepStore":
         """Make an empty store.
 
         Args:
-            path: Where; what is there is replaced.
+            path: Where, by `check_place`; what is there is replaced.
             made: How the sweep is made, as JSON; `features` name the columns.
             keys: The pictures.
             mean_activation: [C].
             block: Pictures per block.
+            config: The command line's whole configuration, as YAML.
+            stamps: Of the pictures that were read for `mean_activation`.
         """
         features = [str(feature) for feature in made["features"]]
-        half = path.with_name(path.name + ".new")
-        for old in (half, path):
-            if old.exists():
-                shutil.rmtree(old)
-        group = zarr.open_group(half, mode="w")
+        path = path.resolve()  # a link to another disk stays one
+        half = _half(path)
+        _remove(half)
+        # With its attributes from the start: by them a half-made one is known.
+        told = {"sweep": dict(made), "block": block, "complete": False, "config": config}
+        group = zarr.create_group(half, attributes=told)
         rows, wide = len(keys), len(features)
         texts: Any = str  # what zarr names its type of texts of any length
         key = group.create_array(
@@ -127,15 +153,23 @@ class SweepStore:
                 fill_value=float("nan"),
                 dimension_names=("picture", "feature"),
             )
+        per_picture: dict[str, Any] = {
+            "shape": (rows,),
+            "chunks": (block,),
+            "dimension_names": ("picture",),
+        }
+        group.create_array("status", dtype="uint8", fill_value=PENDING, **per_picture)
+        group.create_array("reason", dtype=texts, fill_value="", **per_picture)
+        stamped = np.zeros((rows, len(Stamp._fields)), np.int64)
+        for index, stamp in (stamps or {}).items():
+            stamped[index] = stamp
         group.create_array(
-            "status",
-            shape=(rows,),
-            chunks=(block,),
-            dtype="uint8",
-            fill_value=PENDING,
-            dimension_names=("picture",),
+            "stamp",
+            data=stamped,
+            chunks=(block, len(Stamp._fields)),
+            dimension_names=("picture", "size_modified_checksum"),
         )
-        group.attrs.update({"sweep": dict(made), "block": block, "complete": False})
+        _remove(path)
         half.rename(path)  # whole or not at all
         return cls(path)
 
@@ -145,20 +179,18 @@ class SweepStore:
         Raises:
             InputError: If it was made otherwise or of other pictures, naming the first difference.
         """
-        instead = "give another --model.store, or --model.overwrite true to begin anew"
-        for name in {**self.made, **made}:
-            old, new = self.made.get(name), made.get(name)
-            if old != new and name not in _MADE_BY_OTHERS:
-                raise InputError(
-                    f"{self.path} was made with {name} {_short(old)}, not {_short(new)}; {instead}"
-                )
+        old, new = _comparable(self.made), _comparable(made)
+        for name in {**old, **new}:
+            if old.get(name) != new.get(name):
+                given = f"{_short(old.get(name))}, not {_short(new.get(name))}"
+                raise InputError(f"{self.path} was made with {name} {given}; {_AGAIN}")
         self.check_keys(keys)
 
     def check_keys(self, keys: Sequence[str]) -> None:
-        """Make sure that the pictures are still those of this sweep.
+        """Make sure that the pictures have the names of those of this sweep.
 
         Raises:
-            InputError: If they are not, naming the first difference.
+            InputError: If they do not, naming the first difference.
         """
         known = self.keys
         if known != list(keys):
@@ -166,9 +198,28 @@ class SweepStore:
             place, (old, new) = next((i, pair) for i, pair in enumerate(pairs) if len({*pair}) > 1)
             raise InputError(
                 f"the pictures have changed since {self.path} was begun: there were {len(known)}, "
-                f"there are {len(keys)}; number {place} was {old}, is {new}; "
-                "give another --model.store, or --model.overwrite true to begin anew"
+                f"there are {len(keys)}; number {place} was {old}, is {new}; {_AGAIN}"
             )
+
+    def check_contents(self, pictures: Pictures, places: Iterable[int] | None = None) -> None:
+        """Make sure that pictures which were read, or those of them at some places, are the same.
+
+        Raises:
+            InputError: If one is not, naming it.
+        """
+        stamps = self._array("stamp")[:]
+        for place in np.flatnonzero(stamps.any(1)) if places is None else places:
+            stamp = Stamp(*stamps[place].tolist())
+            if any(stamp) and pictures.changed(int(place), stamp):
+                raise InputError(
+                    f"{pictures.keys[place]} has changed since {self.path} was made of it; put it "
+                    f"back, or {_AGAIN}"
+                )
+
+    def move(self, made: Mapping[str, Any]) -> None:
+        """Note where the pictures lie now."""
+        self.made = {**self.made, "data": made["data"]}
+        self.group.attrs["sweep"] = self.made
 
     # --- writing ---
 
@@ -181,7 +232,7 @@ class SweepStore:
 
         Args:
             start: Index of its first picture.
-            columns: [B, F] for each of `COLUMNS`.
+            columns: [B, F] for each of `COLUMNS`; `stamp`, [B, 3], and `reason`, [B].
             status: [B].
 
         Raises:
@@ -200,25 +251,27 @@ class SweepStore:
             start: Index of the block's first picture.
             rows: Feature, picture, and attribution and sign of the activations, [2, ...], of each.
         """
-        if not rows:
-            return
         with writing(self.path):
-            group = self.group.create_group(f"candidates/{start:010d}", overwrite=True)
-            _write_maps(group, rows)
+            name = f"candidates/{start:010d}"
+            _remove(self.path / name)  # half of it may be there from before a stop
+            if rows:
+                _write_maps(self.group.create_group(name), rows)
 
     def finish(self, wanted: Sequence[tuple[int, int]], dimensions: Sequence[str]) -> None:
-        """Keep the wanted attribution maps, and no other candidates.
+        """Keep the wanted attribution maps, and no other candidates; also after a stop in here.
 
         Args:
             wanted: Feature and picture of each.
             dimensions: Names of a map's dimensions.
         """
         with writing(self.path):
-            if wanted:
-                self._keep(wanted, dimensions)
-            self.group.attrs["complete"] = True
-            if "candidates" in self.group:
-                del self.group["candidates"]
+            for cut_off in self.path.rglob("*.partial"):  # zarr's, of a write that was stopped
+                cut_off.unlink()
+            if not self.complete:
+                if wanted:
+                    self._keep(wanted, dimensions)
+                self.group.attrs["complete"] = True
+            _remove(self.path / "candidates")
 
     def _keep(self, wanted: Sequence[tuple[int, int]], dimensions: Sequence[str]) -> None:
         where: dict[tuple[int, int], tuple[Any, int]] = {}
@@ -265,6 +318,10 @@ class SweepStore:
     def keys(self) -> list[str]:
         return [str(key) for key in self._array("key")[:]]
 
+    def keys_of(self, pictures: Sequence[int] | Array) -> list[str]:
+        """Return what some pictures are called."""
+        return [str(key) for key in self._array("key").oindex[np.asarray(pictures, np.int64)]]
+
     @property
     def size(self) -> int:
         """How many pictures there are."""
@@ -278,6 +335,22 @@ class SweepStore:
     def status(self) -> Array:
         """0 not reached, 1 measured, 2 unreadable, [P]."""
         return cast("Array", self._array("status")[:])
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """The pictures that could not be read, and why."""
+        rows = np.flatnonzero(self.status == UNREADABLE)
+        if not len(rows):
+            return {}
+        keys, reasons = (self._array(name).oindex[rows].tolist() for name in ("key", "reason"))
+        return dict(zip(keys, reasons, strict=True))
+
+    @property
+    def spans(self) -> Iterator[slice]:
+        """Stretches of pictures, of whole blocks, whose numbers fit into the memory."""
+        step = self.block * max(1, _AT_ONCE // (self.block * len(self.features)))
+        for start in range(0, self.size, step):
+            yield slice(start, min(start + step, self.size))
 
     @property
     def mean_activation(self) -> Array:
@@ -299,20 +372,18 @@ class SweepStore:
             raise InputError(f"{given} of {self.path}; it has {shown}")
         return names.index(feature)
 
-    def values(self, measure: str, feature: int | None = None) -> Array:
-        """Return a measure, [P], or [P, F] of all features; NaN where there is none yet."""
-        name, _ = check_measure(measure)
-        columns = slice(None) if feature is None else feature
-        if name in COLUMNS:
-            return cast("Array", self._array(name)[:, columns])
-        excited, inhibited = (self._array(n)[:, columns] for n in ("excitation", "inhibition"))
-        lower, higher = np.minimum(excited, inhibited), np.maximum(excited, inhibited)
-        floor = np.float32(1e-12)
-        if name == "minimum":
-            return cast("Array", lower)
-        if name == "balance":
-            return cast("Array", lower / np.maximum(higher, floor))
-        return cast("Array", excited * inhibited / np.maximum(excited + inhibited, floor))
+    def values(
+        self,
+        measure: str,
+        features: int | Sequence[int] | None = None,
+        pictures: slice | Sequence[int] | Array | None = None,
+    ) -> Array:
+        """Return a measure, [P, F], or [P] of a single feature; NaN where there is none yet.
+
+        Numbers of a picture lie side by side on the disk: of one feature take as long as of all.
+        """
+        rows, columns = (slice(None) if x is None else x for x in (pictures, features))
+        return derive(measure, lambda name: self._array(name).oindex[rows, columns])
 
     def top(self, feature: int, measure: str, count: int) -> list[int]:
         """Return the pictures with the highest values of a measure (of `-measure`: the lowest)."""
@@ -339,6 +410,65 @@ class SweepStore:
         """Return kept maps, [M, ...]: `attribution`, or `activation_sign`."""
         array = self._array(name)
         return np.stack([array[int(row)] for row in rows])
+
+
+def check_place(path: Path) -> None:
+    """Make sure that a store can be made at `path`.
+
+    Raises:
+        InputError: If something else is there, or no folder can be.
+    """
+    instead = "give --model.store another place"
+    try:
+        for there in filter(Path.exists, (path, _half(path.resolve()))):
+            if not _replaceable(there):
+                raise InputError(f"{there} exists and is no sweep; {instead}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise InputError(f"{path} cannot be made: {where}{error.strerror}; {instead}") from error
+
+
+def holds_sweep(path: Path) -> bool:
+    """Return whether there is a sweep at `path`."""
+    try:
+        SweepStore(path)
+    except InputError:
+        return False
+    return True
+
+
+def _replaceable(folder: Path) -> bool:
+    """Return whether it is a sweep, or has nothing in it but zarr's first write, cut off."""
+    return folder.is_dir() and (
+        holds_sweep(folder) or all(entry.suffix == ".partial" for entry in folder.iterdir())
+    )
+
+
+def _half(path: Path) -> Path:
+    """Return where the store of `path` is until it is whole."""
+    return path.with_name(path.name + ".new")
+
+
+def _remove(folder: Path) -> None:
+    """Remove a group, last of all what tells that it is one: a stop in here can be made good."""
+    if folder.exists():
+        for entry in folder.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+        shutil.rmtree(folder)
+
+
+def _comparable(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what has to be the same where a sweep goes on.
+
+    That is not where its pictures lie: they may have been moved, and are compared one by one.
+    """
+    data = made["data"]
+    arguments = {k: v for k, v in data["init_args"].items() if k not in PLACES}
+    return {**made, "data": {**data, "init_args": arguments}, "version": None}
 
 
 def _write_maps(group: Any, rows: Sequence[tuple[int, int, Array]]) -> None:

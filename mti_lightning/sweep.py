@@ -2,8 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
@@ -21,18 +23,26 @@ from mti_lightning import store
 from mti_lightning.attribution import ActGrad, Attribution, attribute, check_method, check_path
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.boxes import cut
-from mti_lightning.data import Loaded, PictureData
+from mti_lightning.data import NAMED_WHEN_SKIPPED, Loaded, PictureData, Stamp
 from mti_lightning.errors import InputError, RunError
 from mti_lightning.feature import Probe, ProbeGroup, activation_warning, expand
 from mti_lightning.log import say
 from mti_lightning.receptive_field import Window, find_window, respond
 from mti_lightning.signs import Tension
-from mti_lightning.store import COLUMNS, Array, SweepStore, check_measure, select
+from mti_lightning.store import (
+    COLUMNS,
+    Array,
+    SweepStore,
+    check_measure,
+    check_place,
+    derive,
+    holds_sweep,
+    select,
+)
 
 # Numbers of a Jacobian that are computed at once: 128 MiB.
 _AT_ONCE = 2**25
 _AUTHORS = Tension("l2")
-_NAMED_WHEN_SKIPPED = 3
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,7 @@ class Sweep(LightningModule):
         calibrate: Pictures, evenly spread over the data, whose mean activation per channel the
             centred tension subtracts.
         block: Pictures between two writes; what was not written is done again after a stop.
-        overwrite: Begin anew where `store` holds another sweep.
+        overwrite: Begin anew where `store` holds another sweep; nothing else is ever replaced.
 
     Raises:
         InputError: If a layer or feature does not exist, the attribution layer does not feed a
@@ -146,10 +156,12 @@ class Sweep(LightningModule):
         self.store_path = None if store is None else Path(store)
         self.keep, self.keep_by = keep, tuple(keep_by)
         for measure in self.keep_by:
-            if check_measure(measure)[0] not in COLUMNS:
-                raise InputError(f"keep_by {measure!r}: take one of {', '.join(COLUMNS)}")
+            check_measure(measure)
         self.kept = self._kept(keep_features) if keep else []
         self.calibrate, self.block, self.overwrite = calibrate, block, overwrite
+        self.config: str | None = None  # the command line's, for the store
+        # A process may find nothing left to do while others do.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.register_buffer("mean_activation", None, persistent=False)
         self._parts: list[_Part] = []
         self._store: SweepStore | None = None
@@ -224,7 +236,8 @@ class Sweep(LightningModule):
         That is attribution and the sign of the activations, [2, N, ...].
         """
         shape = (len(self.features), len(pictures))
-        measured = {name: pictures.new_full(shape, torch.nan) for name in COLUMNS}
+        device = pictures.device  # float32, whatever precision is computed in
+        measured = {name: torch.full(shape, torch.nan, device=device) for name in COLUMNS}
         for part in self._parts:
             for piece in self._attributions(part, pictures, measured["response"]):
                 self._reduce(piece, measured)
@@ -253,18 +266,19 @@ class Sweep(LightningModule):
         """Attribute the features of a part, as many at once as memory bears; note the responses."""
         if not isinstance(self.attribution, ActGrad):
             for place, probe in zip(part.places, part.group.probes, strict=True):
-                activations, attribution, responses[place] = attribute(
+                activations, attribution, response = attribute(
                     self.backbone, pictures, [probe] * len(pictures), self.layer, self.attribution
                 )
-                yield _Slice([place], activations, attribution[None], None)
+                responses[place] = response.float()
+                yield _Slice([place], activations.float(), attribution[None].float(), None)
             return
         activations, found = self._respond(part, pictures)
-        responses[part.places] = found.detach().T
+        responses[part.places] = found.detach().T.float()
         at_once = max(1, _AT_ONCE // activations.numel())
         for start in range(0, len(part.places), at_once):
             rows = range(start, min(start + at_once, len(part.places)))
             gradient = _jacobian(found, activations, rows)  # [F, N, ...]
-            values = activations.detach()
+            values = activations.detach().float()
             centred = None
             if self.mean_activation is not None:
                 shape = [1] * values.ndim
@@ -274,24 +288,41 @@ class Sweep(LightningModule):
 
     # --- the run ---
 
-    def open_store(self, data: PictureData, path: Path) -> None:
+    def open_store(self, data: PictureData, path: Path, precision: str) -> None:
         """Begin the store at `path`, or go on with the one that is there.
 
+        Args:
+            data: The pictures.
+            path: Where.
+            precision: What the trainer computes in.
+
         Raises:
-            InputError: If there is another sweep, or of other pictures.
+            InputError: If there is another sweep, or of other pictures, or something else.
         """
         data.use(self.backbone.preprocessing)
-        keys, made = data.pictures.keys, self.made(data)
-        if path.exists() and not self.overwrite:
-            self._store = SweepStore(path)
-            self._store.check(made, keys)
+        pictures, made = data.pictures, self.made(data, precision)
+        if holds_sweep(path) and not self.overwrite:
+            there = SweepStore(path)
+            there.check(made, pictures.keys)
+            there.check_contents(pictures)
+            if there.made["data"] != made["data"]:
+                there.move(made)
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        mean = self._mean_activation(data).numpy()
+        check_place(path)
+        mean, stamps = self._mean_activation(data)
         with store.writing(path):
-            self._store = SweepStore.begin(path, made, keys, mean, self.block)
+            SweepStore.begin(
+                path,
+                made,
+                pictures.keys,
+                mean.numpy(),
+                self.block,
+                config=self.config,
+                stamps=stamps,
+            )
+        self.overwrite = False  # from here on it goes on with this one
 
-    def made(self, data: PictureData) -> dict[str, Any]:
+    def made(self, data: PictureData, precision: str) -> dict[str, Any]:
         """Return what the results depend on, as JSON."""
         arguments = {k: v for k, v in vars(self.attribution).items() if not k.startswith("_")}
         made = {
@@ -310,6 +341,7 @@ class Sweep(LightningModule):
             "keep": self.keep,
             "keep_by": list(self.keep_by),
             "keep_features": [str(self.features[place]) for place in self.kept],
+            "precision": precision,
             "preprocessing": asdict(self.backbone.preprocessing),
             "data": data.made,
         }
@@ -317,14 +349,16 @@ class Sweep(LightningModule):
         return told
 
     @torch.no_grad()
-    def _mean_activation(self, data: PictureData) -> Tensor:
-        """Return ā per channel, [C], over some pictures, evenly spread."""
+    def _mean_activation(self, data: PictureData) -> tuple[Tensor, dict[int, Stamp]]:
+        """Return ā per channel, [C], over some pictures, evenly spread, and their stamps."""
         say(f"mean activation of {self.layer} over {self.calibrate} pictures")
         size = len(data.pictures)
         count = min(self.calibrate, size)
         chosen = [index * size // count for index in range(count)]
         total, pictures = torch.zeros(self.backbone.site(self.layer).channels), 0
+        stamps: dict[int, Stamp] = {}
         for batch in data.loader(chosen):
+            stamps |= batch.stamps
             if not len(batch.indices):
                 continue
             found = self.backbone.run(batch.pictures, [self.layer])[self.layer]
@@ -337,7 +371,7 @@ class Sweep(LightningModule):
             pictures += len(found)
         if not pictures:
             raise InputError(f"none of {count} pictures, evenly spread over the data, can be read")
-        return total / pictures
+        return total / pictures, stamps
 
     @staticmethod
     def check_data(data: object) -> PictureData:
@@ -356,8 +390,8 @@ class Sweep(LightningModule):
             raise InputError(
                 "a sweep needs a place for its results; give --model.store FOLDER.zarr"
             )
-        if self.trainer.is_global_zero and self._store is None:
-            self.open_store(data, self.store_path)
+        if self.trainer.is_global_zero:
+            self.open_store(data, self.store_path, self.trainer.precision)
         self.trainer.strategy.barrier()
         data.use(self.backbone.preprocessing)
         self._store = SweepStore(self.store_path)
@@ -367,12 +401,24 @@ class Sweep(LightningModule):
             self._store.note_windows([self._box(place) for place in range(len(self.features))])
         self._blocks: dict[int, tuple[dict[str, Array], Array]] = {}
         self._maps: dict[tuple[int, int], Array] = {}  # as `_measure` keeps them, [2, ...]
-        self._unreadable: list[str] = []
-        self._best = {
-            (place, measure): _Best(self.keep, measure, self._store.values(measure, place))
-            for place in self.kept
-            for measure in self.keep_by
-        }
+        self._tops = self._find_tops()
+        block, status = self._store.block, self._store.status
+        starts = range(0, len(status), block)
+        self._pending = [start for start in starts if not status[start : start + block].all()]
+        if done := len(starts) - len(self._pending):
+            say(f"{self.store_path}: {done} of {len(starts)} blocks are done already")
+        self.trainer.strategy.barrier()  # every process sees the same done before one does more
+
+    def _find_tops(self) -> "_Tops":
+        """Return which of the pictures that the store holds are top."""
+        assert self._store is not None
+        tops, status = _Tops(self.kept, self.keep_by, self.keep), self._store.status
+        for span in self._store.spans if self.kept else ():
+            # Numbers without a status are of a block that was not written to its end.
+            index = np.flatnonzero(status[span] == store.MEASURED) + span.start
+            if len(index):
+                tops.add(index, partial(self._store.values, features=self.kept, pictures=index))
+        return tops
 
     def _box(self, place: int) -> tuple[int, ...] | None:
         """Return the box in pixels that a feature depends on, None where it is not known."""
@@ -382,67 +428,61 @@ class Sweep(LightningModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         """Return the pictures that are still to do."""
         assert self._store is not None
-        trainer, status = self.trainer, self._store.status
-        block = self._store.block
-        starts = range(0, len(status), block)
-        pending = [start for start in starts if not status[start : start + block].all()]
-        if done := len(starts) - len(pending):
-            say(f"{self._store.path}: {done} of {len(starts)} blocks are done already")
-        sampler = Blocks(pending, block, len(status), trainer.global_rank, trainer.world_size)
-        data: PictureData = trainer.datamodule  # type: ignore[attr-defined]
+        if not self._pending:
+            warnings.filterwarnings("ignore", "Total length of .DataLoader.")  # it is meant to be 0
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        sampler = Blocks(self._pending, self._store.block, self._store.size, rank, world_size)
+        data: PictureData = self.trainer.datamodule  # type: ignore[attr-defined]
         return data.loader(sampler)
 
     @torch.inference_mode(mode=False)
     @torch.enable_grad()
     def predict_step(self, batch: Loaded, batch_idx: int) -> int:
         """Measure a batch into the store, and return how many pictures it held."""
-        self._unreadable += batch.unreadable.values()
-        for index in batch.unreadable:
-            self._note(index, {}, store.UNREADABLE)
+        for index, reason in batch.unreadable.items():
+            self._note(index, store.UNREADABLE, {"reason": reason})
         if len(batch.indices):
             maps: dict[int, Tensor] = dict.fromkeys(self.kept, torch.empty(0))
             found = self._measure(batch.pictures.clone(), maps)
             measured = {name: values.cpu().numpy() for name, values in found.items()}
             for row, index in enumerate(batch.indices.tolist()):
-                self._note(
-                    index, {n: values[row] for n, values in measured.items()}, store.MEASURED
-                )
-            self._hold(batch.indices.numpy(), measured, maps)
+                told: dict[str, Any] = {name: values[row] for name, values in measured.items()}
+                if index in batch.stamps:
+                    told["stamp"] = batch.stamps[index]
+                self._note(index, store.MEASURED, told)
+            self._hold(batch.indices.cpu().numpy(), measured, maps)
         for start in [s for s, (_, status) in self._blocks.items() if status.all()]:
             self._write(start)
         return len(batch.indices)
 
-    def _note(self, index: int, measured: Mapping[str, Array], status: int) -> None:
-        """Put a picture's numbers into its block."""
+    def _note(self, index: int, status: int, told: Mapping[str, Any]) -> None:
+        """Put what is known of a picture into its block."""
         assert self._store is not None
         start = index - index % self._store.block
         if start not in self._blocks:
             rows = min(self._store.block, self._store.size - start)
-            empty = np.full((rows, len(self.features)), np.nan, np.float32)
-            columns = {name: empty.copy() for name in COLUMNS}
+            wide = (rows, len(self.features))
+            columns: dict[str, Array] = {n: np.full(wide, np.nan, np.float32) for n in COLUMNS}
+            columns["stamp"] = np.zeros((rows, len(Stamp._fields)), np.int64)
+            columns["reason"] = np.zeros(rows, np.dtypes.StringDType())
             self._blocks[start] = columns, np.zeros(rows, np.uint8)
         columns, statuses = self._blocks[start]
-        for name, values in measured.items():
-            columns[name][index - start] = values
+        for name, value in told.items():
+            columns[name][index - start] = value
         statuses[index - start] = status
 
     def _hold(
         self, index: Array, measured: Mapping[str, Array], maps: Mapping[int, Tensor]
     ) -> None:
         """Hold on to the maps of the batch that are among the top so far, let the overtaken go."""
-        for (place, measure), best in self._best.items():
-            best.add(index, measured[check_measure(measure)[0]][:, place])
+        self._tops.add(index, lambda name: measured[name][:, self.kept])
+        top = {place: self._tops.of(place) for place in self.kept}
         for place, of_place in maps.items():
-            top = self._top(place)
             held = of_place.cpu()
             for row, picture in enumerate(index.tolist()):
-                if picture in top:
+                if picture in top[place]:
                     self._maps[place, picture] = held[:, row].numpy().copy()
-        top_of = {place: self._top(place) for place in self.kept}
-        self._maps = {key: kept for key, kept in self._maps.items() if key[1] in top_of[key[0]]}
-
-    def _top(self, place: int) -> set[int]:
-        return {i for measure in self.keep_by for i in self._best[place, measure].index.tolist()}
+        self._maps = {key: kept for key, kept in self._maps.items() if key[1] in top[key[0]]}
 
     def _write(self, start: int) -> None:
         assert self._store is not None
@@ -453,43 +493,60 @@ class Sweep(LightningModule):
         self._maps = {key: kept for key, kept in self._maps.items() if not start <= key[1] < stop}
         self._store.write(start, columns, status)
 
-    def on_predict_end(self) -> None:
-        assert self._store is not None
-        if self._unreadable:
-            named = "; ".join(self._unreadable[:_NAMED_WHEN_SKIPPED])
-            named += "; ..." if len(self._unreadable) > _NAMED_WHEN_SKIPPED else ""
-            rank_zero_warn(f"{len(self._unreadable)} pictures cannot be read: {named}")
+    def teardown(self, stage: str) -> None:
+        """Complete the store; Lightning comes here even where nothing was left to predict."""
         self.trainer.strategy.barrier()
+        if self.trainer.is_global_zero:
+            self._finish()
+
+    def _finish(self) -> None:
+        assert self._store is not None
+        if unreadable := self._store.unreadable:
+            reasons = list(unreadable.values())
+            named = "; ".join(reasons[:NAMED_WHEN_SKIPPED])
+            named += "; ..." if len(reasons) > NAMED_WHEN_SKIPPED else ""
+            rank_zero_warn(
+                f"{len(reasons)} of {self._store.size} pictures cannot be read: {named}; the array "
+                f"`reason` of {self._store.path} has all"
+            )
         status = self._store.status
-        if not self.trainer.is_global_zero or self._store.complete or not status.all():
+        if not status.all():
             return
         if not (status == store.MEASURED).any():
             raise RunError(f"none of the {len(status)} pictures can be read; {self._store.path}")
-        wanted = [
-            (place, picture)
-            for place in self.kept
-            for picture in sorted(
-                {i for m in self.keep_by for i in self._store.top(place, m, self.keep)}
-            )
-        ]
+        tops = self._find_tops()
+        wanted = [(place, picture) for place in self.kept for picture in sorted(tops.of(place))]
         self._store.finish(wanted, self.backbone.site(self.layer).dimensions)
 
 
-class _Best:
-    """The pictures with the highest values of a measure so far, or the lowest."""
+class _Tops:
+    """The top pictures so far: for each of some features, by each of some measures.
 
-    def __init__(self, count: int, measure: str, values: Array) -> None:
-        self.count, self.low = count, check_measure(measure)[1]
-        self.index = select(values, count, self.low)
-        self.values = values[self.index]
+    Args:
+        features: Columns of the sweep.
+        measures: By what pictures are top; `-` before one means its low end.
+        count: Pictures per feature and measure.
+    """
 
-    def add(self, index: Array, values: Array) -> None:
-        """Take further pictures in, [N]."""
-        index, values = np.append(self.index, index), np.append(self.values, values)
-        order = np.argsort(index)
-        index, values = index[order], values[order]
-        chosen = select(values, self.count, self.low)
-        self.index, self.values = index[chosen], values[chosen]
+    def __init__(self, features: Sequence[int], measures: Sequence[str], count: int) -> None:
+        self.features, self.measures, self.count = features, measures, count
+        none = np.empty(0, np.int64), np.empty(0, np.float32)
+        self._best = {(f, m): none for f in features for m in measures}
+
+    def add(self, index: Array, column: Callable[[str], Array]) -> None:
+        """Take pictures in, [N]; `column` gives their values for a name of `COLUMNS`, [N, F]."""
+        for measure in self.measures:
+            _, low = check_measure(measure)
+            for feature, found in zip(self.features, derive(measure, column).T, strict=True):
+                known, best = self._best[feature, measure]
+                places, values = np.append(known, index), np.append(best, found)
+                order = np.argsort(places)  # equals go by place
+                chosen = order[select(values[order], self.count, low)]
+                self._best[feature, measure] = places[chosen], values[chosen]
+
+    def of(self, feature: int) -> set[int]:
+        """Return those of a feature."""
+        return {i for m in self.measures for i in self._best[feature, m][0].tolist()}
 
 
 def weights_digest(backbone: Backbone) -> str:

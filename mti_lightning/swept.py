@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import final
 
 from mti_lightning.backbone import Preprocessing
-from mti_lightning.data import Picture, PictureData, Pictures
+from mti_lightning.data import Picture, PictureData, Pictures, Stamp
 from mti_lightning.errors import InputError
 from mti_lightning.store import SweepStore, check_measure
 
@@ -20,6 +20,11 @@ def reopen(store: SweepStore) -> PictureData:
     module, _, name = made["class_path"].rpartition(".")
     try:
         data: PictureData = getattr(import_module(module), name)(**made["init_args"])
+    except InputError as error:
+        raise InputError(
+            f"{error}; if the pictures of {store.path} were moved, run its mti predict again with "
+            "--data.path where they are now"
+        ) from error
     except (ImportError, AttributeError, TypeError) as error:
         raise InputError(
             f"{store.path} was made of {made['class_path']}, which cannot be opened: {error}"
@@ -49,6 +54,9 @@ class _Chosen(Pictures):
 
     def __getitem__(self, index: int) -> Picture:
         return self.pictures[self.places[index]]
+
+    def changed(self, index: int, stamp: Stamp) -> bool:
+        return self.pictures.changed(self.places[index], stamp)
 
 
 @final
@@ -99,4 +107,5 @@ class SweepPictures(PictureData):
     def _open(self, preprocessing: Preprocessing) -> Pictures:
         self.data.use(preprocessing)
         self.store.check_keys(self.data.pictures.keys)
+        self.store.check_contents(self.data.pictures, self.places)
         return _Chosen(self.data.pictures, self.places)

@@ -1,6 +1,8 @@
 """The command line: what it makes, what it refuses, and what it says then."""
 
 import csv
+import errno
+import logging
 import subprocess
 import sys
 import time
@@ -12,7 +14,9 @@ import torch
 import yaml
 from PIL import Image
 
+from mti_lightning import SweepStore
 from mti_lightning.cli import main
+from mti_lightning.log import LOG
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 BASE = """\
@@ -36,6 +40,12 @@ SHORT = [
 def save_noise(path: Path, seed: int = 0) -> None:
     values = np.random.default_rng(seed).integers(0, 256, (40, 48, 3), dtype=np.uint8)
     Image.fromarray(values).save(path)
+
+
+@pytest.fixture(autouse=True)
+def unheard(monkeypatch) -> None:
+    """The log does not write to the terminal, nor to that of a test before."""
+    monkeypatch.setattr(LOG, "handlers", [logging.NullHandler()])
 
 
 @pytest.fixture
@@ -572,6 +582,10 @@ def test_a_sweep_is_ranked_and_its_top_pictures_are_inverted(swept, capsys, monk
         assert sheet.width > 900
     main(["rank", store, "--out", "features.csv"])
     assert {row["feature"] for row in table(Path("features.csv"))} == {f"fc:{k}" for k in range(8)}
+    main(["rank", store, "--by=-response", "--count=3", "--out=features.csv", "--overwrite"])
+    lowest = [float(row["response_1st"]) for row in table(Path("features.csv"))]
+    assert len(lowest) == 3
+    assert lowest == sorted(lowest)
     main(
         [
             *["fit", f"--config={CONFIGS / 'demo_inversions.yaml'}", *SHORT],
@@ -612,14 +626,84 @@ def test_every_sweep_configuration_runs(desk):
         (["rank", "SWEEP", "--feature", "fc:9"], "there is no feature 'fc:9' of"),
         (["rank", "SWEEP", "--by", "tensoin"], "there is no measure 'tensoin'"),
         (["rank", "SWEEP", "--sheet", "x.png"], "name a feature of"),
+        (["rank", "note.png"], "note.png holds no sweep; give the folder of one"),
+        (["rank", "SWEEP", "--out=empty", "--overwrite"], "empty is a folder; give the name of a"),
+        (["rank", "SWEEP", "--out=note.png/a.csv"], "note.png/a.csv cannot be written: "),
+        ([*SMALL_SWEEP, "--model.store=pictures"], "pictures exists and is no sweep; give --model"),
+        (
+            [*SMALL_SWEEP, "--model.overwrite=true", "--model.store=pictures"],
+            "pictures exists and is no sweep; give --model.store another place",
+        ),
+        ([*SMALL_SWEEP, "--model.store=note.png"], "note.png exists and is no sweep"),
+        ([*SMALL_SWEEP, "--model.store=note.png/s"], "note.png/s cannot be made: note.png: File "),
+        (
+            ["rank", "SWEEP", "--feature=fc:3", "--sheet=r.xyz"],
+            "r.xyz: Pillow writes no such format; give r.png, or .jpg",
+        ),
     ],
 )
 def test_what_a_sweep_refuses(swept, desk, capsys, arguments, told):
     path = str(swept / "tb_logs" / "demo_sweep" / "sweep.zarr")
-    if arguments[: len(SMALL_SWEEP)] == SMALL_SWEEP:
+    if arguments[: len(SMALL_SWEEP)] == SMALL_SWEEP and "--model.store" not in arguments[-1]:
         arguments = [*arguments, f"--model.store={path}"]
     line = refusal(capsys, [path if part == "SWEEP" else part for part in arguments])
     assert told in line
+    assert Path("pictures/good.png").exists()
+    assert not Path("tb_logs").exists()
+
+
+def test_the_store_holds_the_whole_configuration(swept):
+    folder = swept / "tb_logs" / "demo_sweep"
+    config = SweepStore(folder / "sweep.zarr").group.attrs["config"]
+    assert config == (folder / "version_0" / "config.yaml").read_text()
+
+
+def test_a_sweep_that_a_full_disk_stopped_at_its_end_is_completed(desk, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SweepStore, "_keep", full)
+        assert "is full; every block before is safe" in refusal(capsys, SMALL_SWEEP)
+    main(SMALL_SWEEP)
+    store = SweepStore("tb_logs/demo_sweep/sweep.zarr")
+    assert store.complete
+    assert len(store.kept(0)[0])
+
+
+def test_an_unfinished_sweep_is_ranked_and_said_to_be_one(desk, capsys, caplog):
+    batch = ["--data.batch_size=8", "--trainer.limit_predict_batches=1"]
+    store = "tb_logs/demo_sweep/sweep.zarr"
+    line = refusal(capsys, [*SMALL_SWEEP, "--model.block=8", *batch, "--data.batch_size=4"])
+    assert "has no picture with a finite tension yet" in line
+    assert "has no picture with a finite balance yet" in refusal(
+        capsys, ["rank", store, "--feature=fc:0", "--by=balance"]
+    )
+    main([*SMALL_SWEEP, "--model.block=8", *batch])
+    main(["rank", store, "--feature=fc:0"])
+    assert f"{store} is not finished (8 of 40 pictures)" in caplog.text
+    assert len(table(Path("rank.csv"))) == 8
+
+
+def test_pictures_are_found_from_another_folder_and_missed_if_moved(desk, capsys, monkeypatch):
+    Path("pictures/broken.png").unlink()
+    arguments = [*SMALL_SWEEP[:-1], "--data=PictureFolder", "--data.path=pictures"]
+    main(arguments)
+    rank = ["rank", str(desk / "tb_logs/demo_sweep/sweep.zarr"), "--feature=fc:0", "--overwrite"]
+    monkeypatch.chdir("empty")
+    main([*rank, "--sheet=rank.png"])
+    assert Path("rank.png").is_file()
+    monkeypatch.chdir(desk)
+    Path("pictures").rename("moved")
+    line = refusal(capsys, [*rank, "--sheet=rank.png"])
+    assert "run its mti predict again with --data.path where they are now" in line
+    main([*arguments, "--data.path=moved"])
+    main([*rank, "--sheet=rank.png"])
+
+
+def test_a_sweep_in_half_precision(desk):
+    main([*SMALL_SWEEP, "--data.size=8", "--trainer.precision=bf16-mixed"])
+    assert SweepStore("tb_logs/demo_sweep/sweep.zarr").complete
 
 
 # --- help ---

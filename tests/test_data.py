@@ -4,6 +4,7 @@ import io
 import json
 import math
 import multiprocessing
+import os
 import struct
 import tarfile
 import warnings
@@ -716,6 +717,27 @@ def test_member_that_cannot_be_read_is_one_of_the_unreadable(tmp_path, source, r
     )
     with pytest.warns(UserWarning, match=message):
         assert [sample["key"] for sample in data.samples()] == ["s.tar/b.png", "s.tar/d.png"]
+
+
+def test_what_is_another_picture_than_before(source, shards):
+    inside = (source / "0000.png").read_bytes()
+    for data, file in (
+        (PictureFolder(source), source / "0000.png"),
+        (PictureShards(shards), shards / "shard-000.tar"),
+    ):
+        data.use(WHOLE)
+        pictures = data.pictures
+        stamp = pictures[0]["stamp"]
+        assert next(iter(data.loader([0]))).stamps == {0: stamp}
+        raw = file.read_bytes()
+        first = raw.index(inside)
+        assert (stamp.size, stamp.checksum) == (len(inside), zlib.crc32(inside))
+        os.utime(file, ns=(0, 0))
+        assert not pictures.changed(0, stamp)  # a copy
+        file.write_bytes(raw[: first + 60] + bytes(4) + raw[first + 64 :])
+        assert pictures.changed(0, stamp)
+        file.unlink()
+        assert pictures.changed(0, stamp)
 
 
 def test_shard_that_is_gone_leaves_its_pictures_unreadable(shards):

@@ -1,6 +1,7 @@
 """Ranking: the tables, sheets and scatters of a sweep."""
 
 import csv
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -33,17 +34,48 @@ def test_a_table_is_sorted_by_its_measure(store: SweepStore, measure: str) -> No
     assert [row["key"] for row in rows] == [store.keys[row["index"]] for row in rows]
 
 
-def test_features_are_ranked_by_the_tension_they_see(store: SweepStore) -> None:
-    rows = layer_table(store)
-    high = np.quantile(store.values("tension"), 0.99, axis=0)
-    assert [row["feature"] for row in rows] == [f"fc:{k}" for k in np.argsort(-high)]
-    best = store.values("tension", int(rows[0]["feature"][3:]))
-    assert rows[0]["tensest"] == store.keys[int(best.argmax())]
+@pytest.mark.parametrize("at_once", [1, 2**22])
+@pytest.mark.parametrize("measure", ["tension", "response", "-response", "harmonic"])
+def test_features_are_ranked_by_how_high_a_measure_gets(
+    store: SweepStore, measure: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mti_lightning.store._AT_ONCE", at_once)  # block by block, and all
+    rows = layer_table(store, measure)
+    name, low = measure.removeprefix("-"), measure.startswith("-")
+    values = store.values(name)
+    high = np.quantile(values, 0.01 if low else 0.99, axis=0)
+    order = np.argsort(high if low else -high)
+    assert [row["feature"] for row in rows] == [f"fc:{k}" for k in order]
+    shown = [float(row[f"{name}_{'1st' if low else '99th'}"]) for row in rows]
+    np.testing.assert_allclose(shown, high[order], rtol=1e-5)
+    means = [float(row[f"{name}_mean"]) for row in rows]
+    np.testing.assert_allclose(means, values.mean(0)[order], rtol=1e-4)
+    best = (values.argmin(0) if low else values.argmax(0))[order]
+    assert [row["lowest" if low else "highest"] for row in rows] == store.keys_of(best)
+
+
+def test_features_are_ranked_in_little_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mti_lightning.store._AT_ONCE", 2**15)
+    rows, wide = 40_000, 64
+    made = {"features": [f"fc:{k}" for k in range(wide)], "data": {}}
+    store = SweepStore.begin(tmp_path / "s.zarr", made, ["x"] * rows, np.ones(4), 250)
+    values = np.random.default_rng(0).random((rows, wide), np.float32)
+    store.group["tension"][:] = values
+    tracemalloc.start()
+    high = [float(row["tension_99th"]) for row in layer_table(store)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_allclose(high, -np.sort(-np.quantile(values, 0.99, axis=0)), rtol=1e-5)
+    assert peak < values.nbytes / 3
 
 
 def test_a_scatter_has_every_picture_and_zero_in_the_middle(store: SweepStore) -> None:
     ringed = store.top(1, "tension", 5)
-    dots, rings = scatter(store, 1, ringed).axes[0].collections
+    names = ("excitation", "inhibition", "response")
+    columns = {name: store.values(name, 1) for name in names}
+    dots, rings = scatter(columns, ringed, "fc:1").axes[0].collections
     assert len(dots.get_offsets()) == 40
     excited, inhibited = store.values("excitation", 1), store.values("inhibition", 1)
     np.testing.assert_allclose(rings.get_offsets(), np.c_[inhibited, excited][ringed])

@@ -4,13 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mti_lightning import InputError, SweepStore
-from mti_lightning.store import COLUMNS, select
+from mti_lightning.store import COLUMNS, check_place, holds_sweep, select
 
-MADE = {"features": ["fc:0", "fc:1"], "version": "0"}
+MADE = {
+    "features": ["fc:0", "fc:1"],
+    "version": "0",
+    "data": {"class_path": "Folder", "init_args": {"path": "/here", "limit": 3}},
+}
 KEYS = ["a b/ä.png", "b.png", "日本.png"]
 
 
@@ -54,9 +59,63 @@ def test_an_unfinished_beginning_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "s.zarr.new").exists()
 
 
+def test_nothing_but_a_sweep_is_replaced(tmp_path: Path) -> None:
+    path, half = tmp_path / "s.zarr", tmp_path / "s.zarr.new"
+    for folder in (path, half):
+        folder.mkdir()
+        check_place(path)  # there is nothing in it
+        (folder / "thesis.tex").write_text("years of work")
+        with pytest.raises(InputError, match=f"{folder} exists and is no sweep; give --model"):
+            check_place(path)
+        (folder / "thesis.tex").rename(folder / "zarr.0f.partial")
+        check_place(path)  # the first thing that is written of a store, cut off
+    for _ in range(2):
+        SweepStore.begin(path, MADE, KEYS, np.ones(4, np.float32), 2)
+        assert holds_sweep(path)
+        check_place(path)
+    link = tmp_path / "link.zarr"
+    link.symlink_to(path)
+    SweepStore.begin(link, MADE, KEYS[:1], np.ones(4, np.float32), 2)
+    assert link.is_symlink()
+    assert SweepStore(path).size == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("note.txt", "exists and is no sweep"),
+        ("note.txt/s.zarr", r"cannot be made: .*note\.txt: File exists"),
+        ("n" * 300, "cannot be made: .*: File name too long"),
+        ("/proc/none/s.zarr", "cannot be made: /proc/none: No such file or directory"),
+    ],
+)
+def test_a_place_where_no_store_can_be_is_refused(tmp_path: Path, place: str, told: str) -> None:
+    (tmp_path / "note.txt").write_text("note")
+    assert not holds_sweep(tmp_path / place)
+    with pytest.raises(InputError, match=f"{told}; give --model.store another place"):
+        check_place(tmp_path / place)
+
+
+@pytest.mark.parametrize("what", ["file", "damaged", "array", "other group"])
+def test_what_is_no_sweep_is_said_to_be_none(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "s.zarr"
+    if what == "file":
+        path.write_text("note")
+    elif what == "array":
+        zarr.create_array(path, data=np.ones(3))
+    elif what == "other group":
+        zarr.create_group(path)
+    else:
+        path.mkdir()
+        (path / "zarr.json").write_text('{"zarr')
+    with pytest.raises(InputError, match="holds no sweep; give the folder of one"):
+        SweepStore(path)
+
+
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     store = SweepStore.begin(tmp_path / "s.zarr", MADE, KEYS, np.ones(4, np.float32), 2)
-    store.check({**MADE, "version": "1"}, KEYS)
+    moved = {**MADE["data"], "init_args": {"path": "/there", "limit": 3}}
+    store.check({**MADE, "version": "1", "data": moved}, KEYS)
     with pytest.raises(InputError, match=r"made with features \['fc:0', 'fc:1'\], not \['fc:0'\]"):
         store.check({**MADE, "features": ["fc:0"]}, KEYS)
     with pytest.raises(

@@ -1,10 +1,11 @@
 """The sweep: its numbers against plain autograd, and its store after stops of every kind."""
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,10 +28,11 @@ from mti_lightning import (
     Tension,
     VetoedShapesPictures,
 )
+from mti_lightning import store as store_module
 from mti_lightning.errors import RunError
 from mti_lightning.feature import Feature, expand
 from mti_lightning.signs import signed_map
-from mti_lightning.store import COLUMNS
+from mti_lightning.store import COLUMNS, MEASURES
 
 WORLD = "vetoed_shapes_resnet"
 
@@ -247,68 +249,175 @@ def test_a_stopped_sweep_goes_on_and_ends_the_same(
     assert_same(store, whole)
 
 
+def test_numbers_that_a_stop_left_without_a_status_count_for_nothing(
+    whole: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "sweep.zarr"
+    shutil.copytree(whole, store)
+    group = zarr.open_group(store)
+    group["status"][:] = 0
+    group.attrs["complete"] = False
+    predict(sweep(store), world())
+    assert_same(store, whole)
+
+
+@pytest.mark.parametrize("stopped_in", ["_keep", "_remove"])
+def test_a_stop_at_the_very_end_is_made_good(
+    whole: Path, tmp_path: Path, stopped_in: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "sweep.zarr"
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        if stopped_in == "_keep":
+            patch.setattr(SweepStore, "_keep", full)
+        else:
+            remove = store_module._remove
+            patch.setattr(
+                store_module,
+                "_remove",
+                lambda path: full() if path.name == "candidates" else remove(path),
+            )
+        with pytest.raises(RunError, match="is full; every block before is safe: make room"):
+            predict(sweep(path), world())
+    assert (path / "candidates").exists()
+    assert SweepStore(path).status.all()
+    predict(sweep(path), world())
+    assert SweepStore(path).complete
+    assert not (path / "candidates").exists()
+    assert_same(path, whole)
+
+
 SCRIPT = """
 import sys, warnings
 sys.path.insert(0, {root!r})
 warnings.filterwarnings("ignore")
 from tests.test_sweep import *
 if __name__ == "__main__":
-    predict(sweep(Path({store!r}), block={block}), world(), **{options!r})
+    {before}
+    predict(sweep(Path({store!r}), block={block}), {data}, **{options!r})
 """
+CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 
 
-def run(tmp_path: Path, store: Path, block: int = 16, **options: object) -> subprocess.Popen[bytes]:
+def die(store: str, phase: str, changes: int) -> None:
+    """Let SIGKILL strike this process at a change on the disk, so many after a phase has begun.
+
+    Args:
+        store: The store.
+        phase: The method of the store that it begins with.
+        changes: How many changes go well.
+    """
+    begun, left = False, changes
+    method = getattr(SweepStore, phase)
+
+    def begin(*args: object, **options: object) -> object:
+        nonlocal begun
+        begun = True
+        return method(*args, **options)
+
+    def strike(event: str, args: tuple[object, ...]) -> None:
+        nonlocal left
+        if not begun or event not in CHANGES:
+            return
+        reading = event == "open" and not set(str(args[1])) & set("wax+")
+        inside = str(args[0]).startswith(store) or not isinstance(args[-1], int) or args[-1] >= 0
+        if inside and not reading:
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(SweepStore, phase, begin)
+    sys.addaudithook(strike)
+
+
+def run(
+    tmp_path: Path,
+    store: Path,
+    block: int = 16,
+    before: str = "",
+    data: str = "world()",
+    **options: object,
+) -> int:
+    """Sweep in a process of its own, and return how it ended."""
     script = tmp_path / "run.py"
     root = str(Path(__file__).parents[1])
-    script.write_text(SCRIPT.format(root=root, store=str(store), block=block, options=options))
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen([sys.executable, str(script)], **quiet)
+    told = {"before": before, "block": block, "data": data, "options": options}
+    script.write_text(SCRIPT.format(root=root, store=str(store), **told))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, check=False)
+    return done.returncode
 
 
-def written(store: Path) -> int:
-    try:
-        return int((SweepStore(store).status > 0).sum())
-    except (InputError, OSError, ValueError):
-        return 0
-
-
-@pytest.mark.parametrize(("kills", "block"), [(1, 16), pytest.param(10, 4, marks=pytest.mark.slow)])
-def test_a_killed_sweep_goes_on_and_ends_the_same(tmp_path: Path, kills: int, block: int) -> None:
+@pytest.mark.parametrize(
+    ("phases", "block"),
+    [
+        (["begin", "finish"], 16),
+        pytest.param(["begin"] * 2 + ["write"] * 5 + ["finish"] * 3, 4, marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_sweep_goes_on_and_ends_the_same(
+    tmp_path: Path, phases: list[str], block: int
+) -> None:
     store, whole = tmp_path / "sweep.zarr", tmp_path / "whole.zarr"
     predict(sweep(whole, block=block), world())
     random = np.random.default_rng(0)
-    for _ in range(kills):
-        process = run(tmp_path, store, block)
-        before = written(store)
-        while process.poll() is None and written(store) <= before:
-            time.sleep(0.01)
-        time.sleep(random.uniform(0, 0.02))
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+    for phase in phases:
+        before = f"die({str(store)!r}, {phase!r}, {random.integers(60)})"
+        assert run(tmp_path, store, block, before) == -signal.SIGKILL
+        assert phase != "finish" or SweepStore(store).status.all()
     predict(sweep(store, block=block), world())
     assert_same(store, whole)
+    assert {path.name for path in store.iterdir()} == {path.name for path in whole.iterdir()}
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one(whole: Path, tmp_path: Path) -> None:
     store = tmp_path / "sweep.zarr"
-    assert run(tmp_path, store, devices=2, strategy="ddp").wait() == 0
+    assert run(tmp_path, store, devices=2, strategy="ddp") == 0
     assert_same(store, whole)
+
+
+def save_pictures(folder: Path, count: int, ending: str = "png") -> None:
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for i in range(count):
+        values = random.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+        Image.fromarray(values).save(folder / f"{i}.{ending}")
+
+
+@pytest.mark.slow
+def test_a_process_with_nothing_left_to_do_waits_for_the_other(tmp_path: Path) -> None:
+    pictures, path = tmp_path / "pictures", tmp_path / "sweep.zarr"
+    save_pictures(pictures, 6)
+    for name in ("1.png", "5.png"):
+        (pictures / name).write_bytes(b"no picture")
+    data = f"PictureFolder({str(pictures)!r}, batch_size=2)"
+    for batches in (1, None):  # three blocks for two processes, then one
+        options = {"devices": 2, "strategy": "ddp", "limit_predict_batches": batches}
+        assert run(tmp_path, path, 2, data=data, **options) == 0
+    store = SweepStore(path)
+    assert store.complete
+    assert store.status.tolist() == [1, 2, 1, 1, 1, 2]
+    assert list(store.unreadable) == ["1.png", "5.png"]
+    with pytest.warns(UserWarning, match="2 of 6 pictures cannot be read"):
+        predict(sweep(tmp_path / "one.zarr", block=2), PictureFolder(pictures, batch_size=2))
+    assert_same(path, tmp_path / "one.zarr")
 
 
 def test_what_cannot_be_read_is_counted_and_the_rest_is_right(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for i in range(6):
-        Image.fromarray(random.integers(0, 256, (96, 96, 3), dtype=np.uint8)).save(
-            folder / f"{i}.png"
-        )
+    save_pictures(folder, 6)
     (folder / "2.png").write_bytes(b"no picture")
-    with pytest.warns(UserWarning, match=r"1 pictures cannot be read: .*2\.png is not a picture"):
-        predict(sweep(tmp_path / "s.zarr"), PictureFolder(folder))
+    told = r"1 of 6 pictures cannot be read: .*2\.png is not a picture.*`reason` of"
+    for _ in range(2):  # by this process, and by an earlier one
+        with pytest.warns(UserWarning, match=told):
+            predict(sweep(tmp_path / "s.zarr"), PictureFolder(folder))
     store = SweepStore(tmp_path / "s.zarr")
     assert store.status.tolist() == [1, 1, 2, 1, 1, 1]
+    assert list(store.unreadable) == ["2.png"]
+    assert "is not a picture" in store.unreadable["2.png"]
     assert np.isnan(store.values("tension")[2]).all()
     assert np.isfinite(np.delete(store.values("tension"), 2, 0)).all()
     assert 2 not in store.kept(0)[1]
@@ -317,6 +426,70 @@ def test_what_cannot_be_read_is_counted_and_the_rest_is_right(tmp_path: Path) ->
         InputError, match=r"there were 6, there are 7; number 6 was no picture, is 9"
     ):
         predict(sweep(tmp_path / "s.zarr"), PictureFolder(folder))
+
+
+def test_a_picture_that_changed_is_not_mixed_in(tmp_path: Path) -> None:
+    folder, path = tmp_path / "pictures", tmp_path / "s.zarr"
+    save_pictures(folder, 6, "bmp")
+    first, last = folder / "1.bmp", folder / "4.bmp"
+
+    def go_on(where: Path, **options: object) -> None:
+        data = PictureFolder(where, batch_size=2)
+        predict(sweep(path, block=2, calibrate=1), data, **options)
+
+    go_on(folder, limit_predict_batches=1)
+    good = first.read_bytes()
+    for other in (good[:-1] + b"x", good + b"x"):  # of the same size, and of another
+        first.write_bytes(other)
+        with pytest.raises(InputError, match=r"^1\.bmp has changed since .*s\.zarr was made of it"):
+            go_on(folder)
+    first.write_bytes(good)  # the same again, only newer
+    last.write_bytes(good)  # was not looked at yet
+    moved = folder.rename(tmp_path / "moved")
+    go_on(moved)
+    store = SweepStore(path)
+    assert store.complete
+    assert store.made["data"]["init_args"]["path"] == str(moved)
+    np.testing.assert_array_equal(*store.values("response", pictures=[1, 4]))
+    (moved / "3.bmp").write_bytes(good)
+    with pytest.raises(InputError, match=r"^3\.bmp has changed"):
+        SweepPictures(path, count=6, feature="fc:0").use(Backbone(WORLD).preprocessing)
+
+
+def test_the_same_module_does_not_mix_other_data_in(tmp_path: Path) -> None:
+    module = sweep(tmp_path / "s.zarr", overwrite=True)
+    predict(module, world(4))
+    with pytest.raises(InputError, match="was made with data"):
+        predict(module, world(5))
+    assert SweepStore(tmp_path / "s.zarr").complete
+
+
+def test_half_precision_is_stored_in_single(tmp_path: Path) -> None:
+    path, exact = tmp_path / "s.zarr", tmp_path / "exact.zarr"
+    predict(sweep(path), world(24), precision="bf16-mixed")
+    predict(sweep(exact), world(24))
+    for name in COLUMNS:
+        values = arrays(path)[name]
+        assert values.dtype == np.float32
+        np.testing.assert_allclose(values, arrays(exact)[name], rtol=0.02, atol=0.04)
+    store = SweepStore(path)
+    rows, kept = store.kept(0)
+    np.testing.assert_allclose(
+        np.clip(store.maps(rows).sum(1), 0, None).sum((1, 2)),
+        store.values("excitation", 0)[kept],
+        rtol=1e-5,
+    )
+    with pytest.raises(InputError, match="made with precision 'bf16-mixed', not '32-true'"):
+        predict(sweep(path), world(24))
+
+
+def test_maps_are_kept_by_any_measure(tmp_path: Path) -> None:
+    measures = ("-balance", *MEASURES)
+    predict(sweep(tmp_path / "s.zarr", keep=2, keep_by=measures, block=4), world(20))
+    store = SweepStore(tmp_path / "s.zarr")
+    for feature in range(8):
+        tops = {i for measure in measures for i in store.top(feature, measure, 2)}
+        assert store.kept(feature)[1].tolist() == sorted(tops)
 
 
 def test_another_sweep_is_not_mixed_in(whole: Path) -> None:
