@@ -20,7 +20,7 @@ from mti_lightning.objectives import Inversion
 from mti_lightning.signs import Sign
 from mti_lightning.store import SweepStore
 from mti_lightning.streams import stream_key
-from mti_lightning.sweep import Sweep, SweepProgress, weights_digest
+from mti_lightning.sweep import Sweep, SweepProgress
 
 FACES: Final[dict[Face, Sign | None]] = {"positive": "+", "negative": "-", "both": None}
 
@@ -174,7 +174,7 @@ class AtlasInversion(Inversion):
             self._sweep(data, self.chart.sweep)
         self.map = open_map(self.chart, str(self.features[0]))
         for name, own in (
-            ("weights", weights_digest(self.backbone)),
+            ("weights", self.backbone.digest()),
             ("attribution_layer", str(self.layer)),
         ):
             if (made := self.map.store.made[name]) != own:
@@ -185,6 +185,7 @@ class AtlasInversion(Inversion):
         self.source_keys = [f"row{c.row:02d}_column{c.column:02d}" for c in self.map.cells]
         self._cells = [self._targets(self.map, cell) for cell in self.map.cells]
         super().build_bank(data)
+        self.find_rivals(self.map.store)
 
     def _sweep(self, data: PictureData | None, path: str) -> None:
         if data is None:

@@ -1,6 +1,7 @@
 """The frozen network: any timm model, with taps on its layers."""
 
 import contextlib
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -148,6 +149,14 @@ class Backbone(nn.Module):
     def network(self) -> nn.Module:
         """The timm model itself."""
         return self._unregistered[0]
+
+    def digest(self) -> str:
+        """Return what tells the network's weights from others."""
+        weights = hashlib.sha256()
+        for name, value in self.network.state_dict().items():
+            raw = value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            weights.update(name.encode() + raw)
+        return weights.hexdigest()[:16]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.network._apply(fn)  # type: ignore[no-untyped-call]  # noqa: SLF001  overridden here

@@ -38,6 +38,10 @@ class Canonical:
     patterns: Tensor
     expressed: Tensor
 
+    def to(self, other: Tensor) -> "Canonical":
+        """Return the same where another tensor is."""
+        return Canonical(*(value.to(other.device) for value in vars(self).values()))
+
 
 def canonical(
     activations: Tensor, attributions: Tensor, responses: Tensor, patterns: int = 2

@@ -28,18 +28,22 @@ class PictureMetric(Metric, ABC):
         self.add_state("values", [], dist_reduce_fx="cat")
 
     @abstractmethod
-    def measure(self, attribution: Tensor, response: Tensor, cosine: Tensor) -> Tensor:
+    def measure(
+        self, attribution: Tensor, response: Tensor, cosine: Tensor, index: Tensor
+    ) -> Tensor:
         """Return one number for each picture, [N]."""
 
-    def update(self, attribution: Tensor, response: Tensor, cosine: Tensor) -> None:
+    def update(self, attribution: Tensor, response: Tensor, cosine: Tensor, index: Tensor) -> None:
         """Add pictures.
 
         Args:
             attribution: A, [N, ...], in units of the response.
             response: r, [N].
             cosine: Of the pictures' activations and their target, [N]; NaN where there is none.
+            index: Of interference, [N]; NaN where rivals are not known.
         """
-        values = self.measure(attribution.float(), response.float(), cosine.float())
+        told = (value.float() for value in (attribution, response, cosine, index))
+        values = self.measure(*told)
         self.values.append(values.detach().clone())  # some are what was given
 
     def compute(self) -> Tensor:
@@ -50,7 +54,9 @@ class PictureMetric(Metric, ABC):
 class Response(PictureMetric):
     """The feature's value."""
 
-    def measure(self, attribution: Tensor, response: Tensor, cosine: Tensor) -> Tensor:
+    def measure(
+        self, attribution: Tensor, response: Tensor, cosine: Tensor, index: Tensor
+    ) -> Tensor:
         return response
 
 
@@ -58,7 +64,9 @@ class Response(PictureMetric):
 class Excitation(PictureMetric):
     """E⁺, in units of the response."""
 
-    def measure(self, attribution: Tensor, response: Tensor, cosine: Tensor) -> Tensor:
+    def measure(
+        self, attribution: Tensor, response: Tensor, cosine: Tensor, index: Tensor
+    ) -> Tensor:
         return self.tension.split(attribution, self.channel_dim)[0]
 
 
@@ -66,7 +74,9 @@ class Excitation(PictureMetric):
 class Inhibition(PictureMetric):
     """E⁻, in units of the response, not negative."""
 
-    def measure(self, attribution: Tensor, response: Tensor, cosine: Tensor) -> Tensor:
+    def measure(
+        self, attribution: Tensor, response: Tensor, cosine: Tensor, index: Tensor
+    ) -> Tensor:
         return self.tension.split(attribution, self.channel_dim)[1]
 
 
@@ -74,7 +84,9 @@ class Inhibition(PictureMetric):
 class Tenseness(PictureMetric):
     """The tension, by the measure chosen."""
 
-    def measure(self, attribution: Tensor, response: Tensor, cosine: Tensor) -> Tensor:
+    def measure(
+        self, attribution: Tensor, response: Tensor, cosine: Tensor, index: Tensor
+    ) -> Tensor:
         return self.tension(attribution, self.channel_dim)
 
 
@@ -82,7 +94,9 @@ class Tenseness(PictureMetric):
 class Balance(PictureMetric):
     """min(E⁺, E⁻) / max(E⁺, E⁻), 0..1."""
 
-    def measure(self, attribution: Tensor, response: Tensor, cosine: Tensor) -> Tensor:
+    def measure(
+        self, attribution: Tensor, response: Tensor, cosine: Tensor, index: Tensor
+    ) -> Tensor:
         return signs.balance(*self.tension.split(attribution, self.channel_dim))
 
 
@@ -90,8 +104,20 @@ class Balance(PictureMetric):
 class TargetCosine(PictureMetric):
     """Cosine of the picture's activations and its target, -1..1; NaN where there is no target."""
 
-    def measure(self, attribution: Tensor, response: Tensor, cosine: Tensor) -> Tensor:
+    def measure(
+        self, attribution: Tensor, response: Tensor, cosine: Tensor, index: Tensor
+    ) -> Tensor:
         return cosine
+
+
+@final
+class Interference(PictureMetric):
+    """The interference index, 0..1: near 1 where other features explain the tension as well."""
+
+    def measure(
+        self, attribution: Tensor, response: Tensor, cosine: Tensor, index: Tensor
+    ) -> Tensor:
+        return index
 
 
 MEASURES: dict[str, type[PictureMetric]] = {
@@ -101,6 +127,7 @@ MEASURES: dict[str, type[PictureMetric]] = {
     "tension": Tenseness,
     "balance": Balance,
     "cosine": TargetCosine,
+    "interference": Interference,
 }
 
 

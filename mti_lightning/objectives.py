@@ -31,8 +31,11 @@ from mti_lightning.image import FourierPhase, ImageParameters
 from mti_lightning.log import say
 from mti_lightning.metrics import MEASURES, picture_metrics
 from mti_lightning.receptive_field import Window, find_window
+from mti_lightning.rivals import Rivals
 from mti_lightning.signs import Sign, Tension
+from mti_lightning.store import SweepStore
 from mti_lightning.streams import stream_key
+from mti_lightning.swept import SweepPictures, rivals_of
 from mti_lightning.views import Views, whole
 
 _SPECTRUM_PICTURES = 256
@@ -118,6 +121,7 @@ class Objective(LightningModule, ABC):
         self.sources: Tensor | None = None  # [S, 3, h, w], as the backbone sees them
         self.source_keys: list[str] = []
         self.bank = nn.ModuleList()
+        self._rivals: dict[int, tuple[Rivals, int]] = {}  # by feature, with its place among them
         self.progress = 0.0  # of the images whose turn it is, from 0 to 1
         self._target: tuple[int, Any] = (-1, None)  # of the chunk whose turn it is
         # By the step under way: the pictures, or a box of each.
@@ -202,6 +206,7 @@ class Objective(LightningModule, ABC):
                 f"{type(self).__name__} needs source pictures; give --data PictureFolder "
                 "--data.path FOLDER, for example"
             )
+        self.find_rivals(data)
         if data is not None and (reads or measures):
             data.use(self.backbone.preprocessing)
             samples = list(data.samples())
@@ -224,6 +229,15 @@ class Objective(LightningModule, ABC):
                     sources = whole(self.sources[[entry.source for entry in part]], self.canvas)
                 grid = self.canvas if sources is not None else self._grid
                 self.bank.append(ImageChunk(part, self.image, self.canvas, grid, sources, window))
+
+    def find_rivals(self, sweep: PictureData | SweepStore | None) -> None:
+        """Take from a sweep what the features' rivals look like, for the interference index."""
+        store = sweep.store if isinstance(sweep, SweepPictures) else sweep
+        if not isinstance(store, SweepStore) or store.made["attribution_layer"] != str(self.layer):
+            return
+        for place, feature in enumerate(self.features):
+            if (found := rivals_of(store, str(feature), self.backbone)) is not None:
+                self._rivals[place] = found
 
     def _find_windows(self) -> list[Window | None]:
         """Return the part of a picture that each feature depends on, None for the whole."""
@@ -362,10 +376,20 @@ class Objective(LightningModule, ABC):
             activations, attribution, response = attribute(
                 self.backbone, shown, self.probes_of(chunk), self.layer, self.attribution
             )
-            metrics.update(attribution, response, self.cosine_to_target(activations, chunk))
+            cosine, index = self.cosine_to_target(activations, chunk), self._index(shown, chunk)
+            metrics.update(attribution, response, cosine, index)
         computed = metrics.compute()
         # It comes in alphabetical order, and the one value of a bank of one image is squeezed.
         return {name: computed[name].cpu().reshape(-1) for name in MEASURES}
+
+    def _index(self, shown: Tensor, chunk: ImageChunk) -> Tensor:
+        """Return the interference index of each picture, [N]; NaN where rivals are not known."""
+        index = shown.new_full((len(shown),), torch.nan)
+        for place in {entry.feature for entry in chunk.entries} & self._rivals.keys():
+            rivals, column = self._rivals[place]
+            rows = [i for i, entry in enumerate(chunk.entries) if entry.feature == place]
+            index[rows] = rivals.index(self.backbone, shown[rows])[:, column]
+        return index
 
     def cosine_to_target(self, activations: Tensor, chunk: ImageChunk) -> Tensor:
         """Return the cosine of activations and the chunk's target, [N]; NaN where there is none."""

@@ -39,6 +39,11 @@ class Window:
     group: ProbeGroup
     head: "Head | None" = None
 
+    def of(self, group: ProbeGroup) -> "Window":
+        """Return the same for other channels: they depend on the same part."""
+        head = self.head and replace(self.head, group=group.moved(self.head.position))
+        return replace(self, group=group.moved(self.group.position), head=head)
+
     def crop(self, pictures: Tensor) -> Tensor:
         """Cut pictures [N, 3, H, W] to the window, [N, 3, h, w]."""
         return cut(pictures, self.box)

@@ -1,14 +1,14 @@
 """The store of a sweep: a zarr group on disk that is written block by block and opens without us.
 
 Dimensions are named. `response`, `excitation`, `inhibition`, `tension`, `tension_centred` and
-`tension_l2` are [picture, feature]; `status` [picture] is 0 where a picture was not reached yet, 1
-where it was measured, 2 where it cannot be read, for the `reason` [picture]. `key` [picture] and
-`feature` name them, `stamp` [picture, 3] is size, time (ns) and CRC-32 of the file that was read, 0
-for a picture that was drawn. `mean_activation` [channel] is what the centred tension subtracts.
-`attribution` [kept, ...] holds the maps that were kept, of `attribution_feature` and
-`attribution_picture` [kept], `activation_sign` [kept, ...] whether the activations are positive (1)
-or negative (-1) there. The group's attributes say how all this was made: `sweep` what the numbers
-depend on, `config` the command line's whole configuration.
+`tension_l2` are [picture, feature], and so is the index of `interference`; `status` [picture] is 0
+where a picture was not reached yet, 1 where it was measured, 2 where it cannot be read, for the
+`reason` [picture]. `key` [picture] and `feature` name them, `stamp` [picture, 3] is size, time (ns)
+and CRC-32 of the file that was read, 0 for a picture that was drawn. `mean_activation` [channel] is
+what the centred tension subtracts. `attribution` [kept, ...] holds the maps that were kept, of
+`attribution_feature` and `attribution_picture` [kept], `activation_sign` [kept, ...] whether the
+activations are positive (1) or negative (-1) there. The group's attributes say how all this was
+made: `sweep` what the numbers depend on, `config` the command line's whole configuration.
 """
 
 import errno
@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import Any, Final, cast, final
 
 import numpy as np
+import torch
 import zarr
 from numpy.typing import NDArray
 
+from mti_lightning.boxes import Box
 from mti_lightning.data import PLACES, Pictures, Stamp
 from mti_lightning.errors import InputError, RunError
+from mti_lightning.interference import Canonical
 
 Array = NDArray[Any]
 COLUMNS: Final = (
@@ -33,9 +36,16 @@ COLUMNS: Final = (
     "tension",
     "tension_centred",
     "tension_l2",
+    "interference",
 )
 _DERIVED: Final = ("balance", "minimum", "harmonic")
 MEASURES: Final = (*COLUMNS, *_DERIVED)
+_LOOKS: Final = {  # of `Canonical`
+    "mean": ("channel",),
+    "excitation": ("rival", "channel"),
+    "patterns": ("rival", "way", "channel"),
+    "expressed": ("rival",),
+}
 _KEPT: Final = {"attribution": "float32", "activation_sign": "int8"}
 _AT_ONCE: Final = 2**22  # numbers that are read together: 16 MiB
 _AGAIN: Final = "give another --model.store, or --model.overwrite true to begin anew"
@@ -223,6 +233,30 @@ class SweepStore:
 
     # --- writing ---
 
+    def write_rivals(
+        self, places: Sequence[int], names: Sequence[str], box: Box | None, looks: Canonical
+    ) -> None:
+        """Write what features look like that may explain each other.
+
+        Args:
+            places: The features of the sweep that are among them.
+            names: All of them.
+            box: The part of the attribution layer's map that they depend on; None for all of it.
+            looks: What they look like.
+        """
+        with writing(self.path):
+            _remove(self.path / (name := f"rivals/{places[0]}"))  # half of it may be there
+            arrays = {field: value.numpy() for field, value in vars(looks).items()}
+            told: dict[str, Any] = {
+                "places": list(places),
+                "names": list(names),
+                "box": box and list(box),
+            }
+            group = self.group.create_group(name)
+            for field, values in arrays.items():
+                group.create_array(field, data=values, dimension_names=_LOOKS[field])
+            group.attrs.update(told)
+
     @property
     def block(self) -> int:
         return int(cast("int", self.group.attrs["block"]))
@@ -301,6 +335,16 @@ class SweepStore:
         self.group.attrs["windows"] = [box and list(box) for box in boxes]
 
     # --- reading ---
+
+    def rivals(self, feature: int) -> tuple[list[str], Box | None, Canonical] | None:
+        """Return what `write_rivals` wrote of a feature's rivals; None where nothing was."""
+        there: Any = self.group.get("rivals")
+        for _, group in there.groups() if there is not None else ():
+            told = dict(group.attrs)
+            if feature in told.get("places", ()):
+                looks = Canonical(**{f: torch.from_numpy(group[f][:]) for f in _LOOKS})
+                return told["names"], told["box"] and tuple(told["box"]), looks
+        return None
 
     def window(self, feature: int) -> tuple[int, int, int, int] | None:
         """Return top, left, height and width of the box that a feature depends on, in pixels."""

@@ -1,10 +1,9 @@
 """The sweep: how every picture of a data set excites and inhibits features, in one pass."""
 
-import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -22,12 +21,14 @@ from torch.utils.data import DataLoader, DistributedSampler
 from mti_lightning import store
 from mti_lightning.attribution import ActGrad, Attribution, attribute, check_method, check_path
 from mti_lightning.backbone import Backbone, Layer
-from mti_lightning.boxes import cut
+from mti_lightning.boxes import Box, cut
 from mti_lightning.data import NAMED_WHEN_SKIPPED, Loaded, PictureData, Stamp
 from mti_lightning.errors import InputError, RunError
 from mti_lightning.feature import Probe, ProbeGroup, activation_warning, expand
+from mti_lightning.interference import Canonical, canonical, interference_index
 from mti_lightning.log import say
 from mti_lightning.receptive_field import Window, find_window, respond
+from mti_lightning.rivals import MOST_RIVALS, choose_rivals, pool
 from mti_lightning.signs import Tension
 from mti_lightning.store import (
     COLUMNS,
@@ -47,19 +48,43 @@ _AUTHORS = Tension("l2")
 
 @dataclass(frozen=True)
 class _Part:
-    """Features that are read together, and the part of the pictures that they depend on."""
+    """Features that are read together, and the part of the pictures that they depend on.
+
+    Behind the sweep's features, at `places`, may stand others that may explain them.
+    """
 
     group: ProbeGroup
     places: list[int]
     window: Window | None
+    has_rivals: bool
+
+    @property
+    def names(self) -> list[str]:
+        """What all are called."""
+        first = self.group.probes[0].feature
+        if self.group.directions is not None:
+            return [str(probe.feature) for probe in self.group.probes]
+        return [str(replace(first, channel=channel)) for channel in self.group.channels]
+
+    @property
+    def box(self) -> Box | None:
+        """The part of the attribution layer's map that is computed; None for all of it."""
+        if self.window is None:
+            return None
+        top, left, *size = self.window.map_box
+        if self.window.head is not None:
+            inner = self.window.head.box
+            top, left, size = top + inner[0], left + inner[1], list(inner[2:])
+        return top, left, size[0], size[1]
 
 
 @dataclass(frozen=True)
 class _Slice:
     """Attributions of some features, all pictures."""
 
-    places: list[int]  # F of the sweep's features
+    places: list[int]  # of those that are the sweep's; others come behind
     activations: Tensor  # [N, ...]
+    responses: Tensor  # [F, N]
     attribution: Tensor  # [F, N, ...]
     centred: Tensor | None  # [F, N, ...]; None where the method does not tell
 
@@ -113,6 +138,10 @@ class Sweep(LightningModule):
         keep_features: The features whose maps are kept; by default all, if there are 16 or fewer.
         calibrate: Pictures, evenly spread over the data, whose mean activation per channel the
             centred tension subtracts.
+        rivals: How many features of a layer and position may explain each other's tension, for the
+            interference index: those that are swept and, where they are fewer, other channels drawn
+            at random. By default all channels, where all are swept and these are 64 or fewer; it
+            then costs next to nothing. 0 leaves the index out.
         block: Pictures between two writes; what was not written is done again after a stop.
         overwrite: Begin anew where `store` holds another sweep; nothing else is ever replaced.
 
@@ -133,6 +162,7 @@ class Sweep(LightningModule):
         keep_by: Sequence[str] = ("tension", "response", "-response"),
         keep_features: Sequence[str | dict[str, Any]] | None = None,
         calibrate: int = 256,
+        rivals: int | None = None,
         block: int = 256,
         overwrite: bool = False,
     ) -> None:
@@ -140,6 +170,7 @@ class Sweep(LightningModule):
         for name, value, least in (
             ("keep", keep, 0),
             ("calibrate", calibrate, 1),
+            ("rivals", 0 if rivals is None else rivals, 0),
             ("block", block, 1),
         ):
             if value < least:
@@ -159,11 +190,13 @@ class Sweep(LightningModule):
             check_measure(measure)
         self.kept = self._kept(keep_features) if keep else []
         self.calibrate, self.block, self.overwrite = calibrate, block, overwrite
+        self.rivals = rivals
         self.config: str | None = None  # the command line's, for the store
         # A process may find nothing left to do while others do.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.register_buffer("mean_activation", None, persistent=False)
         self._parts: list[_Part] = []
+        self._looks: dict[int, Canonical] = {}  # by a part's first place
         self._store: SweepStore | None = None
 
     def _kept(self, given: Sequence[str | dict[str, Any]] | None) -> list[int]:
@@ -192,7 +225,21 @@ class Sweep(LightningModule):
             found = find_window(self.backbone, self.layer, group)
             if isinstance(found, str):
                 say(f"whole pictures are computed for {first.feature}: {found}")
-            self._parts.append(_Part(group, places, None if isinstance(found, str) else found))
+            window, rivals = None if isinstance(found, str) else found, self._rivals(group)
+            if rivals is not None and window is not None:
+                window = window.of(rivals)
+            self._parts.append(_Part(rivals or group, places, window, rivals is not None))
+
+    def _rivals(self, group: ProbeGroup) -> ProbeGroup | None:
+        """Return the features and their rivals; None where no index is measured."""
+        channels = group.probes[0].site.channels
+        if not isinstance(self.attribution, ActGrad) or self.rivals == 0:
+            return None
+        if self.rivals is None:
+            every = group.directions is None and len(group.channels) == channels
+            return group if every and 1 < channels <= MOST_RIVALS else None
+        rivals = choose_rivals(group, self.rivals)
+        return rivals if len(rivals.channels) > 1 else None
 
     @torch.inference_mode(mode=False)
     @torch.enable_grad()
@@ -220,14 +267,10 @@ class Sweep(LightningModule):
 
     def _whole(self, part: _Part, values: Tensor) -> Tensor:
         """Put values [N, ...] in their place on the whole map; they are 0 elsewhere."""
-        if part.window is None or not isinstance(self.attribution, ActGrad):
+        if part.box is None or not isinstance(self.attribution, ActGrad):
             return values
-        top, left = part.window.map_box[:2]
-        if part.window.head is not None:
-            top, left = top + part.window.head.box[0], left + part.window.head.box[1]
-        site = self.backbone.site(self.layer)
-        whole = values.new_zeros(len(values), *site.shape)
-        cut(whole, (top, left, *values.shape[2:])).copy_(values)
+        whole = values.new_zeros(len(values), *self.backbone.site(self.layer).shape)
+        cut(whole, part.box).copy_(values)
         return whole
 
     def _measure(self, pictures: Tensor, maps: dict[int, Tensor]) -> dict[str, Tensor]:
@@ -239,44 +282,56 @@ class Sweep(LightningModule):
         device = pictures.device  # float32, whatever precision is computed in
         measured = {name: torch.full(shape, torch.nan, device=device) for name in COLUMNS}
         for part in self._parts:
-            for piece in self._attributions(part, pictures, measured["response"]):
+            pooled = []
+            for piece in self._attributions(part, pictures):
                 self._reduce(piece, measured)
-                for place, attribution in zip(piece.places, piece.attribution, strict=True):
+                if part.has_rivals:
+                    assert piece.centred is not None
+                    pooled.append(pool(self.backbone, self.layer, piece.activations, piece.centred))
+                for place, attribution in zip(piece.places, piece.attribution, strict=False):
                     if place in maps:
                         kept = (attribution, piece.activations.sign())
                         maps[place] = torch.stack([self._whole(part, values) for values in kept])
+            if pooled and (looks := self._looks.get(part.places[0])):
+                attributions = torch.cat([one[1] for one in pooled], 1)
+                index = interference_index(pooled[0][0], attributions, looks.to(attributions))
+                measured["interference"][part.places] = index.T[: len(part.places)]
         return {name: values.T for name, values in measured.items()}
 
     def _reduce(self, piece: _Slice, measured: Mapping[str, Tensor]) -> None:
-        shape, dim = piece.attribution.shape[:2], self.channel_dim
-        attribution = piece.attribution.flatten(0, 1)  # [F · N, ...]
+        own, dim = len(piece.places), self.channel_dim
+        if not own:
+            return
+        shape = piece.responses[:own].shape
+        attribution = piece.attribution[:own].flatten(0, 1)  # [F · N, ...]
         excited, inhibited = self.tension.split(attribution, dim)
         found = {
+            "response": piece.responses[:own],
             "excitation": excited,
             "inhibition": inhibited,
             "tension": self.tension(attribution, dim),
             "tension_l2": _AUTHORS(attribution, dim),
         }
         if piece.centred is not None:
-            found["tension_centred"] = self.tension(piece.centred.flatten(0, 1), dim)
+            found["tension_centred"] = self.tension(piece.centred[:own].flatten(0, 1), dim)
         for name, values in found.items():
             measured[name][piece.places] = values.view(shape)
 
-    def _attributions(self, part: _Part, pictures: Tensor, responses: Tensor) -> Iterator[_Slice]:
-        """Attribute the features of a part, as many at once as memory bears; note the responses."""
+    def _attributions(self, part: _Part, pictures: Tensor) -> Iterator[_Slice]:
+        """Attribute the features of a part, as many at once as memory bears."""
         if not isinstance(self.attribution, ActGrad):
             for place, probe in zip(part.places, part.group.probes, strict=True):
                 activations, attribution, response = attribute(
                     self.backbone, pictures, [probe] * len(pictures), self.layer, self.attribution
                 )
-                responses[place] = response.float()
-                yield _Slice([place], activations.float(), attribution[None].float(), None)
+                told = activations.float(), response[None].float(), attribution[None].float()
+                yield _Slice([place], *told, None)
             return
         activations, found = self._respond(part, pictures)
-        responses[part.places] = found.detach().T.float()
+        responses = found.detach().T.float()
         at_once = max(1, _AT_ONCE // activations.numel())
-        for start in range(0, len(part.places), at_once):
-            rows = range(start, min(start + at_once, len(part.places)))
+        for start in range(0, len(responses), at_once):
+            rows = range(start, min(start + at_once, len(responses)))
             gradient = _jacobian(found, activations, rows)  # [F, N, ...]
             values = activations.detach().float()
             centred = None
@@ -284,7 +339,10 @@ class Sweep(LightningModule):
                 shape = [1] * values.ndim
                 shape[self.channel_dim] = -1
                 centred = (values - self.mean_activation.view(shape)) * gradient
-            yield _Slice([part.places[row] for row in rows], values, values * gradient, centred)
+            places = part.places[start : rows.stop]
+            yield _Slice(
+                places, values, responses[rows.start : rows.stop], values * gradient, centred
+            )
 
     # --- the run ---
 
@@ -328,7 +386,7 @@ class Sweep(LightningModule):
         made = {
             "version": version("mti-lightning"),
             "backbone": self.backbone.name,
-            "weights": weights_digest(self.backbone),
+            "weights": self.backbone.digest(),
             "features": [str(feature) for feature in self.features],
             "attribution_layer": str(self.layer),
             "attribution": {
@@ -337,6 +395,7 @@ class Sweep(LightningModule):
             },
             "tension": {"measure": self.tension.measure, "summed": self.tension.summed},
             "calibrate": self.calibrate,
+            "rivals": self.rivals,
             "block": self.block,
             "keep": self.keep,
             "keep_by": list(self.keep_by),
@@ -352,12 +411,9 @@ class Sweep(LightningModule):
     def _mean_activation(self, data: PictureData) -> tuple[Tensor, dict[int, Stamp]]:
         """Return ā per channel, [C], over some pictures, evenly spread, and their stamps."""
         say(f"mean activation of {self.layer} over {self.calibrate} pictures")
-        size = len(data.pictures)
-        count = min(self.calibrate, size)
-        chosen = [index * size // count for index in range(count)]
         total, pictures = torch.zeros(self.backbone.site(self.layer).channels), 0
         stamps: dict[int, Stamp] = {}
-        for batch in data.loader(chosen):
+        for batch in data.loader(self._calibration(data)):
             stamps |= batch.stamps
             if not len(batch.indices):
                 continue
@@ -370,8 +426,34 @@ class Sweep(LightningModule):
             total += values.double().mean(1).sum(0).float()
             pictures += len(found)
         if not pictures:
+            count = len(self._calibration(data))
             raise InputError(f"none of {count} pictures, evenly spread over the data, can be read")
         return total / pictures, stamps
+
+    def _calibration(self, data: PictureData) -> list[int]:
+        """Return the pictures by which the others are measured."""
+        size = len(data.pictures)
+        count = min(self.calibrate, size)
+        return [index * size // count for index in range(count)]
+
+    @torch.inference_mode(mode=False)
+    @torch.enable_grad()
+    def _learn_looks(self, data: PictureData) -> None:
+        """Measure what features with rivals look like, and put it into the store."""
+        assert self._store is not None
+        for part in self._parts:
+            if not part.has_rivals or self._store.rivals(part.places[0]):
+                continue
+            say(f"what {len(part.group.channels)} features that may explain each other look like")
+            found = []
+            for batch in data.loader(self._calibration(data)):
+                pieces = list(self._attributions(part, batch.pictures.clone()))
+                pooled = [pool(self.backbone, self.layer, p.activations, p.centred) for p in pieces]  # type: ignore[arg-type]
+                responses = torch.cat([piece.responses for piece in pieces]).T
+                found.append((pooled[0][0], torch.cat([one[1] for one in pooled], 1), responses))
+            activations, attributions, responses = (torch.cat(v) for v in zip(*found, strict=True))
+            looks = canonical(activations, attributions, responses)
+            self._store.write_rivals(part.places, part.names, part.box, looks)
 
     @staticmethod
     def check_data(data: object) -> PictureData:
@@ -399,6 +481,13 @@ class Sweep(LightningModule):
         self.prepare()
         if self.trainer.is_global_zero:
             self._store.note_windows([self._box(place) for place in range(len(self.features))])
+            self._learn_looks(data)
+        self.trainer.strategy.barrier()
+        self._looks = {
+            part.places[0]: found[2]
+            for part in self._parts
+            if (found := self._store.rivals(part.places[0]))
+        }
         self._blocks: dict[int, tuple[dict[str, Array], Array]] = {}
         self._maps: dict[tuple[int, int], Array] = {}  # as `_measure` keeps them, [2, ...]
         self._tops = self._find_tops()
@@ -547,15 +636,6 @@ class _Tops:
     def of(self, feature: int) -> set[int]:
         """Return those of a feature."""
         return {i for m in self.measures for i in self._best[feature, m][0].tolist()}
-
-
-def weights_digest(backbone: Backbone) -> str:
-    """Return what tells a network's weights from others."""
-    weights = hashlib.sha256()
-    for name, value in backbone.network.state_dict().items():
-        raw = value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        weights.update(name.encode() + raw)
-    return weights.hexdigest()[:16]
 
 
 class SweepProgress(TQDMProgressBar):

@@ -4,9 +4,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import final
 
-from mti_lightning.backbone import Preprocessing
+import torch
+
+from mti_lightning.backbone import Backbone, Layer, Preprocessing
 from mti_lightning.data import Picture, PictureData, Pictures, Stamp
 from mti_lightning.errors import InputError
+from mti_lightning.feature import Feature, Probe, ProbeGroup
+from mti_lightning.rivals import Rivals
 from mti_lightning.store import SweepStore, check_measure
 
 
@@ -43,6 +47,23 @@ def pictures_of(store: SweepStore) -> Pictures:
     data.use(Preprocessing(**{**store.made["preprocessing"], "size": (height, width)}))
     store.check_keys(data.pictures.keys)
     return data.pictures
+
+
+def rivals_of(store: SweepStore, feature: str, backbone: Backbone) -> tuple[Rivals, int] | None:
+    """Return what a sweep knows of a feature's rivals, and the feature's place among them.
+
+    Returns:
+        None where it has not measured them, or was made with another network.
+    """
+    if feature not in store.features or store.made["weights"] != backbone.digest():
+        return None
+    found = store.rivals(store.features.index(feature))
+    if found is None:
+        return None
+    names, box, looks = found
+    group = ProbeGroup([Probe(Feature.parse(name), backbone) for name in names])
+    layer, mean = Layer.parse(store.made["attribution_layer"]), store.mean_activation
+    return Rivals(group, layer, torch.from_numpy(mean), box, looks), names.index(feature)
 
 
 class _Chosen(Pictures):

@@ -10,7 +10,7 @@ from mti_lightning import signs
 from mti_lightning.metrics import PictureMetric, picture_metrics
 from mti_lightning.signs import Tension
 
-NAMES = {"response", "excitation", "inhibition", "tension", "balance", "cosine"}
+NAMES = {"response", "excitation", "inhibition", "tension", "balance", "cosine", "interference"}
 TENSIONS = [
     Tension(),
     Tension("minimum", "nothing"),
@@ -23,15 +23,15 @@ layouts = pytest.mark.parametrize(
     ("shape", "channel_dim"), [((3, 4, 4), 1), ((9, 3), -1), ((6,), 1)]
 )
 
-Batch = tuple[Tensor, Tensor, Tensor]
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def draw(count: int, shape: tuple[int, ...]) -> Batch:
-    return torch.randn(count, *shape), torch.randn(count), torch.rand(count)
+    return torch.randn(count, *shape), torch.randn(count), torch.rand(count), torch.rand(count)
 
 
 def expected(batch: Batch, tension: Tension, channel_dim: int) -> dict[str, Tensor]:
-    attribution, response, cosine = batch
+    attribution, response, cosine, index = batch
     plus, minus = tension.split(attribution, channel_dim)
     return {
         "response": response,
@@ -40,6 +40,7 @@ def expected(batch: Batch, tension: Tension, channel_dim: int) -> dict[str, Tens
         "tension": tension(attribution, channel_dim),
         "balance": signs.balance(plus, minus),
         "cosine": cosine,
+        "interference": index,
     }
 
 
@@ -101,26 +102,26 @@ def test_merged_and_pickled(name: str) -> None:
 
 
 def test_half_precision_is_summed_in_full() -> None:
-    attribution, response, cosine = draw(2, (512, 8, 8))
+    attribution, response, cosine, index = draw(2, (512, 8, 8))
     lower = attribution.bfloat16()
     metrics = picture_metrics(Tension(summed="nothing"), 1)
-    metrics.update(lower, response.bfloat16(), cosine.bfloat16())
+    metrics.update(lower, response.bfloat16(), cosine.bfloat16(), index.bfloat16())
     plus = lower.double().clamp(min=0).sum((1, 2, 3))
     torch.testing.assert_close(metrics.compute()["excitation"].double(), plus, rtol=1e-5, atol=0)
 
 
 def test_what_was_given_is_let_go() -> None:
-    attribution, response, cosine = draw(2, (3, 4, 4))
+    attribution, response, cosine, index = draw(2, (3, 4, 4))
     before = response.clone()
     metrics = picture_metrics(Tension(), 1)
-    metrics.update(attribution.requires_grad_(), response.requires_grad_(), cosine)
+    metrics.update(attribution.requires_grad_(), response.requires_grad_(), cosine, index)
     response.detach().zero_()
     assert torch.equal(metrics.compute()["response"], before)
     assert not any(value.requires_grad for value in metrics.compute().values())
 
 
 def test_objectives_without_a_target_have_no_cosine() -> None:
-    attribution, response, _ = draw(2, (3, 4, 4))
+    attribution, response, _, index = draw(2, (3, 4, 4))
     metrics = picture_metrics(Tension(), 1)
-    metrics.update(attribution, response, torch.full((2,), torch.nan))
+    metrics.update(attribution, response, torch.full((2,), torch.nan), index)
     assert metrics.compute()["cosine"].isnan().all()
