@@ -30,7 +30,8 @@ from webdataset.tariterators import base_plus_ext
 
 from mti_lightning.backbone import Preprocessing
 from mti_lightning.errors import InputError, nearest
-from mti_lightning.vetoed_shapes import Contents, Split, VetoedShapes
+from mti_lightning.feature import Feature
+from mti_lightning.vetoed_shapes import KINDS, Contents, Split, VetoedShapes, veto_of
 
 # The shorter side is brought to the backbone's: one pixel by a million would fill the memory.
 MOST_ELONGATED = 100
@@ -248,16 +249,29 @@ class Pictures(Dataset[Picture], ABC):
     def __len__(self) -> int:
         return len(self.keys)
 
+    def labels(self, feature: Feature) -> list[str] | None:
+        """Return what is known of each picture, for a feature; None where nothing is."""
+        return None
+
 
 class PictureFiles(Pictures):
     """Picture files below a folder."""
 
-    def __init__(self, root: Path, keys: list[str], preprocessing: Preprocessing) -> None:
-        self.root, self.keys, self.preprocessing = root, keys, preprocessing
+    def __init__(self, root: Path, names: list[str], preprocessing: Preprocessing) -> None:
+        self.root, self.names, self.preprocessing = root, names, preprocessing
+        # What is no UTF-8 in a name is shown as it is of a picture in a tar file, as \udcff.
+        self.keys = [name.encode(errors="backslashreplace").decode() for name in names]
 
     def __getitem__(self, index: int) -> Picture:
-        key = self.keys[index]
-        return Picture(picture=prepare(decode(self.root / key), self.preprocessing), key=key)
+        picture = prepare(decode(self.root / self.names[index]), self.preprocessing)
+        return Picture(picture=picture, key=self.keys[index])
+
+
+class ClassFolders(PictureFiles):
+    """Picture files in a folder for each class."""
+
+    def labels(self, feature: Feature) -> list[str]:
+        return [key.partition("/")[0] for key in self.keys]
 
 
 class TarredPictures(Pictures):
@@ -312,6 +326,18 @@ class ResizedShapes(Pictures):
                 sample["picture"][None], self.size, mode="bilinear", antialias=True
             )[0]  # [3, H, W]
         return sample
+
+    def labels(self, feature: Feature) -> list[str] | None:
+        """Return, for a class of the world, whether its shape and its veto are there."""
+        kind = feature.channel
+        if feature.layer != "fc" or kind is None or not 0 <= kind < len(KINDS):
+            return None
+        shape, veto = KINDS[kind], KINDS[veto_of(kind)]
+        found = {(1, 1): f"{shape} and {veto}", (1, 0): shape, (0, 1): veto, (0, 0): "neither"}
+        return [
+            found[kind in kinds, veto_of(kind) in kinds]
+            for kinds in map(self.world.kinds, range(len(self)))
+        ]
 
 
 class Loaded(NamedTuple):
@@ -531,8 +557,8 @@ class ImageFolder(PictureData):
         take = min(limit or len(names), len(names))
         self.names = [names[index * len(names) // take] for index in range(take)]
 
-    def _open(self, preprocessing: Preprocessing) -> PictureFiles:
-        return PictureFiles(self.path, self.names, preprocessing)
+    def _open(self, preprocessing: Preprocessing) -> ClassFolders:
+        return ClassFolders(self.path, self.names, preprocessing)
 
 
 class PictureShards(PictureData):

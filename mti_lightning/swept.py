@@ -7,6 +7,7 @@ from typing import final
 from mti_lightning.backbone import Preprocessing
 from mti_lightning.data import Picture, PictureData, Pictures
 from mti_lightning.errors import InputError
+from mti_lightning.feature import Feature
 from mti_lightning.store import SweepStore, check_measure
 
 
@@ -49,6 +50,10 @@ class _Chosen(Pictures):
 
     def __getitem__(self, index: int) -> Picture:
         return self.pictures[self.places[index]]
+
+    def labels(self, feature: Feature) -> list[str] | None:
+        every = self.pictures.labels(feature)
+        return every and [every[place] for place in self.places]
 
 
 @final
