@@ -33,6 +33,7 @@ COLUMNS: Final = (
 _DERIVED: Final = ("balance", "minimum", "harmonic")
 MEASURES: Final = (*COLUMNS, *_DERIVED)
 _MADE_BY_OTHERS: Final = ("version",)  # may differ when a sweep is continued
+_INSTEAD: Final = "give another --model.store, or --model.overwrite true to begin anew"
 _KEPT: Final = {"attribution": "float32", "activation_sign": "int8"}
 PENDING, MEASURED, UNREADABLE = 0, 1, 2
 
@@ -145,20 +146,30 @@ class SweepStore:
         Raises:
             InputError: If it was made otherwise or of other pictures, naming the first difference.
         """
-        instead = "give another --model.store, or --model.overwrite true to begin anew"
-        for name in {**self.made, **made}:
-            old, new = self.made.get(name), made.get(name)
-            if old != new and name not in _MADE_BY_OTHERS:
-                raise InputError(
-                    f"{self.path} was made with {name} {_short(old)}, not {_short(new)}; {instead}"
-                )
+        self.check_made({**dict.fromkeys(self.made), **made})
         self.check_keys(keys)
 
-    def check_keys(self, keys: Sequence[str]) -> None:
+    def check_made(self, made: Mapping[str, Any], instead: str = _INSTEAD) -> None:
+        """Make sure that this sweep was made with `made`; what is not in it may be anything.
+
+        Args:
+            made: Some of what a sweep's results depend on, as `Sweep.made` has it.
+            instead: What an error says would do.
+
+        Raises:
+            InputError: If it was made otherwise, naming the first difference.
+        """
+        for name, new in made.items():
+            old = self.made.get(name)
+            if old != new and name not in _MADE_BY_OTHERS:
+                different = _difference(name, old, new)
+                raise InputError(f"{self.path} was made with {different}; {instead}")
+
+    def check_keys(self, keys: Sequence[str], instead: str = _INSTEAD) -> None:
         """Make sure that the pictures are still those of this sweep.
 
         Raises:
-            InputError: If they are not, naming the first difference.
+            InputError: If they are not, naming the first difference, and `instead`.
         """
         known = self.keys
         if known != list(keys):
@@ -166,8 +177,7 @@ class SweepStore:
             place, (old, new) = next((i, pair) for i, pair in enumerate(pairs) if len({*pair}) > 1)
             raise InputError(
                 f"the pictures have changed since {self.path} was begun: there were {len(known)}, "
-                f"there are {len(keys)}; number {place} was {old}, is {new}; "
-                "give another --model.store, or --model.overwrite true to begin anew"
+                f"there are {len(keys)}; number {place} was {old}, is {new}; {instead}"
             )
 
     # --- writing ---
@@ -368,6 +378,14 @@ class writing:  # noqa: N801  read as `with writing(path)`
             f"the disk of {self.path} {what}; every block before is safe: make room and run the "
             "same command again to go on"
         ) from error
+
+
+def _difference(name: str, old: object, new: object) -> str:
+    """Say where two values of one name differ first."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        key = next(key for key in {**old, **new} if old.get(key) != new.get(key))
+        return _difference(f"{name}.{key}", old.get(key), new.get(key))
+    return f"{name} {_short(old)}, not {_short(new)}"
 
 
 def _short(value: object) -> str:

@@ -291,19 +291,13 @@ class Sweep(LightningModule):
         with store.writing(path):
             self._store = SweepStore.begin(path, made, keys, mean, self.block)
 
-    def made(self, data: PictureData) -> dict[str, Any]:
+    def made(self, data: PictureData | None) -> dict[str, Any]:
         """Return what the results depend on, as JSON."""
-        arguments = {k: v for k, v in vars(self.attribution).items() if not k.startswith("_")}
         made = {
             "version": version("mti-lightning"),
             "backbone": self.backbone.name,
-            "weights": weights_digest(self.backbone),
             "features": [str(feature) for feature in self.features],
-            "attribution_layer": str(self.layer),
-            "attribution": {
-                "class_path": _class_path(self.attribution),
-                "init_args": arguments,
-            },
+            **attributed(self.backbone, self.layer, self.attribution),
             "tension": {"measure": self.tension.measure, "summed": self.tension.summed},
             "calibrate": self.calibrate,
             "block": self.block,
@@ -311,10 +305,9 @@ class Sweep(LightningModule):
             "keep_by": list(self.keep_by),
             "keep_features": [str(self.features[place]) for place in self.kept],
             "preprocessing": asdict(self.backbone.preprocessing),
-            "data": data.made,
+            "data": None if data is None else data.made,
         }
-        told: dict[str, Any] = json.loads(json.dumps(made, default=str))  # as it will be read back
-        return told
+        return _as_read_back(made)
 
     @torch.no_grad()
     def _mean_activation(self, data: PictureData) -> Tensor:
@@ -490,6 +483,23 @@ class _Best:
         index, values = index[order], values[order]
         chosen = select(values, self.count, self.low)
         self.index, self.values = index[chosen], values[chosen]
+
+
+def attributed(backbone: Backbone, layer: Layer, method: Attribution) -> dict[str, Any]:
+    """Return what attributions depend on, but for pictures and features, as JSON."""
+    arguments = {k: v for k, v in vars(method).items() if not k.startswith("_")}
+    return _as_read_back(
+        {
+            "weights": weights_digest(backbone),
+            "attribution_layer": str(layer),
+            "attribution": {"class_path": _class_path(method), "init_args": arguments},
+        }
+    )
+
+
+def _as_read_back(made: Mapping[str, Any]) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(json.dumps(made, default=str))
+    return told
 
 
 def weights_digest(backbone: Backbone) -> str:
