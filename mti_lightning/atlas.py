@@ -1,6 +1,5 @@
 """The atlas's map: which pictures, where they lie, in which cell. Pure functions on arrays."""
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,16 @@ from mti_lightning.store import SweepStore, check_measure, select
 
 Array = NDArray[Any]
 Face = Literal["positive", "negative", "both"]
-COLUMNS: Final = ("response", "excitation", "inhibition", "tension")
+# What a map can be coloured by, and what it means; a map has those of them that its sweep holds.
+COLUMNS: Final = {
+    "response": "The feature's value before its activation function. Zero is grey.",
+    "excitation": "E⁺, the sum of what adds to the response.",
+    "inhibition": "E⁻, the sum of what takes from the response.",
+    "tension": "Large only where excitation and inhibition are both large.",
+    "interference": "0: the feature's own inputs excite it. 1: another feature's inputs do.",
+}
+_ALWAYS: Final = ("response", "excitation", "inhibition", "tension")  # of every sweep
+MOST_DOTS: Final = 20_000  # that are drawn of a map: more take long, and cover each other
 _SIGNS: Final[tuple[Sign, ...]] = ("+", "-")
 _FEWEST = 4  # pictures that UMAP can lay out; fewer stand in a line
 _MOST_SPECTRAL = 20_000  # UMAP's usual start takes minutes for them, and ever longer for more
@@ -51,23 +59,20 @@ class Cell:
         row: From the top.
         column: From the left.
         members: Its pictures, as places in `Layout.pictures`, [n].
-        count: n.
-        response: Mean over the members, as are the next three.
-        excitation: E⁺.
-        inhibition: E⁻.
-        tension: In units of the response.
+        means: Of the members' numbers, by the names in `COLUMNS`.
         exemplars: The members nearest the cell's mean normalised attribution, nearest first.
     """
 
     row: int
     column: int
     members: Array
-    count: int
-    response: float
-    excitation: float
-    inhibition: float
-    tension: float
+    means: Mapping[str, float]
     exemplars: Array
+
+    @property
+    def count(self) -> int:
+        """How many pictures it has."""
+        return len(self.members)
 
 
 def select_pictures(
@@ -97,7 +102,8 @@ def select_pictures(
     rows, pictures = store.kept(feature)
     order = np.argsort(pictures, kind="stable")
     rows, pictures = rows[order], pictures[order]
-    finite = np.isfinite(list(columns_of(store, feature, pictures).values())).all(0)
+    columns = columns_of(store, feature, pictures)
+    finite = np.isfinite([columns[name] for name in _ALWAYS]).all(0)
     rows, pictures = rows[finite], pictures[finite]
     if top is not None:
         chosen: set[int] = set()
@@ -115,8 +121,28 @@ def select_pictures(
 
 
 def columns_of(store: SweepStore, feature: int, pictures: Array) -> dict[str, Array]:
-    """Return response, excitation, inhibition and tension of some pictures, [M] each."""
-    return {name: store.values(name, feature)[pictures] for name in COLUMNS}
+    """Return the columns of some pictures, [M] each, that the sweep holds."""
+    held = [name for name in COLUMNS if name in store.group]
+    return {name: store.values(name, feature)[pictures] for name in held}
+
+
+def scale(name: str, values: Array) -> tuple[str, float, float]:
+    """Return how a column is coloured: Matplotlib's colour map, and the numbers at its two ends.
+
+    A hundredth of the pictures may lie beyond an end. The colours can be told apart by people with
+    colour-blindness; a response's are grey at zero, and on white all of them are seen.
+    """
+    finite = values[np.isfinite(values)]
+    if name == "response":
+        end = float(np.quantile(np.abs(finite), 0.99)) if finite.size else 0
+        return "coolwarm", -(end or 1), end or 1
+    low, high = np.quantile(finite, [0.01, 0.99]).tolist() if finite.size else (0.0, 1.0)
+    return "viridis_r", low, high if high > low else low + 1
+
+
+def thinned(count: int, most: int) -> range:
+    """Return at most `most` of `count` places, evenly spread."""
+    return range(0, count, -(-count // most) or 1)
 
 
 def pool_store(store: SweepStore, rows: Array) -> Array:
@@ -230,7 +256,7 @@ def cells(
     Args:
         layout: Of M pictures.
         vectors: What the map was made from, [M, D].
-        columns: response, excitation, inhibition and tension, [M] each.
+        columns: As `columns_of` returns them, [M] each.
         minimum: Pictures that a cell needs.
         exemplars: How many a cell has, at most.
     """
@@ -244,9 +270,9 @@ def cells(
         mean = unit[members].mean(0, dtype=np.float64)
         likeness = (unit[members] * mean).sum(1)
         nearest = np.argsort(-likeness, kind="stable")[:exemplars]
-        means = {name: float(columns[name][members].mean(dtype=np.float64)) for name in COLUMNS}
+        means = {name: float(of[members].mean(dtype=np.float64)) for name, of in columns.items()}
         row, column = divmod(place, layout.size[1])
-        found.append(Cell(row, column, members, len(members), **means, exemplars=members[nearest]))
+        found.append(Cell(row, column, members, means, members[nearest]))
     return found
 
 
@@ -274,31 +300,28 @@ def place(vectors_new: Array, vectors: Array, points: Array, neighbours: int = 5
     return total
 
 
-def save(layout: Layout, path: Path) -> None:
-    """Write a layout as .npz, whole or not at all; equal bytes for equal layouts."""
+def save(points: Array, path: Path) -> None:
+    """Write the points of a map as .npy, whole or not at all."""
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as file:
-        np.savez(
-            file,
-            pictures=layout.pictures,
-            points=layout.points,
-            cell=layout.cell,
-            size=np.array(layout.size),
-        )
+        np.save(file, points)
     part.replace(path)
 
 
-def load(path: Path) -> Layout:
-    """Read a layout.
+def load(path: Path, count: int) -> Array:
+    """Read the points of a map, [M, 2].
+
+    Args:
+        path: Where `save` wrote them.
+        count: M.
 
     Raises:
-        InputError: If there is none at `path`.
+        InputError: If they are not there.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
-            rows, across = saved["size"].tolist()
-            return Layout(saved["pictures"], saved["points"], saved["cell"], (rows, across))
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False).reshape(count, 2)
+    except (OSError, ValueError) as error:
         raise InputError(
-            f"{path} holds no layout of an atlas; delete it to have it made again"
+            f"{path} holds no map of {count} pictures; delete it to have it made again"
         ) from error

@@ -1,8 +1,8 @@
 """The attribution atlas: a map of a sweep's pictures, and an icon for each of its cells."""
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast, final
 
@@ -23,6 +23,10 @@ from mti_lightning.streams import stream_key
 from mti_lightning.sweep import Sweep, SweepProgress
 
 FACES: Final[dict[Face, Sign | None]] = {"positive": "+", "negative": "-", "both": None}
+_INSTEAD: Final = "give the same, or another chart.sweep"
+# Of how a sweep is made, what an atlas depends on; it may have been made of further features.
+_SAME = ("weights", "attribution_layer", "attribution", "tension", "preprocessing")
+_SAME_DATA = ("data", "keep", "keep_by")
 
 
 @final
@@ -81,33 +85,40 @@ class Map:
     cells: list[Cell]
 
 
-def open_map(chart: Chart, feature: str) -> Map:
+def open_map(chart: Chart, feature: str, made: Mapping[str, Any] | None = None) -> Map:
     """Read or fit the map of a feature.
 
     It is fitted once and kept beside the sweep: it stays the same for every run.
 
+    Args:
+        chart: How to map which sweep's pictures.
+        feature: One of the sweep's.
+        made: How the sweep has to have been made, as `attributed` tells.
+
     Raises:
-        InputError: If the sweep is not there, not complete, has not this feature or none of its
-            attribution maps, or no cell has enough pictures.
+        InputError: If the sweep is not there, not complete, made otherwise, has not this feature or
+            none of its attribution maps, or no cell has enough pictures.
     """
     if chart.sweep is None:
         raise InputError("name the sweep whose pictures the map is of: sweep")
     store = SweepStore(chart.sweep)
     if not store.complete:
         raise InputError(f"{store.path} is not complete; run mti predict again to go on with it")
+    store.check_made(made or {}, _INSTEAD)
     place = store.feature_index(feature)
     rows, pictures = atlas.select_pictures(store, place, chart.top, chart.by)
     vectors = atlas.pool_store(store, rows)
-    made = json.dumps([store.made, asdict(chart), feature], sort_keys=True).encode()
-    digest = hashlib.sha256(made + vectors.tobytes()).hexdigest()[:12]
-    kept = store.path.with_name(f"{store.path.stem}.map-{digest}.npz")
+    # Named by all that UMAP is told: another grid takes the same points.
+    told = repr((chart.seed, chart.neighbours, chart.min_dist)).encode()
+    digest = hashlib.sha256(told + vectors.tobytes()).hexdigest()[:12]
+    kept = store.path.with_name(f"{store.path.stem}.map-{digest}.npy")
     if kept.is_file():
-        layout = atlas.load(kept)
+        points = atlas.load(kept, len(pictures))
     else:
         say(f"mapping {len(pictures)} pictures by UMAP")
         points = atlas.embed(vectors, chart.seed, chart.neighbours, chart.min_dist)
-        layout = atlas.lay_out(pictures, points, chart.size, chart.trim)
-        atlas.save(layout, kept)
+        atlas.save(points, kept)
+    layout = atlas.lay_out(pictures, points, chart.size, chart.trim)
     columns = atlas.columns_of(store, place, pictures)
     cells = atlas.cells(layout, vectors, columns, chart.minimum, chart.exemplars)
     if not cells:
@@ -129,7 +140,8 @@ class AtlasInversion(Inversion):
     signs were split after the mean, where those of different pictures cancel.
 
     Args:
-        chart: The map.
+        chart: The map. A sweep that is there has to be of this network, layer, attribution and
+            tension, and of `--data` and `keep` where data is given.
         faces: Which faces to make: `positive`, `negative`, `both`.
         faint: Leave a face out where the cell's mean E⁺ (E⁻, their sum) is below this share of the
             strongest cell's: divided by its norm, next to nothing would look like something.
@@ -165,45 +177,44 @@ class AtlasInversion(Inversion):
         """Open the map, make the sweep first where there is none, and make the images.
 
         Raises:
-            InputError: If there is neither sweep nor data, or the sweep is of another network,
-                layer or feature.
+            InputError: If there is neither sweep nor data, the sweep was made otherwise, or nothing
+                excites or inhibits the feature.
         """
         if self.chart.sweep is None:
             raise InputError("chart.sweep: name the sweep's folder")
-        if not Path(self.chart.sweep).exists() or not SweepStore(self.chart.sweep).complete:
-            self._sweep(data, self.chart.sweep)
+        self._sweep(data, Path(self.chart.sweep))
         self.map = open_map(self.chart, str(self.features[0]))
-        for name, own in (
-            ("weights", self.backbone.digest()),
-            ("attribution_layer", str(self.layer)),
-        ):
-            if (made := self.map.store.made[name]) != own:
-                raise InputError(
-                    f"{self.map.store.path} was made with {name} {made}, not {own}; give the same, "
-                    "or another chart.sweep"
-                )
         self.source_keys = [f"row{c.row:02d}_column{c.column:02d}" for c in self.map.cells]
         self._cells = [self._targets(self.map, cell) for cell in self.map.cells]
         super().build_bank(data)
         self.find_rivals(self.map.store)
 
-    def _sweep(self, data: PictureData | None, path: str) -> None:
-        if data is None:
-            raise InputError(
-                f"there is no sweep at {path}; make it by mti predict with --model.keep N, or give "
-                "--data to have it made now"
-            )
+    def _sweep(self, data: PictureData | None, path: Path) -> None:
+        """Make the sweep, or make sure that the one that is there is the one that is meant."""
+        kept: dict[str, Any] = {} if data is None else {"keep": self.keep, "keep_by": self.chart.by}
         sweep = Sweep(
             self.backbone,
             [str(feature) for feature in self.features],
             str(self.layer),
             self.attribution,
             self.tension,
-            store=path,
-            keep=self.keep,
-            keep_by=self.chart.by,
+            store=str(path),
+            **kept,
         )
-        sweep.check_data(data)
+        if data is not None:
+            sweep.check_data(data).use(self.backbone.preprocessing)
+        if path.exists() and (store := SweepStore(path)).complete:
+            made = sweep.made(data)
+            same = _SAME if data is None else (*_SAME, *_SAME_DATA)
+            store.check_made({name: made[name] for name in same}, _INSTEAD)
+            if data is not None:
+                store.check_keys(data.pictures.keys, _INSTEAD)
+            return
+        if data is None:
+            raise InputError(
+                f"there is no complete sweep at {path}; make it by mti predict with --model.keep "
+                "N, or give --data to have it made now"
+            )
         trainer = Trainer(
             logger=False,
             enable_checkpointing=False,
@@ -230,7 +241,7 @@ class AtlasInversion(Inversion):
         return {"positive": positive, "negative": negative, "both": positive + negative}
 
     def _plan(self) -> list[Entry]:
-        return [
+        entries = [
             Entry(
                 f"{cell}_{face}_seed{seed}",
                 stream_key(seed, self.features[0], cell),
@@ -245,6 +256,13 @@ class AtlasInversion(Inversion):
             for face in self.faces
             if self._shows(source, face)
         ]
+        if not entries:
+            raise InputError(
+                f"nothing excites or inhibits {self.features[0]} at {self.layer} in the pictures "
+                f"of {self.chart.sweep}, so there is no face to make; try an earlier attribution "
+                "layer, other pictures, or coherent: false"
+            )
+        return entries
 
     def _shows(self, source: int, face: Face) -> bool:
         """Return whether there is something to show on a cell's face."""
@@ -264,5 +282,5 @@ class AtlasInversion(Inversion):
 
 
 def _strength(cell: Cell, face: Face) -> float:
-    of = {"positive": cell.excitation, "negative": cell.inhibition}
-    return of.get(face, cell.excitation + cell.inhibition)
+    excited, inhibited = cell.means["excitation"], cell.means["inhibition"]
+    return {"positive": excited, "negative": inhibited, "both": excited + inhibited}[face]

@@ -1,9 +1,10 @@
 """The callback that composes an atlas at the end of each epoch."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from shutil import rmtree
 from typing import Final, cast
 
 import numpy as np
@@ -23,8 +24,10 @@ from mti_lightning.bank import file_name
 from mti_lightning.compose import opacity, to_image
 from mti_lightning.data import Pictures
 from mti_lightning.errors import InputError
+from mti_lightning.feature import Feature
 from mti_lightning.log import run_folder
 from mti_lightning.objectives import Objective
+from mti_lightning.sweep import attributed
 from mti_lightning.swept import pictures_of
 from mti_lightning.views import whole
 
@@ -46,39 +49,66 @@ class AtlasLog(Callback):
     def __init__(self, chart: Chart | None = None) -> None:
         self.chart = chart
         self._folder: Path | None = None
-        self._maps: dict[int, Map] = {}  # of the objective's features
+        self._maps: dict[int, Map] = {}  # of the objective's features, in the first process
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._folder = run_folder(trainer)
-        if not isinstance(pl_module, Objective) or not trainer.is_global_zero:
+    def open_maps(self, objective: Objective) -> None:
+        """Open the map of each feature of an objective, whose own pictures are to be placed on it.
+
+        `mti fit` does so before the run's folder exists.
+
+        Raises:
+            InputError: If there is none, or it is of another network, layer or attribution.
+        """
+        if self.chart is None or isinstance(objective, AtlasInversion):
             return
-        if isinstance(pl_module, AtlasInversion):
+        own = attributed(objective.backbone, objective.layer, objective.attribution)
+        self._maps = {
+            place: open_map(self.chart, str(feature), own)
+            for place, feature in enumerate(objective.features)
+        }
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._folder = run_folder(trainer)  # all processes have to ask for it together
+        if isinstance(pl_module, Objective) and trainer.is_global_zero and not self._maps:
+            self.open_maps(pl_module)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if isinstance(pl_module, AtlasInversion) and trainer.is_global_zero:
             assert pl_module.map is not None
             self._maps = {0: pl_module.map}
-        elif self.chart is not None:
-            self._maps = {
-                place: open_map(self.chart, str(feature))
-                for place, feature in enumerate(pl_module.features)
-            }
-            _check_layer(pl_module, self._maps[0])
-        if self._maps and isinstance(trainer.logger, TensorBoardLogger):
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._maps = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._folder and self._maps and trainer.global_step == 0:
+            # Of another run, which was killed: nothing of it may stay beside this one's.
+            rmtree(self._folder / "atlas", ignore_errors=True)
+        self._make_up(trainer, pl_module)
+        if isinstance(trainer.logger, TensorBoardLogger):
             for found in self._maps.values():
                 _project(found, trainer.logger)
-        # A checkpoint of an epoch's last step resumes behind the epoch's end.
-        if trainer.current_epoch > 0:
-            self._compose(trainer, pl_module, trainer.current_epoch - 1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if isinstance(pl_module, Objective):
-            self._compose(trainer, pl_module, trainer.current_epoch)
+        self._compose(trainer, pl_module, trainer.current_epoch)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._make_up(trainer, pl_module)  # a run that was finished comes here at once
         if isinstance(pl_module, AtlasInversion) and self._maps and self._folder:
             _write_page(self._folder / "atlas.html", pl_module, self._maps[0])
 
-    def _compose(self, trainer: Trainer, objective: Objective, epoch: int) -> None:
+    def _make_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compose the last epoch's atlas where a run goes on between two epochs.
+
+        A checkpoint of an epoch's last step is continued behind the epoch's end; one from within an
+        epoch holds icons of none.
+        """
+        if trainer.current_epoch > 0 and trainer.is_last_batch:
+            self._compose(trainer, pl_module, trainer.current_epoch - 1)
+
+    def _compose(self, trainer: Trainer, objective: LightningModule, epoch: int) -> None:
         """Compose an epoch's atlas, unless it is there."""
-        if not self._maps or self._folder is None:
+        if not self._maps or self._folder is None or not isinstance(objective, Objective):
             return
         folder = self._folder / "atlas"
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,13 +127,18 @@ class AtlasLog(Callback):
         """Yield name and maker of each picture of the atlas."""
         if isinstance(objective, AtlasInversion):
             found = self._maps[0]
-            numbers = found.columns["response"], found.columns["tension"]
             for face, icons in _icons(objective).items():
                 title = _title(objective, found)
                 yield (
                     face,
                     partial(
-                        atlas_picture.draw, found.layout, found.cells, icons, *numbers, title, face
+                        atlas_picture.draw,
+                        found.layout,
+                        found.cells,
+                        icons,
+                        found.columns,
+                        title,
+                        face,
                     ),
                 )
             return
@@ -139,7 +174,7 @@ def _write_page(path: Path, objective: AtlasInversion, found: Map) -> None:
         found.columns,
         keys,
         thumbnail,
-        labels_of(keys),
+        _labels(found, pictures),
         _title(objective, found),
     )
 
@@ -195,15 +230,6 @@ def _placed(
     }
 
 
-def _check_layer(objective: Objective, found: Map) -> None:
-    made = found.store.made["attribution_layer"]
-    if made != str(objective.layer):
-        raise InputError(
-            f"the map of {found.store.path} is of attributions to {made}, the run's are to "
-            f"{objective.layer}; give the same layer, or another sweep"
-        )
-
-
 def _pictures_of(found: Map) -> Pictures | None:
     """Open the pictures of a map; None, with a warning, where they are gone."""
     try:
@@ -213,26 +239,32 @@ def _pictures_of(found: Map) -> Pictures | None:
         return None
 
 
-def labels_of(keys: Sequence[str]) -> list[str] | None:
-    """Return the folder of each picture, its class in an ImageFolder; None if all are in one."""
-    folders = [str(Path(key).parent) for key in keys]
-    return folders if len(set(folders)) > 1 else None
+def _labels(found: Map, pictures: Pictures | None) -> list[str] | None:
+    """Return what is known of each picture of a map; None where nothing tells them apart."""
+    every = pictures and pictures.labels(Feature.parse(found.store.features[found.feature]))
+    labels = [every[place] for place in found.layout.pictures] if every else []
+    return labels if len(set(labels)) > 1 else None
 
 
 def _project(found: Map, logger: TensorBoardLogger) -> None:
     """Give pictures, numbers and pooled attributions to TensorBoard's projector."""
-    every = -(-len(found.rows) // _MOST_PROJECTED)
-    chosen = range(0, len(found.rows), every)
+    chosen = atlas.thinned(len(found.rows), _MOST_PROJECTED)
     side = min(64, _SPRITE // math.ceil(len(chosen) ** 0.5))
     keys, pictures = found.store.keys, _pictures_of(found)
     sprites = None
     if pictures:
         shown = (pictures[int(found.layout.pictures[place])]["picture"] for place in chosen)
         sprites = torch.stack([interpolate(p[None], (side, side), mode="area")[0] for p in shown])
+    columns = {name: [f"{value:.4g}" for value in of] for name, of in found.columns.items()}
+    if labels := _labels(found, pictures):
+        columns["label"] = labels
     rows = [
         [
-            " ".join(keys[int(found.layout.pictures[place])].split()),
-            *(f"{values[place]:.4g}" for values in found.columns.values()),
+            " ".join(text.split())  # a tab or a line's end would begin another column or row
+            for text in (
+                keys[int(found.layout.pictures[place])],
+                *(of[place] for of in columns.values()),
+            )
         ]
         for place in chosen
     ]
@@ -241,5 +273,5 @@ def _project(found: Map, logger: TensorBoardLogger) -> None:
         rows,
         sprites,
         tag=file_name(found.store.features[found.feature]),
-        metadata_header=["picture", *found.columns],
+        metadata_header=["picture", *columns],
     )

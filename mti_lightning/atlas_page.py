@@ -16,14 +16,11 @@ from matplotlib import colormaps
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from mti_lightning.atlas import COLUMNS, Cell, Layout
+from mti_lightning.atlas import COLUMNS, MOST_DOTS, Cell, Layout, scale, thinned
 from mti_lightning.errors import InputError
 
 _FACES = ("positive", "negative", "both")
-
-# People with colour-blindness can tell them apart; on white both ends and zero are seen.
-_DIVERGING, _SEQUENTIAL = "coolwarm", "viridis_r"
-# For the commonest labels: Okabe and Ito's, as good for them.
+# For the commonest labels: Okabe and Ito's, which people with colour-blindness can tell apart.
 _LABELS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442")
 _ICON, _THUMBNAIL = 96, 80  # pixels: the longer side
 
@@ -41,6 +38,8 @@ def write_page(
 ) -> None:
     """Write the page: zoom, faces, colours, what a cell holds; equal bytes for equal inputs.
 
+    Of very many pictures only some are drawn as dots, evenly spread, the exemplars among them.
+
     Drawn on a plain canvas instead of by Bokeh, which took four times as long for a frame of 30×30
     cells with 10,000 pictures, and whose WebGL works only where strings may be run as code.
 
@@ -53,8 +52,8 @@ def write_page(
         cells: The cells that are shown.
         icons: For each cell its faces by name, "positive", "negative" or "both", RGBA; none is an
             empty mapping.
-        columns: For each picture its "response", "excitation", "inhibition" and "tension", [M];
-            NaN is shown as unknown. At least one of them.
+        columns: For each picture its numbers, by names in `COLUMNS`, [M]; NaN is shown as unknown.
+            At least one of them.
         keys: For each picture what it is called, such as its path, [M].
         thumbnails: Returns a picture by its place in the layout; asked for exemplars only.
         labels: For each picture its class, [M]; the commonest have colours of their own.
@@ -69,33 +68,39 @@ def write_page(
         name: np.asarray(columns[name], dtype=np.float64) for name in COLUMNS if name in columns
     }
     rows, across = layout.size
-    points = np.asarray(layout.points, dtype=np.float64)  # [M, 2]
     named, group = _ranked([] if labels is None else labels)
+    exemplars = [int(place) for cell in cells for place in cell.exemplars]
+    drawn = np.array(sorted({*thinned(len(layout.points), MOST_DOTS), *exemplars}))
+    dot = {place: index for index, place in enumerate(drawn.tolist())}
+    points = np.asarray(layout.points, dtype=np.float64)[drawn]
     small = {}
-    for place in (int(place) for cell in cells for place in cell.exemplars):
+    for place in exemplars:
         image = thumbnails(place) if thumbnails else None
         if image is not None:
-            small[place] = images.add(image, _THUMBNAIL)
+            small[dot[place]] = images.add(image, _THUMBNAIL)
     data = {
         "title": title,
+        "pictures": len(layout.points),
         "size": [int(rows), int(across)],
         "x": _numbers(points[:, 0] * across),
         "y": _numbers((1 - points[:, 1]) * rows),
-        "measures": {name: _scale(name, values) for name, values in measured.items()},
-        "labels": {"texts": named, "values": group, "colours": _LABELS} if named else None,
+        "measures": {name: _coloured(name, of, of[drawn]) for name, of in measured.items()},
+        "labels": {"texts": named, "values": [group[place] for place in drawn], "colours": _LABELS}
+        if named
+        else None,
         "cells": [
             {
                 "row": int(cell.row),
                 "column": int(cell.column),
                 "count": int(cell.count),
-                "exemplars": [int(place) for place in cell.exemplars],
+                "exemplars": [dot[int(place)] for place in cell.exemplars],
                 "faces": {face: images.add(faces[face], _ICON) for face in _FACES if face in faces},
                 "labels": _commonest([group[place] for place in cell.members]) if named else [],
-                **{name: _numbers([getattr(cell, name)])[0] for name in measured},
+                **{name: _numbers([cell.means[name]])[0] for name in measured},
             }
             for cell, faces in zip(cells, icons, strict=True)
         ],
-        "keys": [str(key) for key in keys],
+        "keys": [str(keys[place]) for place in drawn],
         "thumbnails": small,
         "images": list(images.addresses),
     }
@@ -158,21 +163,20 @@ def _numbers(values: ArrayLike) -> list[float | None]:
     ]
 
 
-def _scale(name: str, values: NDArray[np.float64]) -> dict[str, Any]:
-    """Return a measure's values, and the colours of its 1st to 99th percentile."""
-    finite = values[np.isfinite(values)]
-    if name == "response":
-        high = float(np.quantile(np.abs(finite), 0.99)) if finite.size else 0.0
-        low = high = high or 1.0
-        low = -low
-    else:
-        low, high = np.quantile(finite, [0.01, 0.99]).tolist() if finite.size else (0.0, 1.0)
-        high = high if high > low else low + 1
-    ramp = colormaps[_DIVERGING if name == "response" else _SEQUENTIAL]
+def _coloured(name: str, values: NDArray[np.float64], drawn: NDArray[np.float64]) -> dict[str, Any]:
+    """Return a measure of the pictures that are drawn, and the colours of all."""
+    colours, low, high = scale(name, values)
     stops = [
-        [round(255 * channel) for channel in ramp(place)[:3]] for place in np.linspace(0, 1, 17)
+        [round(255 * channel) for channel in colormaps[colours](place)[:3]]
+        for place in np.linspace(0, 1, 17)
     ]
-    return {"values": _numbers(values), "low": low, "high": high, "stops": stops}
+    return {
+        "values": _numbers(drawn),
+        "low": low,
+        "high": high,
+        "stops": stops,
+        "meaning": COLUMNS[name],
+    }
 
 
 def _ranked(labels: Sequence[str]) -> tuple[list[str], list[int]]:

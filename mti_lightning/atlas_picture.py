@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -13,14 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from PIL import Image, ImageDraw, ImageFont
 
-from mti_lightning.atlas import Array, Cell, Face, Layout
+from mti_lightning.atlas import MOST_DOTS, Array, Cell, Face, Layout, scale, thinned
 
 _FACES = {"positive": "+ inversions", "negative": "− inversions", "both": "+ and − inversions"}
-_DIVERGING, _SEQUENTIAL = "PuOr_r", "cividis"  # both told apart by people with colour-blindness
+_BELOW = ("excitation", "inhibition")  # columns that have no scatter; tension shows both
 _GROUND, _OUTLINE = "#f2f2f2", "#5a5a5a"
 _DPI = 100
-_WIDTH, _HEAD, _FOOT, _EDGE = 1400, 110, 620, 30  # pixels
-_SMALLEST = 0.65  # side of the icon of a cell with few pictures, as a share of the largest
+_WIDTH, _HEAD, _FOOT, _EDGE = 1800, 110, 780, 30  # pixels
+_LARGEST, _SMALLEST = 240, 0.75  # a cell's side in pixels; an icon's as a share of it
 _MOST_SHOWN = 32  # a run's pictures that are shown beside the map
 _MAP_HIGH = 1000
 
@@ -29,35 +28,33 @@ def draw(
     layout: Layout,
     cells: Sequence[Cell],
     icons: Mapping[tuple[int, int], Image.Image],
-    responses: Array,
-    tension: Array,
+    columns: Mapping[str, Array],
     title: str,
     face: Face = "both",
 ) -> Image.Image:
-    """Draw the atlas, 1,400 pixels wide: its icons, and beneath them all pictures of the map.
+    """Draw the atlas, 1,800 pixels wide: its icons, and beneath them the pictures of the map.
 
-    An icon's border is coloured by its cell's mean response, and its side grows with the number of
-    the cell's pictures.
+    The icons' map ends where the cells that are shown do. An icon's border is coloured by its
+    cell's mean response, and its side grows with the number of the cell's pictures.
 
     Args:
         layout: Where M pictures lie.
         cells: Those that are shown.
         icons: For (row, column) of a cell its icon, RGBA; a cell without one is only its border.
-        responses: [M].
-        tension: [M].
+        columns: The pictures' numbers, [M] each, response among them.
         title: What the atlas is of.
         face: What the icons show.
     """
-    norm = _centred(responses)
+    colours, norm = _colours("response", columns["response"])
     few, many = _counts(cells)
     subtitle = (
         f"{_FACES[face]} of {len(cells)} cells of a map of {len(layout.pictures):,} pictures; "
         f"the smallest icons are of {few}, the largest of {many} or more"
     )
     parts = [
-        _head(title, subtitle, norm),
-        _icons(layout.size, cells, icons, norm),
-        _scatters(layout, responses, tension, norm),
+        _head(title, subtitle, ScalarMappable(norm, colours)),
+        _icons(layout.size, cells, icons, ScalarMappable(norm, colours)),
+        _scatters(layout, {n: values for n, values in columns.items() if n not in _BELOW}),
     ]
     sheet = Image.new("RGB", (_WIDTH, sum(part.height for part in parts)), "white")
     top = 0
@@ -85,8 +82,7 @@ def mark(
     """
     figure = Figure(figsize=(_WIDTH / _DPI, _MAP_HIGH / _DPI), dpi=_DPI)
     axes = figure.add_axes((0.19, 0.09, 0.62, 0.84))
-    norm = _centred(responses)
-    dots = _dots(axes, layout, responses, np.abs(responses), _DIVERGING, norm)
+    dots = _dots(axes, layout, "response", responses)
     axes.scatter(
         points[:, 0],
         points[:, 1],
@@ -137,10 +133,9 @@ def save(picture: Image.Image, path: Path) -> None:
     part.replace(path)
 
 
-def _centred(responses: Array) -> Normalize:
-    """Zero is in the middle, and a hundredth of the pictures is beyond the ends."""
-    end = float(np.percentile(np.abs(responses), 99)) if len(responses) else 0
-    return Normalize(-(end or 1), end or 1)
+def _colours(name: str, values: Array) -> tuple[str, Normalize]:
+    colours, low, high = scale(name, values)
+    return colours, Normalize(low, high)
 
 
 def _counts(cells: Sequence[Cell]) -> tuple[int, int]:
@@ -152,13 +147,13 @@ def _counts(cells: Sequence[Cell]) -> tuple[int, int]:
     return min(counts), int(np.percentile(counts, 90, method="lower"))
 
 
-def _head(title: str, subtitle: str, norm: Normalize) -> Image.Image:
+def _head(title: str, subtitle: str, colours: ScalarMappable) -> Image.Image:
     figure = Figure(figsize=(_WIDTH / _DPI, _HEAD / _DPI), dpi=_DPI)
     left = _EDGE / _WIDTH
     figure.text(left, 0.72, title, fontsize=15, parse_math=False)
     figure.text(left, 0.42, subtitle, fontsize=10, color="0.3", parse_math=False)
     bar = figure.colorbar(
-        ScalarMappable(norm, _DIVERGING),
+        colours,
         cax=figure.add_axes((0.7, 0.6, 0.28, 0.16)),
         orientation="horizontal",
         extend="both",
@@ -171,35 +166,37 @@ def _icons(
     size: tuple[int, int],
     cells: Sequence[Cell],
     icons: Mapping[tuple[int, int], Image.Image],
-    norm: Normalize,
+    colours: ScalarMappable,
 ) -> Image.Image:
-    rows, columns = size
-    side = (_WIDTH - 2 * _EDGE) // max(rows, columns)  # square cells, not higher than wide
+    rows, columns = (
+        range(min(taken, default=0), max(taken, default=most - 1) + 1)
+        for taken, most in zip(
+            ([cell.row for cell in cells], [cell.column for cell in cells]), size, strict=True
+        )
+    )
+    # Square cells, and the map not higher than wide.
+    side = min((_WIDTH - 2 * _EDGE) // max(len(rows), len(columns)), _LARGEST)
     border = max(2, round(side * 0.08))
-    left = (_WIDTH - columns * side) // 2
-    sheet = Image.new("RGB", (_WIDTH, rows * side + 2 * _EDGE), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    pen.rectangle((left, _EDGE, left + columns * side - 1, _EDGE + rows * side - 1), _GROUND)
-    for row in range(rows):
-        pen.text(
-            (left - 6, _EDGE + (row + 0.5) * side), str(row), fill="#777", font=font, anchor="rm"
-        )
-    for column in range(columns):
-        pen.text(
-            (left + (column + 0.5) * side, _EDGE - 6),
-            str(column),
-            fill="#777",
-            font=font,
-            anchor="ms",
-        )
+    left, high = (_WIDTH - len(columns) * side) // 2, len(rows) * side
+    sheet = Image.new("RGB", (_WIDTH, high + 2 * _EDGE), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    pen.rectangle((left, _EDGE, left + len(columns) * side - 1, _EDGE + high - 1), _GROUND)
+
+    def number(x: float, y: float, which: int, anchor: str) -> None:
+        pen.text((x, y), str(which), fill="#777", font=font, anchor=anchor)
+
+    for place, row in enumerate(rows):
+        number(left - 6, _EDGE + (place + 0.5) * side, row, "rm")
+    for place, column in enumerate(columns):
+        number(left + (place + 0.5) * side, _EDGE - 6, column, "ms")
     many = _counts(cells)[1]
-    colours = colormaps[_DIVERGING]
     for cell in cells:
-        share = min(1, max(_SMALLEST, (cell.count / many) ** 0.5))
+        share = _SMALLEST + (1 - _SMALLEST) * min(1, (cell.count / many) ** 0.5)
         outer = round((side - 2) * share)
-        x = left + cell.column * side + (side - outer) // 2
-        y = _EDGE + cell.row * side + (side - outer) // 2
-        red, green, blue = (round(255 * part) for part in colours(norm(cell.response))[:3])
+        x = left + (cell.column - columns[0]) * side + (side - outer) // 2
+        y = _EDGE + (cell.row - rows[0]) * side + (side - outer) // 2
+        response = np.array(cell.means["response"])
+        red, green, blue, _ = map(int, colours.to_rgba(response, bytes=True))
         # The middle of the scale is as light as the ground; the outline keeps it seen.
         pen.rectangle((x, y, x + outer - 1, y + outer - 1), (red, green, blue), _OUTLINE)
         inner = outer - 2 * border
@@ -218,21 +215,20 @@ def _lay(tile: Image.Image, icon: Image.Image) -> None:
     tile.paste(icon, ((tile.width - size[0]) // 2, (tile.height - size[1]) // 2), icon)
 
 
-def _scatters(layout: Layout, responses: Array, tension: Array, norm: Normalize) -> Image.Image:
+def _scatters(layout: Layout, columns: Mapping[str, Array]) -> Image.Image:
     figure = Figure(figsize=(_WIDTH / _DPI, _FOOT / _DPI), dpi=_DPI, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    dots = _dots(left, layout, responses, np.abs(responses), _DIVERGING, norm)
-    figure.colorbar(dots, ax=left, label="response", extend="both")
-    dots = _dots(right, layout, tension, tension, _SEQUENTIAL, None)
-    figure.colorbar(dots, ax=right, label="tension")
+    every = figure.subplots(1, len(columns), squeeze=False)[0]
+    for axes, (name, values) in zip(every, columns.items(), strict=True):
+        dots = _dots(axes, layout, name, values)
+        figure.colorbar(dots, ax=axes, label=name, extend="both", shrink=0.8)
     return _rendered(figure)
 
 
-def _dots(
-    axes: Axes, layout: Layout, values: Array, height: Array, colours: str, norm: Normalize | None
-) -> ScalarMappable:
-    """Draw the map, those with the largest `height` on top."""
-    order = np.argsort(height, kind="stable")
+def _dots(axes: Axes, layout: Layout, name: str, values: Array) -> ScalarMappable:
+    """Draw the map coloured by a column, those that are farthest from zero on top."""
+    chosen = np.array(thinned(len(values), MOST_DOTS))
+    order = chosen[np.argsort(np.abs(values[chosen]), kind="stable")]
+    colours, norm = _colours(name, values)
     dots = axes.scatter(
         layout.points[order, 0],
         layout.points[order, 1],

@@ -141,6 +141,10 @@ class MtiCLI(LightningCLI):
             Results.check(self.trainer)
         self.model.build_bank(self.datamodule)
         self.model.check_devices(self.trainer)
+        trainer: Any = self.trainer
+        for callback in trainer.callbacks:
+            if isinstance(callback, AtlasLog):
+                callback.open_maps(self.model)
         try:
             self.model.configure_optimizers()
         except (ValueError, TypeError) as error:  # torch checks values only now

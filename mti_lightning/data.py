@@ -31,7 +31,8 @@ from webdataset.tariterators import base_plus_ext
 
 from mti_lightning.backbone import Preprocessing
 from mti_lightning.errors import InputError, nearest
-from mti_lightning.vetoed_shapes import Contents, Split, VetoedShapes
+from mti_lightning.feature import Feature
+from mti_lightning.vetoed_shapes import KINDS, Contents, Split, VetoedShapes, veto_of
 
 # The shorter side is brought to the backbone's: one pixel by a million would fill the memory.
 MOST_ELONGATED = 100
@@ -271,6 +272,10 @@ class Pictures(Dataset[Picture], ABC):
         """Return whether a picture is another than when it had this stamp; one drawn is not."""
         return False
 
+    def labels(self, feature: Feature) -> list[str] | None:
+        """Return what is known of each picture, for a feature; None where nothing is."""
+        return None
+
 
 class _Stored(Pictures):
     """Pictures that are read from a disk."""
@@ -314,11 +319,20 @@ class _Stored(Pictures):
 class PictureFiles(_Stored):
     """Picture files below a folder."""
 
-    def __init__(self, root: Path, keys: list[str], preprocessing: Preprocessing) -> None:
-        self.root, self.keys, self.preprocessing = root, keys, preprocessing
+    def __init__(self, root: Path, names: list[str], preprocessing: Preprocessing) -> None:
+        self.root, self.names, self.preprocessing = root, names, preprocessing
+        # What is no UTF-8 in a name is shown as it is of a picture in a tar file, as \udcff.
+        self.keys = [name.encode(errors="backslashreplace").decode() for name in names]
 
     def _place(self, index: int) -> tuple[Path, int, None]:
-        return self.root / self.keys[index], 0, None
+        return self.root / self.names[index], 0, None
+
+
+class ClassFolders(PictureFiles):
+    """Picture files in a folder for each class."""
+
+    def labels(self, feature: Feature) -> list[str]:
+        return [key.partition("/")[0] for key in self.keys]
 
 
 class TarredPictures(_Stored):
@@ -363,6 +377,18 @@ class ResizedShapes(Pictures):
                 sample["picture"][None], self.size, mode="bilinear", antialias=True
             )[0]  # [3, H, W]
         return cast("Picture", sample)  # and more
+
+    def labels(self, feature: Feature) -> list[str] | None:
+        """Return, for a class of the world, whether its shape and its veto are there."""
+        kind = feature.channel
+        if feature.layer != "fc" or kind is None or not 0 <= kind < len(KINDS):
+            return None
+        shape, veto = KINDS[kind], KINDS[veto_of(kind)]
+        found = {(1, 1): f"{shape} and {veto}", (1, 0): shape, (0, 1): veto, (0, 0): "neither"}
+        return [
+            found[kind in kinds, veto_of(kind) in kinds]
+            for kinds in map(self.world.kinds, range(len(self)))
+        ]
 
 
 class Loaded(NamedTuple):
@@ -587,8 +613,8 @@ class ImageFolder(PictureData):
         take = min(limit or len(names), len(names))
         self.names = [names[index * len(names) // take] for index in range(take)]
 
-    def _open(self, preprocessing: Preprocessing) -> PictureFiles:
-        return PictureFiles(self.path, self.names, preprocessing)
+    def _open(self, preprocessing: Preprocessing) -> ClassFolders:
+        return ClassFolders(self.path, self.names, preprocessing)
 
 
 class PictureShards(PictureData):

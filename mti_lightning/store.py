@@ -189,18 +189,30 @@ class SweepStore:
         Raises:
             InputError: If it was made otherwise or of other pictures, naming the first difference.
         """
-        old, new = _comparable(self.made), _comparable(made)
-        for name in {**old, **new}:
-            if old.get(name) != new.get(name):
-                given = f"{_short(old.get(name))}, not {_short(new.get(name))}"
-                raise InputError(f"{self.path} was made with {name} {given}; {_AGAIN}")
+        self.check_made({**dict.fromkeys(self.made), **made})
         self.check_keys(keys)
 
-    def check_keys(self, keys: Sequence[str]) -> None:
+    def check_made(self, made: Mapping[str, Any], instead: str = _AGAIN) -> None:
+        """Make sure that this sweep was made with `made`; what is not in it may be anything.
+
+        Args:
+            made: Some of what a sweep's results depend on, as `Sweep.made` has it.
+            instead: What an error says would do.
+
+        Raises:
+            InputError: If it was made otherwise, naming the first difference.
+        """
+        old, new = _comparable(self.made), _comparable(made)
+        for name in new:
+            if old.get(name) != new[name]:
+                different = _difference(name, old.get(name), new[name])
+                raise InputError(f"{self.path} was made with {different}; {instead}")
+
+    def check_keys(self, keys: Sequence[str], instead: str = _AGAIN) -> None:
         """Make sure that the pictures have the names of those of this sweep.
 
         Raises:
-            InputError: If they do not, naming the first difference.
+            InputError: If they do not, naming the first difference, and `instead`.
         """
         known = self.keys
         if known != list(keys):
@@ -208,7 +220,7 @@ class SweepStore:
             place, (old, new) = next((i, pair) for i, pair in enumerate(pairs) if len({*pair}) > 1)
             raise InputError(
                 f"the pictures have changed since {self.path} was begun: there were {len(known)}, "
-                f"there are {len(keys)}; number {place} was {old}, is {new}; {_AGAIN}"
+                f"there are {len(keys)}; number {place} was {old}, is {new}; {instead}"
             )
 
     def check_contents(self, pictures: Pictures, places: Iterable[int] | None = None) -> None:
@@ -510,9 +522,11 @@ def _comparable(made: Mapping[str, Any]) -> dict[str, Any]:
 
     That is not where its pictures lie: they may have been moved, and are compared one by one.
     """
-    data = made["data"]
-    arguments = {k: v for k, v in data["init_args"].items() if k not in PLACES}
-    return {**made, "data": {**data, "init_args": arguments}, "version": None}
+    compared = {name: value for name, value in made.items() if name != "version"}
+    if data := made.get("data"):
+        arguments = {k: v for k, v in data["init_args"].items() if k not in PLACES}
+        compared["data"] = {**data, "init_args": arguments}
+    return compared
 
 
 def _write_maps(group: Any, rows: Sequence[tuple[int, int, Array]]) -> None:
@@ -542,6 +556,14 @@ class writing:  # noqa: N801  read as `with writing(path)`
             f"the disk of {self.path} {what}; every block before is safe: make room and run the "
             "same command again to go on"
         ) from error
+
+
+def _difference(name: str, old: object, new: object) -> str:
+    """Say where two values of one name differ first."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        key = next(key for key in {**old, **new} if old.get(key) != new.get(key))
+        return _difference(f"{name}.{key}", old.get(key), new.get(key))
+    return f"{name} {_short(old)}, not {_short(new)}"
 
 
 def _short(value: object) -> str:

@@ -380,19 +380,13 @@ class Sweep(LightningModule):
             )
         self.overwrite = False  # from here on it goes on with this one
 
-    def made(self, data: PictureData, precision: str) -> dict[str, Any]:
+    def made(self, data: PictureData | None, precision: str = "32-true") -> dict[str, Any]:
         """Return what the results depend on, as JSON."""
-        arguments = {k: v for k, v in vars(self.attribution).items() if not k.startswith("_")}
         made = {
             "version": version("mti-lightning"),
             "backbone": self.backbone.name,
-            "weights": self.backbone.digest(),
             "features": [str(feature) for feature in self.features],
-            "attribution_layer": str(self.layer),
-            "attribution": {
-                "class_path": _class_path(self.attribution),
-                "init_args": arguments,
-            },
+            **attributed(self.backbone, self.layer, self.attribution),
             "tension": {"measure": self.tension.measure, "summed": self.tension.summed},
             "calibrate": self.calibrate,
             "rivals": self.rivals,
@@ -402,10 +396,9 @@ class Sweep(LightningModule):
             "keep_features": [str(self.features[place]) for place in self.kept],
             "precision": precision,
             "preprocessing": asdict(self.backbone.preprocessing),
-            "data": data.made,
+            "data": None if data is None else data.made,
         }
-        told: dict[str, Any] = json.loads(json.dumps(made, default=str))  # as it will be read back
-        return told
+        return _as_read_back(made)
 
     @torch.no_grad()
     def _mean_activation(self, data: PictureData) -> tuple[Tensor, dict[int, Stamp]]:
@@ -636,6 +629,23 @@ class _Tops:
     def of(self, feature: int) -> set[int]:
         """Return those of a feature."""
         return {i for m in self.measures for i in self._best[feature, m][0].tolist()}
+
+
+def attributed(backbone: Backbone, layer: Layer, method: Attribution) -> dict[str, Any]:
+    """Return what attributions depend on, but for pictures and features, as JSON."""
+    arguments = {k: v for k, v in vars(method).items() if not k.startswith("_")}
+    return _as_read_back(
+        {
+            "weights": backbone.digest(),
+            "attribution_layer": str(layer),
+            "attribution": {"class_path": _class_path(method), "init_args": arguments},
+        }
+    )
+
+
+def _as_read_back(made: Mapping[str, Any]) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(json.dumps(made, default=str))
+    return told
 
 
 class SweepProgress(TQDMProgressBar):

@@ -79,6 +79,10 @@ class _Chosen(Pictures):
     def changed(self, index: int, stamp: Stamp) -> bool:
         return self.pictures.changed(self.places[index], stamp)
 
+    def labels(self, feature: Feature) -> list[str] | None:
+        every = self.pictures.labels(feature)
+        return every and [every[place] for place in self.places]
+
 
 @final
 class SweepPictures(PictureData):

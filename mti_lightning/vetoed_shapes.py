@@ -177,14 +177,18 @@ class VetoedShapes(Dataset[Sample]):
     def __len__(self) -> int:
         return self.size
 
-    def _draw(self, index: int) -> tuple[Array, list[Shape]]:
+    def _begin(self, index: int) -> tuple[np.random.Generator, Array, Array, list[int]]:
+        """Return a picture's generator, background, its mean colour, and the kinds to draw."""
         if not 0 <= index < self.size:
             raise IndexError(f"picture {index} of a world of {self.size}")
         stream = (get_args(Split).index(self.split), get_args(Contents).index(self.contents))
         rng = np.random.default_rng((self.seed, *stream, index))
-        picture, background = _background(rng)
+        return rng, *_background(rng), _choose_kinds(rng, self.contents, index)
+
+    def _draw(self, index: int) -> tuple[Array, list[Shape]]:
+        rng, picture, background, kinds = self._begin(index)
         shapes: list[Shape] = []
-        for kind in _choose_kinds(rng, self.contents, index):
+        for kind in kinds:
             radius = rng.uniform(11, 18)
             row, column = _place(rng, shapes, radius, self.contents == "overlap")
             # Unlike the background; over each other unlike the other shape, too, to be seen.
@@ -203,6 +207,10 @@ class VetoedShapes(Dataset[Sample]):
             picture = picture * (1 - alpha) + alpha * np.array(shape.colour)
         picture += rng.normal(0, 0.01, picture.shape)
         return np.clip(picture, 0, 1), shapes
+
+    def kinds(self, index: int) -> list[int]:
+        """Return the kinds of shape in picture `index`, without drawing them."""
+        return self._begin(index)[3]
 
     def scene(self, index: int) -> list[Shape]:
         """Return the shapes of picture `index` in the order of drawing: the last lies on top."""

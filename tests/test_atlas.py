@@ -30,7 +30,9 @@ from mti_lightning.atlas import (
     pool,
     pool_store,
     save,
+    scale,
     select_pictures,
+    thinned,
 )
 from mti_lightning.vetoed_shapes import veto_of
 
@@ -122,12 +124,7 @@ def test_what_a_cell_tells() -> None:
     vectors = np.array([[1, 0.0]] * 3 + [[1e6, 1e5]] + [[1, 0.3]] * 2 + [[0, 1.0], [0, 0]])
     layout = Layout(np.arange(8), np.full((8, 2), 0.5), np.zeros(8, int), (1, 1))
     (cell,) = cells(layout, vectors, of(8), exemplars=6)
-    assert (cell.response, cell.excitation, cell.inhibition, cell.tension) == (
-        3.5,
-        13.5,
-        23.5,
-        33.5,
-    )
+    assert cell.means == dict(zip(COLUMNS, (3.5, 13.5, 23.5, 33.5, 43.5), strict=True))
     unit = vectors[:7] / np.linalg.norm(vectors[:7], axis=1, keepdims=True)
     likeness = unit @ unit.sum(0)
     assert cell.exemplars.tolist() == np.argsort(-likeness, kind="stable")[:6].tolist()
@@ -205,22 +202,43 @@ def test_other_pictures_fall_where_their_likes_are() -> None:
     assert place(new, vectors[:2], points[:2]).tolist() == [[0.1, 0.1]] * 3
 
 
-def test_a_layout_on_disk(tmp_path: Path) -> None:
-    layout = lay_out(np.array([3, 5, 8]), np.array([[0, 1], [2, 3], [4, -9.0]]), (4, 5))
-    for name in ("a.npz", "b.npz"):
-        save(layout, tmp_path / name)
-    again = load(tmp_path / "a.npz")
-    for name in ("pictures", "points", "cell"):
-        assert getattr(again, name).tobytes() == getattr(layout, name).tobytes()
-    assert again.size == (4, 5)
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz"]
-    for content in (b"", b"PK\x03\x04", (tmp_path / "a.npz").read_bytes()[:300]):
-        (tmp_path / "a.npz").write_bytes(content)
-        with pytest.raises(InputError, match="holds no layout"):
-            load(tmp_path / "a.npz")
-    with pytest.raises(InputError, match="holds no layout"):
-        load(tmp_path / "none.npz")
+def test_points_on_disk(tmp_path: Path) -> None:
+    points = np.array([[0, 1], [2, 3], [4, -9.0]], np.float32)
+    for name in ("a.npy", "b.npy"):
+        save(points, tmp_path / name)
+    again = load(tmp_path / "a.npy", 3)
+    assert again.dtype == points.dtype
+    assert again.tobytes() == points.tobytes()
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", "b.npy"]
+    with pytest.raises(InputError, match="holds no map of 4 pictures; delete it"):
+        load(tmp_path / "a.npy", 4)
+    for content in (b"", b"PK\x03\x04", (tmp_path / "a.npy").read_bytes()[:130]):
+        (tmp_path / "a.npy").write_bytes(content)
+        with pytest.raises(InputError, match="holds no map of 3 pictures; delete it"):
+            load(tmp_path / "a.npy", 3)
+    with pytest.raises(InputError, match="holds no map of 3 pictures"):
+        load(tmp_path / "none.npy", 3)
+
+
+def test_colours_leave_out_a_hundredth_and_put_zero_in_the_middle() -> None:
+    values = np.append(np.linspace(-1, 3, 999), np.nan)
+    assert scale("response", values) == (
+        "coolwarm",
+        *np.quantile(abs(values[:-1]), [0.99] * 2) * np.array([-1, 1]),
+    )
+    assert scale("tension", values) == ("viridis_r", *np.quantile(values[:-1], [0.01, 0.99]))
+    for nothing in (np.zeros(0), np.zeros(3), np.full(3, np.nan)):
+        assert scale("response", nothing) == ("coolwarm", -1, 1)
+        assert scale("tension", nothing) == ("viridis_r", 0, 1)
+
+
+@pytest.mark.parametrize(("count", "most"), [(0, 5), (1, 5), (5, 5), (6, 5), (99, 10)])
+def test_thinning_is_even(count: int, most: int) -> None:
+    places = thinned(count, most)
+    assert len(places) == min(count, len(places)) <= most
+    assert list(places) == list(range(count))[:: places.step]
+    assert len(places) * 2 >= min(count, most)
 
 
 @pytest.fixture
@@ -248,12 +266,27 @@ def test_selection(store: SweepStore) -> None:
     rows, pictures = select_pictures(store, 1)
     assert pictures.tolist() == [2, 4, 6, 8, 9]
     assert rows.tolist() == [4, 2, 5, 0, 6]
-    assert columns_of(store, 1, pictures)["tension"].tolist() == [5, 9, 13, 17, 19]
+    columns = columns_of(store, 1, pictures)
+    assert list(columns) == ["response", "excitation", "inhibition", "tension"]
+    assert columns["tension"].tolist() == [5, 9, 13, 17, 19]
     # The two tensest, and the highest response.
     assert select_pictures(store, 1, 2)[1].tolist() == [2, 4, 8, 9]
     assert select_pictures(store, 1, 1, ["tension"])[1].tolist() == [9]
     assert select_pictures(store, 0)[1].tolist() == [3]
     assert pool_store(store, rows).tobytes() == pool(store.maps(rows), 2).tobytes()
+
+
+def test_a_further_column_of_a_sweep_is_one_of_the_map(
+    store: SweepStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(COLUMNS, "tension_l2", "Another one.")  # it is not finite anywhere
+    rows, pictures = select_pictures(store, 1)
+    assert pictures.tolist() == [2, 4, 6, 8, 9]
+    columns = columns_of(store, 1, pictures)
+    layout = Layout(pictures, np.full((5, 2), 0.5), np.zeros(5, int), (1, 1))
+    (cell,) = cells(layout, pool_store(store, rows), columns, minimum=1)
+    assert list(cell.means)[-1] == "tension_l2"
+    assert cell.means["tension"] == np.mean(columns["tension"])
 
 
 def test_selections_that_cannot_be(store: SweepStore) -> None:

@@ -1,14 +1,26 @@
 """The atlas of a small sweep of the embedded world: its targets, its pictures, its page."""
 
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
+from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mti_lightning import (
@@ -18,8 +30,11 @@ from mti_lightning import (
     Chart,
     InputError,
     MaximallyTense,
+    Tension,
     VetoedShapesPictures,
 )
+from mti_lightning.atlas import COLUMNS
+from mti_lightning.atlas_log import _project
 from mti_lightning.attribution import ActGrad, attribute
 from mti_lightning.callbacks import PictureLog, Results
 
@@ -40,14 +55,21 @@ def world() -> VetoedShapesPictures:
 
 
 def inversion(chart: Chart, **options: object) -> AtlasInversion:
-    settings = {"features": [CLASS], "attribution_layer": "layer4", "steps_per_epoch": 3} | options
-    return AtlasInversion(Backbone("vetoed_shapes_resnet"), chart=chart, keep=PICTURES, **settings)
+    settings = {"features": [CLASS], "attribution_layer": "layer4", "steps_per_epoch": 3}
+    backbone = Backbone("vetoed_shapes_resnet", input_size=options.pop("input_size", None))
+    return AtlasInversion(backbone, chart=chart, **{"keep": PICTURES, **settings, **options})
 
 
 def run(
-    folder: Path, objective: object, epochs: int = 2, chart: Chart | None = None, **fit: object
+    folder: Path,
+    objective: object,
+    epochs: int = 2,
+    chart: Chart | None = None,
+    version: int | None = None,
+    also: tuple[Callback, ...] = (),
+    **fit: object,
 ) -> Path:
-    logger = TensorBoardLogger(folder, "run", default_hp_metric=False)
+    logger = TensorBoardLogger(folder, "run", version=version, default_hp_metric=False)
     trainer = Trainer(
         max_epochs=epochs,
         logger=logger,
@@ -58,11 +80,29 @@ def run(
             PictureLog(),
             AtlasLog(chart),
             Results(),
-            ModelCheckpoint(save_top_k=-1, filename="{epoch}"),
+            *also,
+            ModelCheckpoint(save_top_k=-1, filename="{epoch}-{step}", every_n_train_steps=1),
         ],
     )
     trainer.fit(objective, **fit)
     return Path(logger.log_dir)
+
+
+@pytest.fixture(scope="module")
+def whole(chart: Chart, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs that was not stopped."""
+    return run(tmp_path_factory.mktemp("whole"), inversion(chart))
+
+
+def assert_same(folder: Path, whole: Path, epochs: tuple[int, ...] = (0, 1)) -> None:
+    """The atlases of some epochs, no others, and the page are those of a whole run."""
+    names = {path.name for path in (whole / "atlas").iterdir()}
+    wanted = {name for name in names if int(name[-7:-4]) in epochs}
+    assert len(wanted) == 3 * len(epochs)
+    assert {path.name for path in (folder / "atlas").iterdir()} == wanted
+    for name in wanted:
+        assert (folder / "atlas" / name).read_bytes() == (whole / "atlas" / name).read_bytes()
+    assert (folder / "atlas.html").read_bytes() == (whole / "atlas.html").read_bytes()
 
 
 def test_a_cell_s_targets_are_the_means_of_its_pictures_targets(chart: Chart) -> None:
@@ -95,9 +135,9 @@ def test_a_cell_s_targets_are_the_means_of_its_pictures_targets(chart: Chart) ->
                     )
         made = {entry.objective for entry in objective.entries if entry.source == source}
         strength = {
-            "positive": lambda cell: cell.excitation,
-            "negative": lambda cell: cell.inhibition,
-            "both": lambda cell: cell.excitation + cell.inhibition,
+            "positive": lambda cell: cell.means["excitation"],
+            "negative": lambda cell: cell.means["inhibition"],
+            "both": lambda cell: cell.means["excitation"] + cell.means["inhibition"],
         }
         assert made == {
             face
@@ -111,45 +151,149 @@ def test_bad_charts_are_refused(chart: Chart, tmp_path: Path) -> None:
         inversion(chart, features=["fc:0", "fc:1"])
     with pytest.raises(InputError, match="accentuate: an icon stands for many pictures"):
         inversion(chart, accentuate=True)
-    with pytest.raises(InputError, match=r"there is no sweep at .*none\.zarr; make it by mti pre"):
+    with pytest.raises(InputError, match=r"there is no complete sweep at .*none\.zarr; make"):
         inversion(replace(chart, sweep=str(tmp_path / "none.zarr"))).build_bank(None)
     with pytest.raises(InputError, match=r"there is no feature 'fc:0' of .*; it has fc:3"):
         inversion(chart, features=["fc:0"]).build_bank(None)
-    with pytest.raises(InputError, match="was made with attribution_layer layer4, not layer3"):
+    with pytest.raises(InputError, match="was made with attribution_layer 'layer4', not 'layer3'"):
         inversion(chart, attribution_layer="layer3").build_bank(None)
     other = AtlasInversion(
         Backbone("vetoed_shapes_resnet", "random"), [CLASS], "layer4", chart=chart
     )
-    with pytest.raises(InputError, match=r"was made with weights [0-9a-f]{16}, not [0-9a-f]{16}"):
+    with pytest.raises(InputError, match=r"was made with weights '[0-9a-f]{16}', not '[0-9a-f]"):
         other.build_bank(None)
     with pytest.raises(InputError, match="no cell of the map of 48 pictures has 49; give"):
         inversion(replace(chart, minimum=49)).build_bank(None)
 
 
-def test_an_atlas_at_the_end_of_each_epoch_also_after_a_stop(chart: Chart, tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole", inversion(chart))
-    names = [f"{face}_epoch{epoch:03d}.png" for epoch in range(2) for face in ("positive", "both")]
-    for name in names:
-        assert (whole / "atlas" / name).is_file()
-    begun = run(tmp_path / "begun", inversion(chart), epochs=1)
-    # Its rate falls over one epoch, not two: only a run of the same length can be continued.
-    (checkpoint,) = (whole / "checkpoints").glob("epoch=0.ckpt")
-    goes_on = run(tmp_path / "on", inversion(chart), ckpt_path=str(checkpoint), weights_only=True)
-    for name in names:
-        assert (goes_on / "atlas" / name).read_bytes() == (whole / "atlas" / name).read_bytes()
-    assert (goes_on / "atlas.html").read_bytes() == (whole / "atlas.html").read_bytes()
-    assert (begun / "atlas" / names[0]).read_bytes() != (whole / "atlas" / names[0]).read_bytes()
+class Other(ActGrad):
+    """Another attribution method."""
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "words"),
+    [
+        (VetoedShapesPictures(60, 5, contents="tense"), {}, "data.init_args.size 48, not 60; give"),
+        (VetoedShapesPictures(48, 6, contents="tense"), {}, "data.init_args.seed 5, not 6; give"),
+        (world(), {"keep": 9}, "keep 48, not 9; give the same, or another chart.sweep"),
+        (
+            None,
+            {"attribution": Other()},
+            "attribution.class_path 'mti_lightning.attribution.ActGra",
+        ),
+        (None, {"tension": Tension("minimum")}, "tension.measure 'geometric', not 'minimum'; give"),
+        (
+            None,
+            {"input_size": (64, 64)},
+            r"preprocessing.size \[96, 96\], not \[64, 64\]; give",
+        ),
+    ],
+    ids=["size", "seed", "keep", "attribution", "tension", "input size"],
+)
+def test_a_sweep_that_was_made_otherwise_is_refused(
+    chart: Chart, data: object, options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(InputError, match=f"was made with {words}"):
+        inversion(chart, **options).build_bank(data)
+
+
+def test_a_sweep_s_own_data_are_taken(chart: Chart) -> None:
+    inversion(chart).build_bank(world())
+    # What is not to be made may be chosen as is not possible while making it.
+    objective = inversion(replace(chart, by=("balance",), top=30, minimum=2))
+    objective.build_bank(None)
+    assert len(objective.map.layout.pictures) == 30
+
+
+def test_where_nothing_excites_or_inhibits_there_is_no_atlas(tmp_path: Path) -> None:
+    backbone = Backbone("vetoed_shapes_resnet")
+    backbone.network.fc.weight.data[3] = 0
+    empty = Chart(str(tmp_path / "sweep.zarr"), minimum=1)
+    objective = AtlasInversion(backbone, [CLASS], "layer4", chart=empty)
+    with pytest.raises(
+        InputError, match=r"nothing excites or inhibits fc:3 at layer4 in .*zarr, s"
+    ):
+        objective.build_bank(VetoedShapesPictures(12))
+
+
+def test_an_atlas_at_the_end_of_each_epoch(whole: Path) -> None:
+    assert_same(whole, whole)
     events = EventAccumulator(str(whole), size_guidance={"images": 0}).Reload()
     shown = {tag for tag in events.Tags()["images"] if tag.startswith("atlas/")}
     assert shown == {"atlas/positive", "atlas/negative", "atlas/both"}
     assert [image.step for image in events.Images("atlas/both")] == [0, 1]
-    config = (whole / "projector_config.pbtxt").read_text()
-    assert "fc-3" in config
-    assert "sprite.png" in config
-    (metadata,) = whole.glob("**/metadata.tsv")
-    lines = metadata.read_text().splitlines()
-    assert lines[0].split("\t") == ["picture", "response", "excitation", "inhibition", "tension"]
-    assert len(lines) == 1 + PICTURES
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "made"), [("epoch=0-step=3", (0, 1)), ("epoch=1-step=4", (1,))]
+)
+def test_a_run_goes_on_with_the_same_atlas(
+    chart: Chart, whole: Path, tmp_path: Path, checkpoint: str, made: tuple[int, ...]
+) -> None:
+    start = str(whole / "checkpoints" / f"{checkpoint}.ckpt")
+    folder = run(tmp_path, inversion(chart), ckpt_path=start, weights_only=True)
+    assert_same(folder, whole, made)  # no epoch's atlas is made of icons of the next
+
+
+def test_a_finished_run_that_goes_on_makes_up_what_is_missing(
+    chart: Chart, whole: Path, tmp_path: Path
+) -> None:
+    last = str(whole / "checkpoints/epoch=1-step=6.ckpt")
+    assert_same(run(tmp_path, inversion(chart), ckpt_path=last, weights_only=True), whole, (1,))
+
+
+KILLED = """
+import os, sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from lightning import Callback
+from mti_lightning import Chart
+from tests.test_atlas_inversion import inversion, run
+
+class Die(Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if (trainer.current_epoch, trainer.global_step) == {when}:
+            os._exit(9)
+
+run(Path({folder!r}), inversion({chart!r}), version=0, also=(Die(),))
+"""
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # it goes on where it was killed
+@pytest.mark.parametrize(
+    ("when", "start"),
+    [
+        ((1, 5), "epoch=1-step=4"),
+        pytest.param((1, 4), "epoch=0-step=3", marks=pytest.mark.slow),
+        pytest.param((0, 2), "epoch=0-step=1", marks=pytest.mark.slow),
+        pytest.param((0, 1), None, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_within_an_epoch_and_continued_it_ends_with_the_same_atlas(
+    chart: Chart, whole: Path, tmp_path: Path, when: tuple[int, int], start: str | None
+) -> None:
+    script = tmp_path / "killed.py"
+    root = str(Path(__file__).parents[1])
+    script.write_text(KILLED.format(root=root, folder=str(tmp_path), chart=chart, when=when))
+    died = subprocess.run([sys.executable, str(script)], check=False, capture_output=True)
+    assert died.returncode == 9, died.stderr
+    folder = tmp_path / "run/version_0"
+    assert not (folder / "results.csv").exists()
+    checkpoint = {}
+    if start:
+        checkpoint = {"ckpt_path": str(folder / f"checkpoints/{start}.ckpt"), "weights_only": True}
+    run(tmp_path, inversion(chart), version=0, **checkpoint)
+    assert_same(folder, whole)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_what_a_killed_run_left_is_not_taken_for_another_s(
+    chart: Chart, whole: Path, tmp_path: Path
+) -> None:
+    left = run(tmp_path, inversion(chart, seed=7), version=0)
+    for name in ("results.csv", "atlas.html"):  # which a kill comes before
+        (left / name).unlink()
+    assert_same(run(tmp_path, inversion(chart), version=0), whole)
 
 
 def test_where_a_run_s_own_pictures_lie(chart: Chart, tmp_path: Path) -> None:
@@ -159,18 +303,115 @@ def test_where_a_run_s_own_pictures_lie(chart: Chart, tmp_path: Path) -> None:
     folder = run(tmp_path, objective, epochs=1, chart=chart)
     (picture,) = (folder / "atlas").iterdir()
     assert picture.name == "fc-3_epoch000.png"
-    other = MaximallyTense(
-        Backbone("vetoed_shapes_resnet"), [CLASS], "layer3", seeds=2, steps_per_epoch=3
-    )
-    with pytest.raises(InputError, match="is of attributions to layer4, the run's are to layer3"):
-        run(tmp_path, other, epochs=1, chart=chart)
 
 
-def test_the_map_is_fitted_once(chart: Chart) -> None:
-    first, again = (inversion(chart) for _ in range(2))
+@pytest.mark.parametrize(
+    ("backbone", "layer", "words"),
+    [
+        (("vetoed_shapes_resnet",), "layer3", "attribution_layer 'layer4', not 'layer3'; give"),
+        (("vetoed_shapes_resnet", "random"), "layer4", r"weights '[0-9a-f]{16}"),
+        (("resnet18", "random"), "layer4", r"weights '[0-9a-f]{16}"),
+    ],
+)
+def test_pictures_of_another_network_or_layer_have_no_place_on_a_map(
+    chart: Chart, tmp_path: Path, backbone: tuple[str, ...], layer: str, words: str
+) -> None:
+    objective = MaximallyTense(Backbone(*backbone), [CLASS], layer, steps_per_epoch=3)
+    with pytest.raises(InputError, match=f"was made with {words}"):
+        run(tmp_path, objective, epochs=1, chart=chart)
+
+
+def test_umap_is_fitted_once_for_all_grids(
+    chart: Chart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, again = inversion(chart), inversion(chart)
     first.build_bank(None)
+    monkeypatch.setattr("mti_lightning.atlas.embed", None)
     again.build_bank(None)
-    assert first.map is not None
-    assert again.map is not None
     np.testing.assert_array_equal(first.map.layout.points, again.map.layout.points)
-    assert len(list(Path(str(chart.sweep)).parent.glob("sweep.map-*.npz"))) >= 1
+    monkeypatch.chdir(Path(chart.sweep).parent)
+    for grid in ({"minimum": 3}, {"exemplars": 1}, {"size": (3, 3), "minimum": 1}, {"trim": 5}):
+        inversion(replace(chart, sweep="sweep.zarr", **grid)).build_bank(None)
+    with pytest.raises(TypeError):
+        inversion(replace(chart, seed=1)).build_bank(None)
+
+
+# --- what TensorBoard serves ---
+
+
+def test_the_projector_has_all_columns_of_the_map_and_what_pictures_are(
+    chart: Chart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(COLUMNS, "tension_l2", "Another one.")
+    objective = inversion(chart)
+    objective.build_bank(None)
+    _project(objective.map, TensorBoardLogger(tmp_path, "", version=""))
+    (metadata,) = tmp_path.glob("**/metadata.tsv")
+    head, *rows = (line.split("\t") for line in metadata.read_text().splitlines())
+    assert head == [
+        *("picture", "response", "excitation", "inhibition", "tension", "tension_l2", "label")
+    ]
+    assert len(rows) == PICTURES
+    truth = {row[0]: row[-1] for row in rows}
+    pictures = world()
+    pictures.use(objective.backbone.preprocessing)
+    for index in range(PICTURES):
+        # Shape k = index mod 8 and its veto, k + 3: the class is a star, which a crescent vetoes.
+        wanted = {3: "star and crescent", 0: "star", 6: "crescent"}.get(index % 8, "neither")
+        assert truth[pictures.pictures.keys[index]] == wanted
+
+
+@contextmanager
+def tensorboard(folder: Path) -> Iterator[str]:
+    """Start TensorBoard on a free port; yield its address."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port", "0"]
+    started = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--load_fast", "false"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        assert started.stderr is not None
+        said = []
+        for line in started.stderr:
+            said.append(line)
+            if found := re.search(r"at (http://\S+)", line):
+                yield found[1] + "data/plugin/"
+                return
+        pytest.fail("".join(said))
+    finally:
+        started.kill()
+        started.communicate()
+
+
+def test_tensorboard_serves_the_atlas(whole: Path) -> None:
+    with tensorboard(whole) as address:
+
+        def get(what: str, **query: object) -> bytes:
+            with urlopen(f"{address}{what}?{urlencode(query)}", timeout=30) as answer:
+                return answer.read()
+
+        until = time.monotonic() + 60
+        while "atlas/both" not in (tags := json.loads(get("images/tags")).get(".", {})):
+            assert time.monotonic() < until, tags
+            time.sleep(0.2)
+        shown = json.loads(get("images/images", run=".", tag="atlas/both", sample=0))
+        assert [image["step"] for image in shown] == [0, 1]
+        with urlopen(f"{address}images/individualImage?{shown[1]['query']}") as answer:
+            served = Image.open(BytesIO(answer.read()))
+        with Image.open(whole / "atlas/both_epoch001.png") as picture:
+            assert np.array_equal(served.convert("RGB"), picture)
+        (embedding,) = json.loads(get("projector/info", run="."))["embeddings"]
+        name = embedding["tensorName"]
+        assert name.startswith("fc-3")
+        assert embedding["tensorShape"][0] == PICTURES
+        side, _ = embedding["sprite"]["singleImageDim"]
+        with Image.open(BytesIO(get("projector/sprite_image", run=".", name=name))) as sprite:
+            assert sprite.size == (7 * side, 7 * side)  # 48 pictures
+        head, *rows = get("projector/metadata", run=".", name=name).decode().splitlines()
+        assert head.split("\t")[:2] == ["picture", "response"]
+        assert {row.split("\t")[0] for row in rows} == {
+            f"tense/test/5/{i}" for i in range(PICTURES)
+        }

@@ -10,14 +10,19 @@ from PIL import Image
 from mti_lightning.atlas import Cell, Layout, cells, lay_out
 from mti_lightning.atlas_picture import draw, mark, save
 
-SIDE, LEFT, TOP = 67, 30, 140  # of a cell among 20 × 20, in pixels
+SIDE, LEFT, TOP = 87, 30, 140  # of a cell among 20 × 20, in pixels
+WIDTH = 1800
 GROUND = (242, 242, 242)
 RED, BLUE = (200, 20, 20), (20, 20, 200)
 
 
 def a_cell(row: int, column: int, count: int, response: float) -> Cell:
     members = np.arange(count)
-    return Cell(row, column, members, count, response, 1.0, 1.0, 1.0, members[:5])
+    return Cell(row, column, members, {"response": response}, members[:5])
+
+
+def of(responses: np.ndarray) -> dict[str, np.ndarray]:
+    return {"response": responses, "excitation": responses, "tension": np.abs(responses)}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +61,7 @@ def sheet(layout: Layout, responses: np.ndarray) -> Image.Image:
         (9, 10): Image.new("RGBA", (96, 48), (*RED, 255)),
         (12, 12): icon(RED),  # of a cell that is not shown
     }
-    return draw(layout, chosen, icons, responses, np.abs(responses), "f", "positive")
+    return draw(layout, chosen, icons, of(responses), "f", "positive")
 
 
 def across(sheet: Image.Image, row: int, column: int) -> list[tuple[int, int, int]]:
@@ -66,7 +71,7 @@ def across(sheet: Image.Image, row: int, column: int) -> list[tuple[int, int, in
 
 def test_icons_lie_in_their_cells_with_their_transparency(sheet: Image.Image) -> None:
     assert sheet.mode == "RGB"
-    assert sheet.width == 1400
+    assert sheet.width == WIDTH
     assert sheet.getpixel(middle(0, 0)) == RED
     assert sheet.getpixel(middle(3, 5)) == GROUND
     half = sheet.getpixel(middle(19, 19))
@@ -74,7 +79,7 @@ def test_icons_lie_in_their_cells_with_their_transparency(sheet: Image.Image) ->
     assert sheet.getpixel(middle(9, 9)) == GROUND  # no icon yet, only the border
     x, y = middle(9, 10)  # twice as wide as high: in the middle
     assert sheet.getpixel((x, y)) == RED
-    assert sheet.getpixel((x, y - 20)) == sheet.getpixel((x, y + 20)) == GROUND
+    assert sheet.getpixel((x, y - 25)) == sheet.getpixel((x, y + 25)) == GROUND
 
 
 def test_cells_that_are_not_shown_are_empty(sheet: Image.Image) -> None:
@@ -83,7 +88,7 @@ def test_cells_that_are_not_shown_are_empty(sheet: Image.Image) -> None:
 
 
 def test_borders_tell_the_response(sheet: Image.Image) -> None:
-    colours = colormaps["PuOr_r"]
+    colours = colormaps["coolwarm"]
 
     def border(row: int, column: int) -> tuple[int, int, int]:
         drawn = [pixel for pixel in across(sheet, row, column) if pixel != GROUND]
@@ -114,7 +119,7 @@ def test_equal_inputs_give_equal_bytes(
     )
     icons = {(cell.row, cell.column): icon(RED, 100) for cell in found}
     for name in ("a.png", "b.png"):
-        save(draw(layout, found, icons, responses, responses**2, "$f_"), tmp_path / name)
+        save(draw(layout, found, icons, of(responses), "$f_"), tmp_path / name)
         save(
             mark(layout, responses, np.full((3, 2), 0.5), [icon(RED)] * 3, "$f_"),
             tmp_path / f"mark_{name}",
@@ -128,23 +133,46 @@ def test_equal_inputs_give_equal_bytes(
 @pytest.mark.parametrize("size", [(1, 1), (3, 30), (30, 3), (30, 30)])
 def test_maps_of_any_shape(size: tuple[int, int], responses: np.ndarray) -> None:
     layout = lay_out(np.arange(400), np.random.default_rng(0).normal(size=(400, 2)), size)
-    last = a_cell(size[0] - 1, size[1] - 1, 9, 1.0)
+    first, last = a_cell(0, 0, 9, 1.0), a_cell(size[0] - 1, size[1] - 1, 9, 1.0)
     place = last.row, last.column
-    sheet = draw(layout, [last], {place: icon(RED)}, responses, responses, "f")
-    side = 1340 // max(size)
-    left = (1400 - side * size[1]) // 2
+    sheet = draw(layout, [first, last], {place: icon(RED)}, of(responses), "f")
+    side = min(1740 // max(size), 240)
+    left = (WIDTH - side * size[1]) // 2
     assert (
         sheet.getpixel((left + last.column * side + side // 2, TOP + last.row * side + side // 2))
         == RED
     )
 
 
+def test_the_map_ends_where_the_cells_do(layout: Layout, responses: np.ndarray) -> None:
+    shown = [a_cell(4, 7, 9, 1.0), a_cell(10, 11, 9, 1.0)]  # of 7 rows and 5 columns
+    icons = {(4, 7): icon(RED), (10, 11): icon(BLUE)}
+    sheet = draw(layout, shown, icons, of(responses), "f")
+    side = 240
+    left = (WIDTH - 5 * side) // 2
+    assert sheet.getpixel((left + side // 2, TOP + side // 2)) == RED
+    assert sheet.getpixel((left + 4 * side + side // 2, TOP + 6 * side + side // 2)) == BLUE
+    for x in (left - 30, left + 5 * side + 3):
+        assert sheet.getpixel((x, TOP + 3 * side)) == (255, 255, 255)
+
+
+def test_the_scatters_are_of_the_columns_there_are(layout: Layout, responses: np.ndarray) -> None:
+    def heights(columns: dict[str, np.ndarray]) -> np.ndarray:
+        sheet = np.asarray(draw(layout, [], {}, columns, "f"))[-700:]
+        across = (sheet == GROUND).all(2).mean(0) > 0.2  # the scatters' grounds
+        return np.flatnonzero(np.diff(across.astype(int)) == 1)
+
+    assert len(heights(of(responses))) == 2
+    rare = np.where(np.arange(400) % 2, np.nan, responses)
+    assert len(heights({**of(responses), "interference": rare})) == 3
+
+
 def test_maps_with_next_to_nothing_on_them() -> None:
     layout = lay_out(np.arange(1), np.zeros((1, 2)))
     nothing = np.zeros(1)
-    sheet = np.asarray(draw(layout, [], {}, nothing, nothing, "f"))
+    sheet = np.asarray(draw(layout, [], {}, of(nothing), "f"))
     assert (sheet[TOP : TOP + 20 * SIDE, LEFT : LEFT + 20 * SIDE] == GROUND).all()
-    assert mark(layout, nothing, np.zeros((0, 2)), [], "f").width == 1400
+    assert mark(layout, nothing, np.zeros((0, 2)), [], "f").width == WIDTH
 
 
 @pytest.mark.parametrize("count", [1, 16, 32, 50])
@@ -161,7 +189,7 @@ def test_own_pictures_stand_beside_the_map(
     assert min(sizes[:shown]) > 0.9 * max(sizes)  # none covers another
     assert sizes[shown:] == [0] * (count - shown)
     heights = np.array([pixels[:, 0].mean() for pixels in found[:shown]])
-    left = np.array([pixels[:, 1].mean() for pixels in found[:shown]]) < 700
+    left = np.array([pixels[:, 1].mean() for pixels in found[:shown]]) < WIDTH / 2
     assert left.sum() == (shown + 1) // 2
     for side in (left, ~left):  # so that lines cross little
         assert (np.argsort(heights[side]) == np.argsort(-points[:shown][side, 1])).all()

@@ -2,7 +2,10 @@
 
 import csv
 import errno
+import json
 import logging
+import os
+import re
 import subprocess
 import sys
 import time
@@ -553,6 +556,59 @@ def test_the_atlas_of_the_embedded_world(desk):
     assert again.read_bytes() == (folder / "atlas" / "positive_epoch000.png").read_bytes()
 
 
+EVIL = "<img src=x onerror=alert(1)>.png"
+
+
+@pytest.mark.parametrize(
+    ("model", "features", "layer"),
+    [("test_vit", ["head:3"], "blocks.3"), ("test_resnet", ["fc:3", "fc:4"], "layer2")],
+)
+def test_the_atlas_of_your_own_pictures_in_two_commands(desk, model, features, layer):
+    for index in range(24):
+        path = Path("classes") / ("cat" if index % 2 else "dog") / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_noise(path, index)
+    hostile = [EVIL, "tab\tline\nbreak.png", os.fsdecode(b"bad\xff.png")]
+    for index, name in enumerate(hostile):
+        save_noise(Path("classes/cat", name), 100 + index)
+    backbone = [f"--model.backbone.name={model}", "--model.backbone.weights=random"]
+    own = [*backbone, f"--model.attribution_layer={layer}", *SHORT[1:]]
+    main(
+        [
+            *("predict", f"--config={CONFIGS / 'sweep.yaml'}", *own),
+            *("--data=ImageFolder", "--data.path=classes", "--data.num_workers=0"),
+            "--model.keep=100",
+            f"--model.features={json.dumps(features)}",
+            f"--model.keep_features={json.dumps(features[:1])}",
+        ]
+    )
+    main(
+        [
+            *("fit", f"--config={CONFIGS / 'atlas.yaml'}", *own, SHORT[0]),
+            *feature(features[0]),
+            *("--model.chart.size=[2,2]", "--model.chart.minimum=2"),
+            # Nothing is coherent in an untrained network.
+            *("--model.coherent=false", "--model.steps_per_epoch=1"),
+        ]
+    )
+    folder = Path("tb_logs/atlas/version_0")
+    assert {path.name for path in (folder / "atlas").iterdir()} == {
+        f"{face}_epoch000.png" for face in ("positive", "negative", "both")
+    }
+    page = (folder / "atlas.html").read_text()
+    data = json.loads(re.findall(r'id="data">(.*?)</script', page, re.DOTALL)[0])
+    assert data["pictures"] == len(data["keys"]) == 27
+    assert {f"cat/{EVIL}", f"cat/{hostile[1]}", r"cat/bad\udcff.png"} <= set(data["keys"])
+    assert data["labels"]["texts"] == ["cat", "dog"]
+    assert EVIL not in page
+    assert data["cells"]
+    for cell in data["cells"]:
+        assert cell["faces"]
+        assert all(str(place) in data["thumbnails"] for place in cell["exemplars"])
+    (metadata,) = folder.glob("**/metadata.tsv")
+    assert len(metadata.read_text().splitlines()) == 1 + 27
+
+
 # --- sweeps ---
 
 QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
@@ -621,7 +677,7 @@ def test_every_sweep_configuration_runs(desk):
         (["fit", *SMALL_SWEEP[1:]], "Sweep is run by mti predict"),
         (["predict", "--config=base.yaml"], "MaximallyTense is run by mti fit"),
         ([*SMALL_SWEEP, "--model.calibrate=9"], "was made with calibrate 256, not 9; give another"),
-        ([*SMALL_SWEEP, "--data.size=41"], "was made with data "),
+        ([*SMALL_SWEEP, "--data.size=41"], "was made with data.init_args.size 40, not 41"),
         (["rank", "nowhere.zarr"], "nowhere.zarr holds no sweep; give the folder of one"),
         (["rank", "SWEEP", "--feature", "fc:9"], "there is no feature 'fc:9' of"),
         (["rank", "SWEEP", "--by", "tensoin"], "there is no measure 'tensoin'"),
@@ -704,6 +760,15 @@ def test_pictures_are_found_from_another_folder_and_missed_if_moved(desk, capsys
 def test_a_sweep_in_half_precision(desk):
     main([*SMALL_SWEEP, "--data.size=8", "--trainer.precision=bf16-mixed"])
     assert SweepStore("tb_logs/demo_sweep/sweep.zarr").complete
+
+
+def test_pictures_of_another_network_have_no_place_on_a_map(swept, desk, capsys):
+    store = swept / "tb_logs" / "demo_sweep" / "sweep.zarr"
+    atlas = ["--trainer.callbacks+=AtlasLog", f"--trainer.callbacks.chart.sweep={store}"]
+    line = refusal(capsys, ["fit", "--config=base.yaml", *atlas])
+    assert "sweep.zarr was made with weights " in line
+    assert "give the same, or another chart.sweep" in line
+    assert not Path("tb_logs").exists()
 
 
 # --- help ---

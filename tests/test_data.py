@@ -37,6 +37,7 @@ from mti_lightning.data import (
     prepare,
 )
 from mti_lightning.errors import InputError
+from mti_lightning.feature import Feature
 from mti_lightning.vetoed_shapes import VetoedShapes
 
 PHOTOGRAPHS = Path(sklearn.__file__).parent / "datasets" / "images"
@@ -397,6 +398,18 @@ def test_folder_limit_and_depth(folder):
         PictureFolder(folder, limit=0)
 
 
+def test_names_that_are_no_utf8_are_read_and_can_be_written(tmp_path, rng):
+    name = os.fsdecode(b"class/bad\xff.png")
+    (tmp_path / "class").mkdir()
+    Image.fromarray(colours(rng)).save(tmp_path / name)
+    expected = prepare(decode(tmp_path / name), WHOLE)
+    for data in (PictureFolder(tmp_path / "class"), ImageFolder(tmp_path)):
+        data.use(WHOLE)
+        (sample,) = data.samples()
+        assert sample["key"].encode().endswith(rb"bad\udcff.png")
+        assert torch.equal(sample["picture"], expected)
+
+
 def test_folder_that_cannot_be_used(folder, tmp_path):
     with pytest.raises(InputError, match=r"picture does not exist; did you mean 'pictures'\?"):
         PictureFolder(tmp_path / "picture")
@@ -457,6 +470,29 @@ def test_classes_are_listed_as_torchvision_does(classes):
     for sample, (image, _) in zip(samples, reference, strict=True):
         expected = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
         torch.testing.assert_close(sample["picture"], expected, atol=0, rtol=0)
+
+
+def test_what_is_known_of_pictures(classes, folder, shards):
+    """The class of a folder for each class, the truth of the embedded world, else nothing."""
+    star = Feature.parse("fc:3")
+    data = ImageFolder(classes)
+    data.use(WHOLE)
+    assert data.pictures.labels(star) == [key.split("/")[0] for key in data.pictures.keys]
+    for unknown in (PictureFolder(folder, recursive=True), PictureShards(shards)):
+        unknown.use(WHOLE)
+        assert unknown.pictures.labels(star) is None
+    world = VetoedShapesPictures(40, contents="random")
+    world.use(WHOLE)
+    labels = world.pictures.labels(star)
+    assert set(labels) == {"star", "crescent", "star and crescent", "neither"}
+    for label, sample in zip(labels, world.samples(), strict=True):
+        truth = world.world[int(sample["key"].split("/")[-1])]["present"]
+        assert (label in ("star", "star and crescent"), "crescent" in label) == (
+            bool(truth[3]),
+            bool(truth[6]),
+        )
+    assert world.pictures.labels(Feature.parse("layer3.0.act1/input:3")) is None
+    assert world.pictures.labels(Feature.parse("fc:[1,0,0,0,0,0,0,0]")) is None
 
 
 def test_limit_gives_each_class_its_share(classes, rng):

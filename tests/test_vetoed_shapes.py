@@ -111,6 +111,13 @@ def test_truth_follows_from_the_scene(contents: str) -> None:
         assert sample["picture"].shape == (3, PICTURE_SIZE, PICTURE_SIZE)
 
 
+@pytest.mark.parametrize("contents", ["random", "tense", "overlap"])
+def test_kinds_are_known_without_drawing(contents: str) -> None:
+    world = VetoedShapes(60, 2, contents=contents)
+    for index in range(60):
+        assert sorted(world.kinds(index)) == sorted(shape.kind for shape in world.scene(index))
+
+
 def test_random_contents() -> None:
     world = VetoedShapes(400, 9)
     samples = [world[index] for index in range(400)]
