@@ -1,7 +1,8 @@
 """Attribution: how much each activation of the attribution layer adds to the response."""
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mti_lightning.backbone import Backbone, Layer, Site
-from mti_lightning.errors import InputError, RunError
+from mti_lightning.errors import InputError, MtiError, RunError
 from mti_lightning.feature import Probe
 from mti_lightning.log import say
 from mti_lightning.registry import origin_of
@@ -24,17 +25,24 @@ class Pass:
     """One forward pass from pictures to responses, by way of the attribution layer.
 
     Attributes:
+        pictures: [N, 3, H, W] in 0..1.
         activations: a, of the attribution layer's shape.
         responses: r, [N], computed from `activations`.
         head: Computes responses from other activations of the same shape, of the same pictures.
+        at: Makes the same pass from other pictures, [M, 3, H, W], for the features of all N or of
+            the rows that are named; its graph begins at the attribution layer.
         network: The frozen network, for methods that hook its modules while they call `head`.
+        site: How the activations lie: where the channels are, and the positions.
         baseline: The activations that stand for "absent", of a shape that expands to theirs.
     """
 
+    pictures: Tensor
     activations: Tensor
     responses: Tensor
     head: Callable[[Tensor], Tensor]
+    at: Callable[..., "Pass"]
     network: nn.Module
+    site: Site
     baseline: Tensor
 
 
@@ -49,12 +57,15 @@ class Attribution(ABC):
         needs_baseline: Whether it explains the way from a baseline.
         baseline: Of a method that needs one: the path of a .npy of one activation per channel, such
             as the `mean_activation` of a sweep; None for activations of 0.
+        grey: Of a method that explains the way from a grey picture, by way of `Pass.at`: how bright
+            that is, 0..1. The baseline are then its activations.
     """
 
     differentiable: ClassVar[bool] = False
     additive: ClassVar[bool] = False
     needs_baseline: ClassVar[bool] = False
     baseline: str | None = None
+    grey: float | None = None
 
     @abstractmethod
     def attribute(self, forward: Pass, create_graph: bool) -> Tensor:
@@ -106,26 +117,41 @@ def attribute(
         InputError: If a layer does not take part in the forward pass.
     """
     targets = list(dict.fromkeys(probe.layer for probe in probes))
+    site = backbone.site(layer)
+    if method.grey is None:
+        baseline = _baseline(method, site).to(pictures.device)
+    else:
+        grey = torch.full_like(pictures[:1], method.grey)
+        baseline = backbone.run(grey, [layer])[layer].detach()
 
-    def respond(tapped: dict[Layer, Tensor]) -> Tensor:
-        responses = pictures.new_zeros(len(probes))
-        for probe in dict.fromkeys(probes):
-            of_probe = [i for i, other in enumerate(probes) if other is probe]
-            rows = torch.tensor(of_probe, device=pictures.device)
-            values = probe(tapped[probe.layer][rows])
-            responses = responses.index_put((rows,), values.to(responses.dtype))
-        return responses
+    def run(shown: Tensor, asked: Sequence[Probe], cut: Layer | None) -> Pass:
+        def respond(tapped: Mapping[Layer, Tensor]) -> Tensor:
+            responses = shown.new_zeros(len(asked))
+            for probe in dict.fromkeys(asked):
+                of_probe = [i for i, other in enumerate(asked) if other is probe]
+                places = torch.tensor(of_probe, device=shown.device)
+                values = probe(tapped[probe.layer][places])
+                responses = responses.index_put((places,), values.to(responses.dtype))
+            return responses
 
-    def head(activations: Tensor) -> Tensor:
-        return respond(backbone.run(pictures, targets, insert={layer: activations}))
+        def head(activations: Tensor) -> Tensor:
+            return respond(backbone.run(shown, targets, insert={layer: activations}))
+
+        def at(pictures: Tensor, rows: Sequence[int] = range(len(asked))) -> Pass:
+            return run(pictures, [asked[row] for row in rows], layer)
+
+        tapped = backbone.run(shown, [layer, *targets], cut=cut)
+        start = baseline.to(tapped[layer])
+        return Pass(
+            *(shown, tapped[layer], respond(tapped), head),
+            *(at, backbone.network, site, start),
+        )
 
     # The fused attention kernels have no second derivative.
     kernel = sdpa_kernel(SDPBackend.MATH) if create_graph else nullcontext()
     whole = create_graph and pictures.requires_grad
     with kernel, torch.enable_grad():
-        tapped = backbone.run(pictures, [layer, *targets], cut=None if whole else layer)
-        baseline = _baseline(method, backbone.site(layer)).to(tapped[layer])
-        forward = Pass(tapped[layer], respond(tapped), head, backbone.network, baseline)
+        forward = run(pictures, probes, None if whole else layer)
         result = method.attribute(forward, create_graph)
         _check_result(method, forward.activations, result)
     if create_graph:
@@ -156,26 +182,50 @@ def _baseline(method: Attribution, site: Site) -> Tensor:
     return values.view(shape)
 
 
-def check_method(method: Attribution, site: Site) -> None:
-    """Make sure that a method can be used at an attribution layer.
+def check_method(method: Attribution, backbone: Backbone, layer: Layer, probe: Probe) -> None:
+    """Make sure that a method can be used at an attribution layer: try it on a picture of noise.
 
     Raises:
-        InputError: If it takes no baseline but one is given, or the baseline does not fit.
+        InputError: If it takes no baseline but one is given, the baseline does not fit, the method
+            declines the network, or the layer does not feed the feature.
+        RunError: If it fails, or what it gives is no attribution.
     """
     name = type(method).__name__
     if method.baseline is not None and not method.needs_baseline:
         raise InputError(f"{name} takes no baseline; leave {str(method.baseline)!r} out")
-    _baseline(method, site)
-    if not method.additive and not isinstance(method, ActGrad):
+    _baseline(method, backbone.site(layer))
+    if isinstance(method, ActGrad):
+        return
+    check_path(backbone, probe, layer)  # the method would fail by it
+    try:
+        # The picture is not the user's: neither warnings about it nor what it draws shall show.
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            attribute(backbone, _noise(backbone), [probe], layer, method)
+    except MtiError:
+        raise
+    except Exception as error:
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise RunError(f"{_who(method)} fails: {cause}") from error
+    if not method.additive:
         say(f"{name} is not additive: E+ less E- is not the response")
+
+
+def _noise(backbone: Backbone) -> Tensor:
+    size = (1, 3, *backbone.preprocessing.size)
+    return torch.rand(size, generator=torch.Generator().manual_seed(0)).to(backbone.mean)
+
+
+def _who(method: Attribution) -> str:
+    cls = type(method)
+    return f"attribution method {cls.__name__} of {origin_of(cls.__module__)}"
 
 
 def _check_result(method: Attribution, activations: Tensor, result: Tensor) -> None:
     """Stop where a plugin's method gives what is no attribution."""
     if isinstance(method, ActGrad):
         return
-    cls = type(method)
-    who = f"attribution method {cls.__name__} of {origin_of(cls.__module__)}"
+    who = _who(method)
     if not isinstance(result, Tensor) or result.shape != activations.shape:
         shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
         raise RunError(f"{who} gave {shape} for activations of shape {tuple(activations.shape)}")
@@ -190,11 +240,8 @@ def check_path(backbone: Backbone, probe: Probe, layer: Layer) -> None:
         InputError: If it does not.
     """
     backbone.site(layer)
-    noise = torch.rand(
-        (1, 3, *backbone.preprocessing.size), generator=torch.Generator().manual_seed(0)
-    )
     with torch.enable_grad():
-        tapped = backbone.run(noise.to(backbone.mean), [layer, probe.layer], cut=layer)
+        tapped = backbone.run(_noise(backbone), [layer, probe.layer], cut=layer)
         response = probe(tapped[probe.layer]).sum()
         gradient = None
         if response.requires_grad:

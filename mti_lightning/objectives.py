@@ -113,7 +113,7 @@ class Objective(LightningModule, ABC):
             if warning := activation_warning(probe.feature, backbone):  # type: ignore[arg-type]
                 rank_zero_warn(warning)
         self.attribution, self.tension = attribution or ActGrad(), tension or Tension()
-        check_method(self.attribution, backbone.site(self.layer))
+        check_method(self.attribution, backbone, self.layer, self.probes[0])  # type: ignore[arg-type]
         self.image, self.views = image or FourierPhase(contrast=self.contrast), views or Views()
         self.optimizer = optimizer
         self.batch_size, self.steps_per_epoch = batch_size, steps_per_epoch

@@ -183,7 +183,7 @@ class Sweep(LightningModule):
         self.channel_dim = backbone.site(self.layer).channel_dim
         self.probes = [Probe(feature, backbone) for feature in self.features]
         self.attribution, self.tension = attribution or ActGrad(), tension or Tension()
-        check_method(self.attribution, backbone.site(self.layer))
+        check_method(self.attribution, backbone, self.layer, self.probes[0])
         self.store_path = None if store is None else Path(store)
         self.keep, self.keep_by = keep, tuple(keep_by)
         for measure in self.keep_by:

@@ -10,6 +10,7 @@ A plugin's own test takes three lines:
 Nothing that a plugin declares is believed; what it claims is tried.
 """
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -133,12 +134,16 @@ class _Given(NamedTuple):
 class _Watch(Attribution):
     """Stands between `attribute`, which stops at a wrong result, and the method."""
 
-    def __init__(self, method: Attribution, fails: bool = False) -> None:
-        self.method, self.fails, self.baseline = method, fails, method.baseline
+    def __init__(self, method: Attribution, fails: bool, from_mean: bool) -> None:
+        self.method, self.fails, self.from_mean = method, fails, from_mean
+        self.baseline, self.grey = method.baseline, method.grey
         self.given: _Given | None = None
 
     def attribute(self, forward: Pass, create_graph: bool) -> Tensor:
         before = forward.activations.detach().clone()
+        if self.from_mean:
+            dims = (0, *forward.site.position_dims)
+            forward = replace(forward, baseline=before.mean(dims, keepdim=True))
         passed = replace(forward, head=_broken) if self.fails else forward
         result = self.method.attribute(passed, create_graph)
         self.given = _Given(forward, before, result)
@@ -153,58 +158,92 @@ class _Broken(Exception):  # noqa: N818  raised on purpose
     """A head that fails, as where memory runs out."""
 
 
+class _World(NamedTuple):
+    """A network that methods are tried on; over its last layer the head is linear."""
+
+    lies: str  # how its activations do
+    backbone: Backbone
+    pictures: Tensor
+    head: str
+    layer: str
+    last: str
+
+
 @final
 class _MethodTrial:
-    """A method, and the two networks it is tried on.
+    """A method, and the networks it is tried on.
 
-    They are the embedded world's, whose last stage has a linear head, and a small transformer of
-    random weights, which is smooth and lays its activations out as tokens.
+    They are the embedded world's, and a small transformer of random weights, which is smooth and
+    lays its activations out as tokens. A method may decline one of them.
     """
 
+    channels = (0, 3, 5)  # each picture has a feature of its own
+
     def __init__(self, method: Attribution) -> None:
-        self.method = method
+        self.method, self.declined = method, ""
 
     @cached_property
-    def shapes(self) -> Backbone:
-        return Backbone("vetoed_shapes_resnet")
+    def accepted(self) -> dict[_World, _Given]:
+        """The networks that it does not decline, and what it gives for two pictures.
+
+        Raises:
+            _Failure: If there are none.
+        """
+        shapes, vit = Backbone("vetoed_shapes_resnet"), Backbone("test_vit", "random")
+        shown = VetoedShapes(3, seed=7)
+        pictures = torch.stack([shown[i]["picture"] for i in range(3)])  # [3, 3, 96, 96]
+        size = (3, 3, *vit.preprocessing.size)
+        noise = torch.rand(size, generator=torch.Generator().manual_seed(0))
+        found: dict[_World, _Given] = {}
+        for world in (
+            _World("maps", shapes, pictures, "fc", "layer3", "layer4"),
+            _World("tokens", vit, noise, "head", "blocks.1", "norm"),
+        ):
+            try:
+                found[world] = self.attribute(world, slice(2))
+            except InputError as error:
+                self.declined += f"{'; ' * bool(self.declined)}declines {world.lies}: {error}"
+        if not found:
+            _fail(f"it {self.declined}; one of them has to do")
+        return found
 
     @cached_property
-    def tokens(self) -> Backbone:
-        return Backbone("test_vit", "random")
-
-    @cached_property
-    def pictures(self) -> Tensor:
-        world = VetoedShapes(3, seed=7)
-        return torch.stack([world[i]["picture"] for i in range(3)])  # [3, 3, 96, 96]
-
-    @cached_property
-    def noise(self) -> Tensor:
-        size = (2, 3, *self.tokens.preprocessing.size)
-        return torch.rand(size, generator=torch.Generator().manual_seed(0))
+    def world(self) -> _World:
+        return next(iter(self.accepted))
 
     @cached_property
     def batch(self) -> _Given:
-        """Three pictures, each with a feature of its own."""
-        return self.attribute(self.shapes, self.pictures, [0, 3, 5])
+        return self.attribute(self.world)
 
     @cached_property
-    def linear(self) -> _Given:
-        return self.attribute(self.shapes, self.pictures, [0, 3, 5], layer="layer4")
+    def bent(self) -> list[_Given]:
+        return [self.batch, *self._from_mean(self.world.layer)]
+
+    @cached_property
+    def linear(self) -> list[_Given]:
+        last = self.world.last
+        return [self.attribute(self.world, layer=last), *self._from_mean(last)]
+
+    def _from_mean(self, layer: str) -> list[_Given]:
+        """Attribute from the mean activation, where the method takes any baseline."""
+        if not self.method.needs_baseline or self.method.grey is not None:
+            return []
+        return [self.attribute(self.world, layer=layer, from_mean=True)]
 
     def attribute(
         self,
-        backbone: Backbone,
-        pictures: Tensor,
-        channels: list[int],
+        world: _World,
+        rows: slice = slice(None),
         layer: str = "",
         create_graph: bool = False,
         fails: bool = False,
+        from_mean: bool = False,
     ) -> _Given:
-        head, own = ("fc", "layer3") if backbone.name != "test_vit" else ("head", "blocks.1")
-        probes = {channel: Probe(Feature(head, channel), backbone) for channel in channels}
-        watch = _Watch(self.method, fails)
-        of_each = [probes[channel].to(pictures.device) for channel in channels]
-        attribute(backbone, pictures, of_each, Layer.parse(layer or own), watch, create_graph)
+        backbone = world.backbone
+        probes = [Probe(Feature(world.head, channel), backbone) for channel in self.channels[rows]]
+        watch = _Watch(self.method, fails, from_mean)
+        on = Layer.parse(layer or world.layer)
+        attribute(backbone, world.pictures[rows], probes, on, watch, create_graph)
         assert watch.given is not None
         return watch.given
 
@@ -230,17 +269,14 @@ def _has_shape(given: _Given) -> None:
         _fail(f"it gave {result.dtype} for activations in {activations.dtype}")
 
 
-def _shape(trial: _MethodTrial) -> str | None:
-    _has_shape(trial.batch)
-    try:
-        _has_shape(trial.attribute(trial.tokens, trial.noise, [3, 3]))
-    except InputError as error:
-        return f"declines transformers: {error}"
-    return None
+def _shape(trial: _MethodTrial) -> str:
+    for given in trial.accepted.values():
+        _has_shape(given)
+    return trial.declined
 
 
 def _finite(trial: _MethodTrial) -> None:
-    for given in (trial.batch, trial.linear):
+    for given in (trial.batch, *trial.linear):
         if not given.result.isfinite().all():
             _fail("not all values are finite")
 
@@ -249,7 +285,7 @@ def _deterministic(trial: _MethodTrial) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(12345)
         state = torch.get_rng_state()
-        again = trial.attribute(trial.shapes, trial.pictures, [0, 3, 5])
+        again = trial.attribute(trial.world)
         if not torch.equal(torch.get_rng_state(), state):
             _fail("it draws from the global random generator; give it a generator of its own")
     if not torch.equal(again.result, trial.batch.result):
@@ -257,8 +293,8 @@ def _deterministic(trial: _MethodTrial) -> None:
 
 
 def _one_by_one(trial: _MethodTrial) -> None:
-    for row, channel in enumerate([0, 3, 5]):
-        alone = trial.attribute(trial.shapes, trial.pictures[row : row + 1], [channel])
+    for row in range(len(trial.channels)):
+        alone = trial.attribute(trial.world, slice(row, row + 1))
         _has_shape(alone)
         if difference := _difference(alone.result[0], trial.batch.result[row]):
             _fail(f"a picture alone and in a batch: {difference}")
@@ -272,40 +308,39 @@ def _difference(found: Tensor, expected: Tensor, tolerance: float = _SAME) -> st
 
 
 def _untouched(trial: _MethodTrial) -> None:
-    for given in (trial.batch, trial.linear):
+    for given in (trial.batch, *trial.linear):
         if not torch.equal(given.forward.activations.detach(), given.before):
             _fail("it overwrites the activations that it is given")
 
 
 def _hooks_removed(trial: _MethodTrial) -> None:
+    network = trial.world.backbone.network
+    before = _hooks(network)
     for fails in (False, True):
-        backbone = Backbone("vetoed_shapes_resnet")
-        before = _hooks(backbone.network)
         with suppress(_Broken):
-            trial.attribute(backbone, trial.pictures[:1], [3], fails=fails)
-        if changed := _changed(before, _hooks(backbone.network)):
+            trial.attribute(trial.world, slice(1), fails=fails)
+        if changed := _changed(before, _hooks(network)):
             _fail(f"{changed} is left hooked or altered{' after a failure' if fails else ''}")
 
 
 def _frozen(trial: _MethodTrial) -> None:
-    backbone = Backbone("vetoed_shapes_resnet")
-    before = _values(backbone.network)
-    trial.attribute(backbone, trial.pictures[:1], [3])
-    _check_frozen(backbone, before)
+    before = _values(trial.world.backbone.network)
+    trial.attribute(trial.world, slice(1))
+    _check_frozen(trial.world.backbone, before)
 
 
 def _signs(trial: _MethodTrial) -> None:
-    forward, activations, result = trial.linear
-    leaf = activations.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(forward.head(leaf).sum(), leaf)
-    start = forward.baseline if trial.method.needs_baseline else 0.0
-    expected = (activations - start) * gradient
-    agree = expected.abs()[result.sign() == expected.sign()].sum() / expected.abs().sum()
-    if agree < _SIGNS:
-        _fail(
-            f"over a linear head it gives the sign of act×grad to {agree:.0%} of it; "
-            f"{_SIGNS:.0%} is asked for"
-        )
+    for forward, activations, result in trial.linear:
+        leaf = activations.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(forward.head(leaf).sum(), leaf)
+        start = forward.baseline if trial.method.needs_baseline else 0.0
+        expected = (activations - start) * gradient
+        agree = expected.abs()[result.sign() == expected.sign()].sum() / expected.abs().sum()
+        if agree < _SIGNS:
+            _fail(
+                f"over a linear head it gives the sign of act×grad to {agree:.0%} of it; "
+                f"{_SIGNS:.0%} is asked for"
+            )
 
 
 def _complete(trial: _MethodTrial) -> str | None:
@@ -313,8 +348,8 @@ def _complete(trial: _MethodTrial) -> str | None:
         return "not claimed"
     tried = {True: trial.linear}
     if trial.method.needs_baseline:  # the others have no response to compare with over other heads
-        tried[False] = trial.batch
-    for linear, (forward, _, result) in tried.items():
+        tried[False] = trial.bent
+    for linear, (forward, _, result) in [(key, one) for key in tried for one in tried[key]]:
         with torch.no_grad():
             start = forward.head(forward.baseline.expand_as(forward.activations))
         responses = forward.responses.detach()
@@ -331,23 +366,19 @@ def _complete(trial: _MethodTrial) -> str | None:
 def _gradient(trial: _MethodTrial) -> str | None:
     if not trial.method.differentiable:
         return "not claimed"
-    _check_slopes(trial, Backbone("vetoed_shapes_resnet"), trial.pictures[:2])
-    try:
-        _check_slopes(trial, Backbone("test_vit", "random"), trial.noise)
-    except InputError as error:
-        return f"declines transformers: {error}"
-    return None
+    for world in trial.accepted:
+        backbone = copy.deepcopy(world.backbone).to(torch.float64)
+        _check_slopes(trial, world._replace(backbone=backbone))
+    return trial.declined
 
 
-def _check_slopes(trial: _MethodTrial, backbone: Backbone, pictures: Tensor) -> None:
-    backbone.to(torch.float64)
-    pictures = pictures.double()
-
+def _check_slopes(trial: _MethodTrial, world: _World) -> None:
     def attributed(pictures: Tensor, create_graph: bool) -> Tensor:
-        result: Tensor = trial.attribute(backbone, pictures, [3, 3], "", create_graph).result
+        shown = world._replace(pictures=pictures)
+        result: Tensor = trial.attribute(shown, slice(2), create_graph=create_graph).result
         return result
 
-    _compare_slopes(attributed, pictures, backbone.name)
+    _compare_slopes(attributed, world.pictures[:2].double(), world.backbone.name)
 
 
 def _compare_slopes(

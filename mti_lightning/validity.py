@@ -118,7 +118,7 @@ class Validity(LightningModule):
             if warning := activation_warning(probe.feature, backbone):
                 rank_zero_warn(warning)
         self.attribution, self.tension = attribution or ActGrad(), tension or Tension()
-        check_method(self.attribution, backbone.site(self.layer))
+        check_method(self.attribution, backbone, self.layer, self._probes[0])
         self.pictures, self.tensest, self.rendered = pictures, tensest, rendered
         self.steps, self.seed = steps, seed
         self.report: Report | None = None

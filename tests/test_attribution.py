@@ -1,6 +1,7 @@
 """Attribution against plain autograd, its own derivative against finite differences."""
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -329,9 +330,9 @@ def test_a_baseline_is_laid_out_as_the_activations_are(
     values = np.arange(site.channels, dtype=np.float32)
     np.save(tmp_path / "mean.npy", values)
     method = FromBaseline(str(tmp_path / "mean.npy"))
-    check_method(method, site)
     pictures = torch.rand(2, 3, *backbone.preprocessing.size)
     probes = [Probe(Feature.parse(feature), backbone)] * 2
+    check_method(method, backbone, Layer(layer), probes[0])
     a, plain, _ = attribute(backbone, pictures, probes, Layer(layer), ActGrad())
     _, from_zeros, _ = attribute(backbone, pictures, probes, Layer(layer), FromBaseline())
     torch.testing.assert_close(from_zeros, plain)
@@ -341,6 +342,11 @@ def test_a_baseline_is_laid_out_as_the_activations_are(
     torch.testing.assert_close(
         torch.where(a == 0, 0, found), (a - start) * gradient, rtol=1e-4, atol=1e-5
     )
+
+
+def check(method: Attribution, layer: str = "layer4") -> None:
+    backbone = Backbone("vetoed_shapes_resnet")
+    check_method(method, backbone, Layer(layer), Probe(Feature("fc", 3), backbone))
 
 
 @pytest.mark.parametrize(
@@ -361,26 +367,84 @@ def test_a_baseline_that_does_not_fit_is_refused(
         path.write_bytes(content)
     elif content is not None:
         np.save(path, content)
-    site = Backbone("vetoed_shapes_resnet").site(Layer("layer4"))
     with pytest.raises(InputError) as error:
-        check_method(FromBaseline(str(path)), site)
+        check(FromBaseline(str(path)))
     assert str(error.value).startswith(f"baseline {str(path)!r} {cause}")
 
 
 def test_a_baseline_for_a_method_that_takes_none_is_refused() -> None:
     method = ActGrad()
     method.baseline = "mean.npy"
-    site = Backbone("vetoed_shapes_resnet").site(Layer("layer4"))
     with pytest.raises(InputError, match=r"ActGrad takes no baseline; leave 'mean\.npy' out"):
-        check_method(method, site)
+        check(method)
 
 
 def test_it_is_said_once_where_signs_do_not_add_up(caplog: pytest.LogCaptureFixture) -> None:
-    site = Backbone("vetoed_shapes_resnet").site(Layer("layer4"))
     with caplog.at_level(logging.INFO, "mti_lightning"):
         for method in (ActGrad(), FromBaseline(), Occlusion()):
-            check_method(method, site)
+            check(method)
     assert caplog.messages == ["Occlusion is not additive: E+ less E- is not the response"]
+
+
+def test_a_pass_leads_to_other_pictures() -> None:
+    class Along(Attribution):
+        """The change from grey, by a straight way from picture to picture."""
+
+        grey = 0.25
+
+        def attribute(self, forward: Pass, create_graph: bool) -> Tensor:
+            self.forward, self.other = forward, forward.at(1 - forward.pictures)
+            return forward.activations - forward.baseline
+
+    backbone, pictures, method = (
+        Backbone("test_resnet", "random"),
+        torch.rand(2, 3, 64, 64),
+        Along(),
+    )
+    probes = [Probe(Feature("fc", channel), backbone) for channel in (3, 5)]
+    # A shortcut leads round the layer: the head, too, has to be of the other pictures.
+    layer = Layer("layer2.0.conv1")
+    activations, change, _ = attribute(backbone, pictures, probes, layer, method)
+    grey = backbone.run(torch.full((1, 3, 64, 64), 0.25), [layer])[layer]
+    torch.testing.assert_close(activations - change, grey.expand_as(change))
+    assert method.forward.site == backbone.site(layer)
+    assert method.forward.pictures is pictures
+    expected = attribute(backbone, 1 - pictures, probes, layer, ActGrad())
+    assert torch.equal(method.other.activations, expected[0])
+    assert torch.equal(method.other.responses, expected[2])
+    torch.testing.assert_close(method.other.head(method.other.activations), expected[2])
+    (gradient,) = torch.autograd.grad(method.other.responses.sum(), method.other.activations)
+    torch.testing.assert_close(gradient * method.other.activations, expected[1])
+    other = method.forward.at(pictures[:1], [1])
+    torch.testing.assert_close(
+        other.responses, attribute(backbone, pictures[:1], probes[1:], layer, ActGrad())[2]
+    )
+    assert hooks(backbone.network) == []
+
+
+class Broken(FromBaseline):
+    def attribute(self, forward: Pass, create_graph: bool) -> Tensor:
+        warnings.warn("of a picture that is not the user's", stacklevel=1)
+        if self.factor == 1:
+            raise KeyError("no\n such thing")
+        return torch.rand(1)
+
+
+@pytest.mark.parametrize(
+    ("factor", "cause"),
+    [
+        (1.0, "fails: KeyError: 'no\\n such thing'"),
+        (2.0, "gave (1,) for activations of shape (1, 192, 6, 6)"),
+    ],
+)
+def test_a_method_is_tried_before_the_run(factor: float, cause: str) -> None:
+    backbone, state = Backbone("vetoed_shapes_resnet"), torch.get_rng_state()
+    with pytest.raises(RunError) as error:
+        check(Broken(factor=factor))
+    assert str(error.value) == f"attribution method Broken of module {__name__} {cause}"
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(InputError, match="'fc' does not feed feature 'layer1:3'"):
+        check_method(FromBaseline(), backbone, Layer("fc"), Probe(Feature("layer1", 3), backbone))
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,14 @@ class Product(Attribution):
         return result
 
 
+class FromBaseline(Product):
+    needs_baseline = True
+
+    def attribute(self, forward, create_graph: bool) -> Tensor:
+        (gradient,) = torch.autograd.grad(forward.responses.sum(), forward.activations)
+        return self.changed((forward.activations - forward.baseline) * gradient, forward)
+
+
 class Pooled(Product):
     def changed(self, result, forward):
         return result.mean((-1, -2))
@@ -131,9 +139,8 @@ class Exaggerating(Product):
         return 2 * result
 
 
-class Additive(Product):
-    additive = True
-    needs_baseline = True  # so it would have to add up over any head
+class Additive(FromBaseline):
+    additive = True  # so it would have to add up over any head
 
 
 class CutOff(Product):
@@ -161,6 +168,19 @@ class OtherWithGraph(Product):
         return result * 2 if create_graph else result
 
 
+class ZerosAsBaseline(Product):
+    """Act×grad, which from a baseline of zeros is right."""
+
+    needs_baseline = True
+
+
+class DoubledFromBaseline(FromBaseline):
+    additive = True
+
+    def changed(self, result, forward):
+        return result * (1 + forward.baseline.any())
+
+
 class Vague(Product):
     additive = "mostly"
 
@@ -178,7 +198,7 @@ WRONG = [
     (Vague, "declarations", "additive is 'mostly', neither True nor False"),
     (WithoutUse, "declarations", "it has the baseline 'mean.npy', but needs_baseline is False"),
     (Failing, "shape", "KeyError: 'no such thing'"),
-    (Pooled, "shape", "it gave (3, 128) for activations of (3, 128, 12, 12)"),
+    (Pooled, "shape", "it gave (2, 128) for activations of (2, 128, 12, 12)"),
     (NoTensor, "shape", "it gave NoneType, no tensor"),
     (Doubled, "shape", "it gave torch.float64 for activations in torch.float32"),
     (Infinite, "finite", "not all values are finite"),
@@ -195,6 +215,8 @@ WRONG = [
     (Reversed, "signs on a linear head", "over a linear head it gives the sign of act×grad to 0%"),
     (Nothing, "signs on a linear head", "over a linear head it gives the sign of act×grad to 0%"),
     (Exaggerating, "completeness", "over a linear head A misses r - r(baseline) by"),
+    (ZerosAsBaseline, "signs on a linear head", "over a linear head it gives the sign of act×grad"),
+    (DoubledFromBaseline, "completeness", "over a linear head A misses r - r(baseline) by"),
     (Additive, "completeness", "over a non-linear head A misses r - r(baseline) by"),
     (CutOff, "gradient", "its result is cut off from the pictures"),
     (HalfCutOff, "gradient", "its derivative by the pictures is off finite differences by"),
@@ -245,10 +267,33 @@ def test_a_method_may_decline_a_network() -> None:
                 raise InputError("tokens are not supported")
             return result
 
-    check_attribution(Convolutional())
-    causes = {check.name: check.cause for check in attribution_checks(Convolutional())}
-    assert causes["shape"] == causes["gradient"]
-    assert causes["shape"] == "declines transformers: tokens are not supported"
+    class ForTokens(Product):
+        differentiable = True
+
+        def changed(self, result, forward):
+            if result.ndim == 4:
+                raise InputError("maps are not supported")
+            return result
+
+    for method, declined in (
+        (Convolutional(), "declines tokens: tokens are not supported"),
+        (ForTokens(), "declines maps: maps are not supported"),
+    ):
+        check_attribution(method)
+        causes = {check.name: check.cause for check in attribution_checks(method)}
+        assert causes["shape"] == causes["gradient"] == declined
+
+
+def test_a_method_may_not_decline_everything() -> None:
+    class Sulking(Product):
+        def changed(self, result, forward):
+            raise InputError("not today")
+
+    with pytest.raises(AssertionError) as error:
+        check_attribution(Sulking())
+    assert str(error.value).splitlines()[1:] == [
+        "shape: it declines maps: not today; declines tokens: not today; one of them has to do"
+    ]
 
 
 @pytest.mark.slow

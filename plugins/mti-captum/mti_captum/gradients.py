@@ -7,13 +7,10 @@ from typing import final
 import numpy as np
 import torch
 from captum import attr
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from mti_lightning import Attribution, InputError
 from mti_lightning.attribution import Pass
-
-_TOLERANCE = 0.05
 
 
 @final
@@ -28,59 +25,6 @@ class GradientXActivation(Attribution):
         activations = forward.activations.detach().requires_grad_()
         result: Tensor = attr.InputXGradient(forward.head).attribute(activations)
         return result
-
-
-@final
-class IntegratedGradients(Attribution):
-    """Integrated gradients (Sundararajan et al. 2017), from a baseline to the activations.
-
-    A sums to r − r(baseline), whatever the network is made of, up to the integration's error: at
-    layer3 of the embedded world's network 0.2% of |r| on the average, and less than 1% in 99 of 100
-    pictures. A warning says where it is more than 5%, as from zeros through layer norms.
-
-    Args:
-        steps: Points at which the gradient is taken, each a forward and a backward pass. At 50,
-            Captum's own default, the error is twice as large.
-        baseline: The path of a .npy of one activation per channel, such as a sweep's
-            `mean_activation`; activations of 0 by default.
-
-    Raises:
-        InputError: If there are no steps.
-    """
-
-    differentiable = False
-    additive = True
-    needs_baseline = True
-
-    def __init__(self, steps: int = 128, baseline: str | None = None) -> None:
-        if steps < 1:
-            raise InputError(f"steps {steps}: give 1 or more")
-        self.steps, self.baseline = steps, baseline
-
-    def attribute(self, forward: Pass, create_graph: bool) -> Tensor:
-        baseline = forward.baseline.expand_as(forward.activations)
-        # As many rows at a time as there are pictures: the head knows them by their place.
-        result: Tensor = attr.IntegratedGradients(forward.head).attribute(
-            forward.activations.detach(),
-            baseline,
-            n_steps=self.steps,
-            internal_batch_size=len(forward.activations),
-        )
-        with torch.no_grad():
-            before = forward.head(baseline)
-        error = shortfall(result, forward.responses.detach(), before)
-        if error > _TOLERANCE:
-            rank_zero_warn(
-                f"IntegratedGradients: the attribution is off the response by {error:.0%}; "
-                "give more steps, or another baseline"
-            )
-        return result
-
-
-def shortfall(attribution: Tensor, responses: Tensor, before: Tensor) -> float:
-    """Return how far attributions are from adding up to r − r(baseline), as a share of |r|."""
-    error = (attribution.flatten(1).sum(1) - (responses - before)).abs().sum()
-    return float(error / torch.maximum(responses.abs(), before.abs()).sum().clamp(min=1e-12))
 
 
 @final

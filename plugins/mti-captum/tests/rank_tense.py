@@ -5,7 +5,7 @@
 
 import argparse
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -41,11 +41,30 @@ class Passing(Attribution):
         return forward.activations
 
 
-def tension_of(method: Attribution, forward: Pass, head: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the tension by a method, which is given a head that does without the first layers."""
-    if not isinstance(method, DeepLift):  # it watches the whole network
-        forward = replace(forward, head=head)
-    return Tension()(method.attribute(forward, False))
+def short(forward: Pass, rest: Sequence[nn.Module], kinds: Sequence[int]) -> Pass:
+    """Return a pass whose head does without the layers before, for methods that hook none.
+
+    Args:
+        forward: The pass, of logits.
+        rest: What comes behind the attribution layer.
+        kinds: The class of each picture.
+    """
+
+    def head(values: Tensor) -> Tensor:
+        for module in rest:
+            values = module(values)
+        return values[range(len(values)), list(kinds)]
+
+    def at(pictures: Tensor, rows: Sequence[int]) -> Pass:
+        some = replace(
+            forward,
+            pictures=pictures,
+            activations=forward.activations[rows],
+            responses=forward.responses[rows],
+        )
+        return short(some, rest, [kinds[row] for row in rows])
+
+    return replace(forward, head=head, at=at)
 
 
 def main() -> None:
@@ -73,11 +92,6 @@ def main() -> None:
                 zero = replace(passing.forward, baseline=torch.zeros_like(mean))
                 centred = replace(passing.forward, baseline=mean)
 
-                def head(values: Tensor, rest: list[nn.Module] = rest, kind: int = kind) -> Tensor:
-                    for module in rest:
-                        values = module(values)
-                    return values[:, kind]
-
                 for name, method, forward in (
                     ("ActGrad", ActGrad(), zero),
                     ("IntegratedGradients", IntegratedGradients(), zero),
@@ -89,9 +103,11 @@ def main() -> None:
                     tension = found.setdefault(
                         (name, layer), torch.zeros(len(pictures), KINDS, dtype=torch.float64)
                     )
-                    tension[start : start + len(part), kind] = tension_of(
-                        method, forward, head
-                    ).double()
+                    given = forward
+                    if not isinstance(method, DeepLift):  # it watches the whole network
+                        given = short(forward, rest, [kind] * len(part))
+                    values = Tension()(method.attribute(given, False)).double()
+                    tension[start : start + len(part), kind] = values
             print(layer, kind, flush=True)
     report(found, tense)
 

@@ -7,12 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from captum.attr import InternalInfluence as CaptumInfluence
 from captum.attr import (
+    LayerConductance,
     LayerDeepLift,
     LayerGradientXActivation,
     LayerIntegratedGradients,
 )
-from mti_captum import DeepLift, GradientShap, GradientXActivation, IntegratedGradients
+from mti_captum import (
+    Conductance,
+    DeepLift,
+    GradientShap,
+    GradientXActivation,
+    IntegratedGradients,
+    InternalInfluence,
+)
+from rank_tense import short
 from torch import Tensor, nn
 
 from mti_lightning import ActGrad, Attribution, Backbone, Feature, InputError, Layer, attribute
@@ -22,7 +32,14 @@ from mti_lightning.feature import Probe
 from mti_lightning.vetoed_shapes import VetoedShapes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-METHODS = [GradientXActivation(), IntegratedGradients(8), GradientShap(2), DeepLift()]
+METHODS = [
+    GradientXActivation(),
+    IntegratedGradients(8, most=0),
+    GradientShap(2),
+    DeepLift(),
+    Conductance(4),
+    InternalInfluence(4),
+]
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -83,12 +100,14 @@ def _from_grey(backbone: Backbone, pictures: Tensor, layer: str) -> tuple[Pass, 
     return replace(forward, baseline=baseline), inputs, before
 
 
+@pytest.mark.filterwarnings("ignore:.* the attribution is off the response")  # of few steps
 def test_integrated_gradients_are_captum_s_own() -> None:
     backbone = Backbone("vetoed_shapes_resnet")
     forward, inputs, grey = _from_grey(backbone, shapes(4), "layer3")
     own = LayerIntegratedGradients(backbone.network, backbone.network.layer3)
     expected = own.attribute(inputs, grey, target=3, n_steps=20)
-    close(IntegratedGradients(20).attribute(forward, False), expected, 1e-5)
+    found = IntegratedGradients(20, most=0).attribute(forward, False)
+    close(found, expected, 1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:Setting forward, backward hooks")
@@ -113,16 +132,88 @@ def test_deep_lift_adds_up_over_pools_whose_windows_overlap() -> None:
     close(found.flatten(1).sum(1), forward.responses - forward.head(grey), 1e-4)
 
 
-@pytest.mark.parametrize("layer", ["layer4", "layer3"])
-def test_attributions_add_up_to_what_changes_from_the_baseline(layer: str) -> None:
-    backbone = Backbone("vetoed_shapes_resnet")
-    forward = passing(backbone, shapes(8), "fc:3", layer)
+@pytest.mark.filterwarnings("ignore:Setting forward, backward hooks")
+@pytest.mark.parametrize("layer", ["layer3", "layer2.0.act1"])
+def test_conductance_and_influence_are_captum_s_own(layer: str) -> None:
+    backbone, pictures = Backbone("vetoed_shapes_resnet"), shapes(3)
+    module = backbone.network.get_submodule(layer)
+    grey = torch.full_like(pictures, 0.25)
+    inputs, before = ((shown - backbone.mean) / backbone.std for shown in (pictures, grey))
+    # Captum takes the gradient at each step's start; there and back, that is both its ends.
+    own = LayerConductance(backbone.network, module)
+    given = {"target": 3, "n_steps": 8, "method": "riemann_trapezoid"}
+    there = own.attribute(inputs, before, **given)
+    back = own.attribute(before, inputs, **given)
+    found, _ = run(backbone, pictures, "fc:3", layer, Conductance(8, 0.25))
+    close(found, (there - back) / 2, 1e-5)
+    influence = CaptumInfluence(backbone.network, module)
+    expected = influence.attribute(inputs, before, target=3, n_steps=8)
+    found, _ = run(backbone, pictures, "fc:3", layer, InternalInfluence(8, 0.25))
+    of_both = [backbone.run(shown, [Layer(layer)])[Layer(layer)] for shown in (pictures, grey)]
+    close(found, (of_both[0] - of_both[1]) * expected, 1e-5)
+
+
+def add_up(method: Attribution, forward: Pass) -> Tensor:
+    """Say of which pictures the attribution adds up to 1% of |r|."""
     with torch.no_grad():
         before = forward.head(forward.baseline.expand_as(forward.activations))
     responses = forward.responses.detach()
-    for method in (IntegratedGradients(), DeepLift()):
-        found = method.attribute(forward, False).flatten(1).sum(1)
-        assert ((found - (responses - before)).abs() <= 0.01 * responses.abs()).all()
+    found = method.attribute(forward, False).flatten(1).sum(1)
+    within: Tensor = (found - (responses - before)).abs() <= 0.01 * responses.abs()
+    return within
+
+
+def of_all_classes(pictures: Tensor, turn: int) -> Pass:
+    """Return a pass from layer3 on, in which each class has every eighth picture."""
+    backbone, method = Backbone("vetoed_shapes_resnet"), Passing()
+    kinds = [(row + turn) % 8 for row in range(len(pictures))]
+    probes = [Probe(Feature("fc", kind), backbone) for kind in range(8)]
+    attribute(backbone, pictures, [probes[kind] for kind in kinds], Layer("layer3"), method)
+    network = backbone.network
+    return short(method.forward, [network.layer4, network.global_pool, network.fc], kinds)
+
+
+@pytest.mark.parametrize("method", [IntegratedGradients(), DeepLift()], ids=["ig", "deeplift"])
+def test_attributions_add_up_to_what_changes_from_the_baseline(method: Attribution) -> None:
+    assert add_up(
+        method, passing(Backbone("vetoed_shapes_resnet"), shapes(8), "fc:3", "layer4")
+    ).all()
+    if isinstance(method, IntegratedGradients):
+        assert add_up(method, of_all_classes(shapes(64), 0)).all()
+    else:
+        assert add_up(
+            method, passing(Backbone("vetoed_shapes_resnet"), shapes(8), "fc:3", "layer3")
+        ).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("turn", range(8))
+def test_integrated_gradients_add_up_for_every_class_and_picture(turn: int) -> None:
+    assert add_up(IntegratedGradients(), of_all_classes(shapes(64, seed=107), turn)).all()
+
+
+def test_conductance_adds_up_to_what_changes_from_grey_where_nothing_goes_round() -> None:
+    backbone, pictures = Backbone("vetoed_shapes_resnet"), shapes(4)
+    found, responses = run(backbone, pictures, "fc:3", "layer3", Conductance())
+    change = responses - backbone(torch.full_like(pictures, 0.5))[:, 3]
+    assert ((found.flatten(1).sum(1) - change).abs() <= 0.05 * responses.abs()).all()
+
+
+def test_a_way_is_divided_where_it_is_rough_and_no_other_picture_has_a_say() -> None:
+    forward, coarse, fine = (
+        of_all_classes(shapes(8), 0),
+        IntegratedGradients(32, most=0),
+        IntegratedGradients(32),
+    )
+    told = r"in \d of 8 pictures the attribution is off the response by up to \d+%; give a higher"
+    with pytest.warns(UserWarning, match=told):
+        first = coarse.attribute(forward, False)
+    with pytest.warns(UserWarning, match=told):
+        enough = add_up(coarse, forward)
+    assert 0 < enough.sum() < 8
+    assert add_up(fine, forward).all()
+    second = fine.attribute(forward, False)
+    assert [torch.equal(*rows) for rows in zip(first, second, strict=True)] == enough.tolist()
 
 
 def test_gradient_shap_comes_near_integrated_gradients() -> None:
@@ -149,7 +240,7 @@ def test_gradient_shap_has_a_seed_of_its_own() -> None:
     assert not torch.equal(first, other)
 
 
-@pytest.mark.filterwarnings("ignore:IntegratedGradients. the attribution is off")  # of few steps
+@pytest.mark.filterwarnings("ignore:.* the attribution is off the response")  # of few steps
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 def test_a_batch_is_as_one_by_one_and_holds_several_features(method: Attribution) -> None:
     backbone, pictures = Backbone("vetoed_shapes_resnet"), shapes(3)
@@ -176,17 +267,45 @@ def test_deep_lift_refuses_what_does_not_add_up(name: str, layer: str, feature: 
     pictures = torch.rand(2, 3, *backbone.preprocessing.size)
     with pytest.raises(InputError, match="the attribution is off the response by 1"):
         run(backbone, pictures, feature, layer, DeepLift())
-    with pytest.warns(UserWarning, match="give more steps, or another baseline"):
-        run(backbone, pictures, feature, layer, IntegratedGradients(4))
+    with pytest.warns(UserWarning, match="give a higher most, or another baseline"):
+        run(backbone, pictures, feature, layer, IntegratedGradients(4, most=0))
+    # Where it is close to the baseline a layer norm bends sharply; there the way is divided most.
+    run(backbone, pictures[:1], feature, layer, IntegratedGradients(4))
 
 
-@pytest.mark.parametrize("make", [IntegratedGradients, GradientShap])
+def test_deep_lift_refuses_whatever_else_is_in_the_batch() -> None:
+    backbone = Backbone("vetoed_shapes_resnet")
+    forward = passing(backbone, shapes(4), "fc:3", "layer3")
+
+    def bent(values: Tensor) -> Tensor:
+        """Bend the head for the first picture alone, by what is too little for all of them."""
+        responses = forward.head(values)
+        return torch.cat([responses[:1] + 0.1 * responses[:1] ** 2, responses[1:]])
+
+    assert add_up(DeepLift(), forward).all()
+    with pytest.raises(InputError, match="DeepLift: the attribution is off the response by 0"):
+        DeepLift().attribute(replace(forward, head=bent), False)
+
+
+@pytest.mark.parametrize(
+    "make", [IntegratedGradients, GradientShap, Conductance, InternalInfluence]
+)
 def test_no_passes_are_refused(make: type[Attribution]) -> None:
     with pytest.raises(InputError, match="0: give 1 or more"):
         make(0)  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize("method", ["IntegratedGradients", "DeepLift", "GradientShap"])
+@pytest.mark.parametrize("make", [Conductance, InternalInfluence])
+def test_a_grey_that_is_none_is_refused(make: type[Attribution]) -> None:
+    with pytest.raises(InputError, match=r"grey 128: give a brightness from 0, black, to 1"):
+        make(grey=128)  # type: ignore[call-arg]
+
+
+@pytest.mark.filterwarnings("ignore:.* the attribution is off the response")  # of few steps
+@pytest.mark.parametrize(
+    "method",
+    ["IntegratedGradients", "DeepLift", "GradientShap", "Conductance", "InternalInfluence"],
+)
 def test_the_configuration_runs_and_replays(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,7 +314,9 @@ def test_the_configuration_runs_and_replays(
     short += ["--trainer.max_epochs=1", "--model.steps_per_epoch=2", "--model.features=['fc:3']"]
     short += [f"--model.attribution={method}"]
     short += {
-        "IntegratedGradients": ["--model.attribution.steps=8"],
+        "IntegratedGradients": ["--model.attribution.steps=8", "--model.attribution.most=0"],
+        "Conductance": ["--model.attribution.steps=4"],
+        "InternalInfluence": ["--model.attribution.steps=4"],
         "GradientShap": ["--model.attribution.samples=2"],
     }.get(method, [])
     main(["fit", "--config", str(CONFIGS / "captum_inversions.yaml"), *short])
