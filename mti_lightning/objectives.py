@@ -18,7 +18,7 @@ from mti_lightning.attribution import ActGrad, Attribution, attribute, check_met
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.boxes import Box, cut
 from mti_lightning.data import PictureData
-from mti_lightning.errors import InputError, RenderError
+from mti_lightning.errors import InputError, RenderError, check_range
 from mti_lightning.feature import Feature, Probe, ProbeGroup, activation_warning
 from mti_lightning.image import FourierPhase, ImageParameters
 from mti_lightning.log import say
@@ -167,13 +167,7 @@ class Objective(LightningModule, ABC):
         pair: Literal["all", "matched"] = "all",
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("batch_size", batch_size),
-            ("steps_per_epoch", steps_per_epoch),
-            ("seeds", seeds),
-        ):
-            if value < 1:
-                raise InputError(f"{name} {value}: give 1 or more")
+        check_range(1, batch_size=batch_size, steps_per_epoch=steps_per_epoch, seeds=seeds)
         if not features:
             raise InputError("features: name at least one")
         self.backbone = backbone
@@ -467,7 +461,8 @@ class Inversion(Objective):
     1% of its maximum; z are the image's activations at the attribution layer.
 
     Args:
-        power: p, from 1 to 4: how strongly features that are not in the target are kept quiet.
+        power: p, mostly from 1 to 4: how strongly features that are not in the target are kept
+            quiet; at 0 not at all.
         coherent: Take T⁺ only from positions that excite on the whole, T⁻ only from those that
             inhibit; False for the authors' way, every position.
     """
@@ -495,6 +490,8 @@ class Inversion(Objective):
                 for part, entry in zip(attribution[:, None], chunk.entries, strict=True)
             ]
         )
+        for price in imbalance:
+            check_range(0, imbalance=price)
         # Where an activation is negative, as in a transformer, it has to become so again to have
         # the same effect.
         targets = torch.where(activations < 0, -targets, targets)
@@ -535,6 +532,7 @@ class Inversion(Objective):
     def cosine_to_target(self, activations: Tensor, chunk: ImageChunk) -> Tensor:
         wanted, window = self.target(chunk)
         cosine: Tensor = signs.cosine(activations * window, wanted)
+        check_range(0, power=power)
         return cosine
 
 

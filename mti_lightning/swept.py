@@ -6,7 +6,7 @@ from typing import final
 
 from mti_lightning.backbone import Preprocessing
 from mti_lightning.data import Picture, PictureData, Pictures
-from mti_lightning.errors import InputError
+from mti_lightning.errors import InputError, check_range
 from mti_lightning.store import SweepStore, check_measure
 
 
@@ -79,8 +79,7 @@ class SweepPictures(PictureData):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers)
-        if count < 1:
-            raise InputError(f"count {count}: give 1 or more")
+        check_range(1, count=count)
         check_measure(measure)
         self.store = SweepStore(sweep)
         columns = range(len(self.store.features))

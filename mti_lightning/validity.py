@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from mti_lightning.attribution import ActGrad, Attribution, check_method, check_path
 from mti_lightning.backbone import Backbone, Layer, Preprocessing
 from mti_lightning.data import Loaded, Picture, PictureData, Pictures, ResizedShapes
-from mti_lightning.errors import InputError, RenderError, RunError
+from mti_lightning.errors import InputError, RenderError, RunError, check_range
 from mti_lightning.feature import Probe, ProbeGroup, activation_warning, expand
 from mti_lightning.objectives import Objective, SignedInversion
 from mti_lightning.render import render
@@ -103,12 +103,9 @@ class Validity(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            *(("pictures", pictures, 2), ("tensest", tensest, 1)),
-            *(("rendered", rendered, 0), ("steps", steps, 1)),
-        ):
-            if value < least:
-                raise InputError(f"{name} {value}: give {least} or more")
+        check_range(2, pictures=pictures)
+        check_range(1, tensest=tensest, steps=steps)
+        check_range(0, rendered=rendered)
         if not features:
             raise InputError("features: name at least one")
         self.backbone, self.layer = backbone, Layer.parse(attribution_layer)

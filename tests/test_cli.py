@@ -143,8 +143,7 @@ REFUSED = {
     ),
     "canvas too small": (
         ["--model.image=FourierPhase", "--model.image.canvas=[8,8]"],
-        "a canvas of 8x8 pixels is too small",
-        "32 or more",
+        "canvas [8, 8]: give each side 32 pixels or more",
     ),
     "canvas of one side": (
         ["--model.image=FourierPhase", "--model.image.canvas=[64]"],
