@@ -24,7 +24,7 @@ from mti_lightning.image import FourierPhase, ImageParameters
 from mti_lightning.log import say
 from mti_lightning.metrics import MEASURES, picture_metrics
 from mti_lightning.receptive_field import Window, find_window
-from mti_lightning.signs import Sign, Tension
+from mti_lightning.signs import Measure, Sign, Tension
 from mti_lightning.streams import stream_key
 from mti_lightning.views import Views, whole
 
@@ -125,9 +125,9 @@ class Objective(LightningModule, ABC):
         attribution_layer: The earlier layer that responses are attributed to, such as `layer3` or
             `layer3.0.act2/input`.
         attribution: The attribution method; activation times gradient by default.
-        tension: The tension measure.
+        tension: The tension measure, or its name.
         image: The image parameters; phases of contrast 1.25, of 1.5 for MTIs, by default.
-        views: Crops and noise against adversarial patterns.
+        views: Crops and noise against adversarial patterns, or how many of each picture and step.
         optimizer: Moves the image parameters; Adam, lr 0.05, by default. Its rate falls to 0 along
             half a cosine.
         batch_size: Images per chunk: it bounds memory, and has no say in what the images become.
@@ -153,9 +153,9 @@ class Objective(LightningModule, ABC):
         features: Sequence[str | dict[str, Any]],
         attribution_layer: str,
         attribution: Attribution | None = None,
-        tension: Tension | None = None,
+        tension: Tension | Measure | None = None,
         image: ImageParameters | None = None,
-        views: Views | None = None,
+        views: Views | int | None = None,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(
             parameters, lr=0.05, fused=True
         ),
@@ -179,9 +179,10 @@ class Objective(LightningModule, ABC):
             check_path(backbone, probe, self.layer)  # type: ignore[arg-type]
             if warning := activation_warning(probe.feature, backbone):  # type: ignore[arg-type]
                 rank_zero_warn(warning)
-        self.attribution, self.tension = attribution or ActGrad(), tension or Tension()
+        self.attribution, self.tension = attribution or ActGrad(), Tension.of(tension)
         check_method(self.attribution, backbone.site(self.layer))
-        self.image, self.views = image or FourierPhase(contrast=self.contrast), views or Views()
+        self.image = image or FourierPhase(contrast=self.contrast)
+        self.views = Views(views) if isinstance(views, int) else views or Views()
         self.optimizer = optimizer
         self.batch_size, self.steps_per_epoch = batch_size, steps_per_epoch
         self.seed, self.seeds, self.accentuate, self.pair = seed, seeds, accentuate, pair

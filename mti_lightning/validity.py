@@ -20,7 +20,7 @@ from mti_lightning.errors import InputError, RenderError, RunError, check_range
 from mti_lightning.feature import Probe, ProbeGroup, activation_warning, expand
 from mti_lightning.objectives import Objective, SignedInversion
 from mti_lightning.render import render
-from mti_lightning.signs import Tension
+from mti_lightning.signs import Measure, Tension
 from mti_lightning.streams import stream_key
 from mti_lightning.validity_checks import (
     check_pictures,
@@ -76,7 +76,7 @@ class Validity(LightningModule):
         features: What to check: each `LAYER[/input]:CHANNEL[@POSITION]`.
         attribution_layer: The earlier layer that responses are attributed to.
         attribution: The attribution method; activation times gradient by default.
-        tension: The tension measure.
+        tension: The tension measure, or its name.
         pictures: Pictures to check, evenly spread over the data.
         tensest: How many of the tensest, by each feature, are tried to be turned on.
         rendered: Of how many of the tensest + and − inversions are made, each from two seeds; 0
@@ -95,7 +95,7 @@ class Validity(LightningModule):
         features: Sequence[str | dict[str, Any]],
         attribution_layer: str,
         attribution: Attribution | None = None,
-        tension: Tension | None = None,
+        tension: Tension | Measure | None = None,
         pictures: int = 256,
         tensest: int = 16,
         rendered: int = 4,
@@ -114,7 +114,7 @@ class Validity(LightningModule):
             check_path(backbone, probe, self.layer)
             if warning := activation_warning(probe.feature, backbone):
                 rank_zero_warn(warning)
-        self.attribution, self.tension = attribution or ActGrad(), tension or Tension()
+        self.attribution, self.tension = attribution or ActGrad(), Tension.of(tension)
         check_method(self.attribution, backbone.site(self.layer))
         self.pictures, self.tensest, self.rendered = pictures, tensest, rendered
         self.steps, self.seed = steps, seed
