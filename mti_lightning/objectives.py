@@ -24,6 +24,7 @@ from mti_lightning.image import FourierPhase, ImageParameters
 from mti_lightning.log import say
 from mti_lightning.metrics import MEASURES, picture_metrics
 from mti_lightning.receptive_field import Window, find_window
+from mti_lightning.preflight import check_bank, check_options
 from mti_lightning.signs import Measure, Sign, Tension
 from mti_lightning.streams import stream_key
 from mti_lightning.views import Views, whole
@@ -242,6 +243,7 @@ class Objective(LightningModule, ABC):
         if not len(self.bank):
             self.build_bank(getattr(self.trainer, "datamodule", None))
 
+        check_options(self.trainer)
     def build_bank(self, data: PictureData | None) -> None:
         """Read the source pictures and make the images.
 
@@ -352,6 +354,35 @@ class Objective(LightningModule, ABC):
         self._rendered = (chunk, pictures, box)
         step = self.current_epoch * self.steps_per_epoch + batch.step
         epochs = self.trainer.max_epochs or -1
+    @property
+    def made(self) -> dict[str, Any]:
+        """What the images are and how they come to be, as a checkpoint holds it."""
+        given = [f"{k}={v}" for k, v in vars(self.image).items() if isinstance(v, str | float)]
+        return {
+            "objective": type(self).__name__,
+            "backbone": self.backbone.name,
+            "attribution_layer": str(self.layer),
+            "image": f"{type(self.image).__name__}({', '.join(given)})",
+            "canvas": list(self.canvas),
+            "accentuate": self.accentuate,
+            "batch_size": self.batch_size,
+            "steps_per_epoch": self.steps_per_epoch,
+        } | {
+            f"image {place}": f"{entry.id} of stream {entry.key & 0xFFFF_FFFF:08x}"
+            for place, entry in enumerate(self.entries)
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["bank"] = self.made
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the checkpoint's images.
+
+        Raises:
+            InputError: If they are not those of this run.
+        """
+        check_bank(checkpoint.get("bank"), self.made)
+
         self.progress = min(step / (epochs * self.steps_per_epoch), 1.0) if epochs > 0 else 0.0
         self._anneal()
         with torch.autocast(self.device.type, enabled=False):
