@@ -23,14 +23,15 @@ from mti_lightning.feature import Feature, Probe, ProbeGroup, activation_warning
 from mti_lightning.image import FourierPhase, ImageParameters
 from mti_lightning.log import say
 from mti_lightning.metrics import MEASURES, picture_metrics
-from mti_lightning.receptive_field import Window, find_window
 from mti_lightning.preflight import check_bank, check_options
+from mti_lightning.receptive_field import Window, find_window
 from mti_lightning.signs import Measure, Sign, Tension
 from mti_lightning.streams import stream_key
 from mti_lightning.views import Views, whole
 
 _SPECTRUM_PICTURES = 256
 _LEAST_COSINE = 0.1
+_MOST_NAMED = 8
 
 
 def file_name(text: str) -> str:
@@ -240,10 +241,10 @@ class Objective(LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         self.check_devices(self.trainer)
+        check_options(self.trainer)
         if not len(self.bank):
             self.build_bank(getattr(self.trainer, "datamodule", None))
 
-        check_options(self.trainer)
     def build_bank(self, data: PictureData | None) -> None:
         """Read the source pictures and make the images.
 
@@ -337,23 +338,6 @@ class Objective(LightningModule, ABC):
 
     # --- training ---
 
-    def train_dataloader(self) -> Steps:
-        return Steps(len(self.bank), self.steps_per_epoch)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.optimizer(self.bank.parameters())
-
-    def training_step(self, batch: Step, batch_idx: int) -> Tensor:
-        chunk: ImageChunk = self.bank[batch.chunk]  # type: ignore[assignment]
-        if self._target[0] != batch.chunk:
-            self._target = (batch.chunk, self.target(chunk))
-        part = chunk.window and chunk.window.box
-        box = self.views.reach(part, self.input_size, self.canvas) if part else None
-        pictures = chunk(box)
-        pictures.retain_grad()
-        self._rendered = (chunk, pictures, box)
-        step = self.current_epoch * self.steps_per_epoch + batch.step
-        epochs = self.trainer.max_epochs or -1
     @property
     def made(self) -> dict[str, Any]:
         """What the images are and how they come to be, as a checkpoint holds it."""
@@ -383,6 +367,23 @@ class Objective(LightningModule, ABC):
         """
         check_bank(checkpoint.get("bank"), self.made)
 
+    def train_dataloader(self) -> Steps:
+        return Steps(len(self.bank), self.steps_per_epoch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.optimizer(self.bank.parameters())
+
+    def training_step(self, batch: Step, batch_idx: int) -> Tensor:
+        chunk: ImageChunk = self.bank[batch.chunk]  # type: ignore[assignment]
+        if self._target[0] != batch.chunk:
+            self._target = (batch.chunk, self.target(chunk))
+        part = chunk.window and chunk.window.box
+        box = self.views.reach(part, self.input_size, self.canvas) if part else None
+        pictures = chunk(box)
+        pictures.retain_grad()
+        self._rendered = (chunk, pictures, box)
+        step = self.current_epoch * self.steps_per_epoch + batch.step
+        epochs = self.trainer.max_epochs or -1
         self.progress = min(step / (epochs * self.steps_per_epoch), 1.0) if epochs > 0 else 0.0
         self._anneal()
         with torch.autocast(self.device.type, enabled=False):
@@ -464,6 +465,8 @@ class MaximallyTense(Objective):
         self, *args: Any, imbalance: tuple[float, float] = (0.1, 0.7), **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
+        for price in imbalance:
+            check_range(0, imbalance=price)
         self.imbalance = imbalance
         if not self.attribution.differentiable:
             raise InputError(
@@ -505,48 +508,64 @@ class Inversion(Objective):
         self, *args: Any, power: float = 4.0, coherent: bool = True, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_range(0, power=power)
         self.power, self.coherent = power, coherent
+        self.barren = ""  # says which images cannot be made
 
     def target(self, chunk: ImageChunk) -> tuple[Tensor, Tensor]:
+        return self.targets_of(chunk.entries)
+
+    def targets_of(self, entries: Sequence[Entry]) -> tuple[Tensor, Tensor]:
         """Return T and the window, of the attribution layer's shape and [N, 1, H, W]."""
+        assert self.sources is not None
         activations, attribution, _ = attribute(
             self.backbone,
-            self.sources_of(chunk),
-            self.probes_of(chunk),
+            self.sources[[entry.source for entry in entries]].to(self.device),
+            [self.probes[entry.feature] for entry in entries],  # type: ignore[misc]
             self.layer,
             self.attribution,
         )
         targets = torch.cat(
             [
                 signs.split_target(part, entry.sign or "+", self.coherent, self.channel_dim)
-                for part, entry in zip(attribution[:, None], chunk.entries, strict=True)
+                for part, entry in zip(attribution[:, None], entries, strict=True)
             ]
         )
-        for price in imbalance:
-            check_range(0, imbalance=price)
         # Where an activation is negative, as in a transformer, it has to become so again to have
         # the same effect.
         targets = torch.where(activations < 0, -targets, targets)
         return targets, signs.window(attribution, channel_dim=self.channel_dim)
 
-    @torch.no_grad()
-    def on_fit_start(self) -> None:
-        empty = [
-            entry
-            for chunk in self.chunks
-            for entry, target in zip(chunk.entries, self.target(chunk)[0], strict=True)
-            if not target.any()
-        ]
-        if empty:
-            first = empty[0]
-            verb, side = ("excites", "+") if first.sign == "+" else ("inhibits", "-")
-            raise RenderError(
-                f"nothing {verb} feature {self.features[first.feature]} in "
-                f"{self.source_keys[first.source or 0]} at layer "
-                f"{self.layer}, so there is no {side} inversion of it ({len(empty)} of "
-                f"{len(self.entries)} images); leave such "
-                "pictures out, try an earlier attribution layer, or coherent: false"
-            )
+    def _plan(self) -> list[Entry]:
+        """Leave out, with a warning, what has no target; the others do not change by it.
+
+        Raises:
+            RenderError: If nothing is left.
+        """
+        entries = super()._plan()
+        kept: list[Entry] = []
+        for start in range(0, len(entries), self.batch_size):
+            part = entries[start : start + self.batch_size]
+            targets = self.targets_of(part)[0]
+            kept += [entry for entry, target in zip(part, targets, strict=True) if target.any()]
+        left_out = {*entries} - {*kept}
+        if not left_out:
+            return entries
+        barren = dict.fromkeys(
+            f"{e.sign} of {self.features[e.feature]} in {self.source_keys[e.source or 0]}"
+            for e in entries
+            if e in left_out
+        )
+        named = ", ".join([*barren][:_MOST_NAMED]) + (", ..." if len(barren) > _MOST_NAMED else "")
+        self.barren = (
+            f"{len(left_out)} of {len(entries)} images cannot be made, as nothing "
+            f"excites (+) or inhibits (-) at layer {self.layer}: {named}; try an earlier "
+            "attribution layer, or coherent: false"
+        )
+        if not kept:
+            raise RenderError(self.barren)
+        rank_zero_warn(self.barren)
+        return kept
 
     def losses(self, views: Tensor, chunk: ImageChunk, target: tuple[Tensor, Tensor]) -> Tensor:
         if chunk.window:
@@ -564,7 +583,6 @@ class Inversion(Objective):
     def cosine_to_target(self, activations: Tensor, chunk: ImageChunk) -> Tensor:
         wanted, window = self.target(chunk)
         cosine: Tensor = signs.cosine(activations * window, wanted)
-        check_range(0, power=power)
         return cosine
 
 

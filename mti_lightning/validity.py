@@ -1,6 +1,7 @@
 """The validity report: how far attributions and pictures of a feature can be believed."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -243,12 +244,17 @@ class Validity(LightningModule):
         )
         objective.train()  # Lightning warns of what `validate` has put in eval mode
         quiet = {"enable_progress_bar": False, "accelerator": self.device.type, "devices": 1}
-        try:
-            render(objective, sources, epochs=1, **quiet)
-        except RenderError as error:
-            return [replace(finding("pictures", {}), warnings=(str(error),))]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* images cannot be made")  # the report says so
+            try:
+                render(objective, sources, epochs=1, **quiet)
+            except RenderError as error:
+                return [replace(finding("pictures", {}), warnings=(str(error),))]
         objective.to(self.device)  # Lightning takes it to the CPU at the end
-        return judge_renderings(check_renderings(objective))
+        found = judge_renderings(check_renderings(objective))
+        if objective.barren:
+            found.append(replace(finding("pictures", {}), warnings=(objective.barren,)))
+        return found
 
     def _truth(self, probe: Probe) -> Tensor | None:
         """Return which pictures are tense, [N], where that is known."""

@@ -141,6 +141,14 @@ REFUSED = {
         ["--model=PositiveInversion"],
         "PositiveInversion needs source pictures; give --data",
     ),
+    "nothing to invert": (
+        [
+            *feature("fc:0"),
+            *("--model=PositiveInversion", "--data=PictureFile", "--data.path=pictures/good.png"),
+        ],
+        "1 of 1 images cannot be made, as nothing excites (+) or inhibits (-) at layer layer2: ",
+        "+ of fc:0 in good.png; try an earlier attribution layer, or coherent: false",
+    ),
     "canvas too small": (
         ["--model.image=FourierPhase", "--model.image.canvas=[8,8]"],
         "canvas [8, 8]: give each side 32 pixels or more",
@@ -186,14 +194,6 @@ REFUSED = {
     "unfinished option": (["--config"], "expected one argument"),
     "several devices": (["--trainer.devices=2"], "an image bank runs on one: --trainer.devices 1"),
     "missing checkpoint": (["--ckpt_path=no.ckpt"], "ckpt_path 'no.ckpt' is no file"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_used_is_refused_in_one_line_before_any_work(desk, capsys, case):
-    arguments, *told = REFUSED[case]
-    line = refusal(capsys, ["fit", "--config", "base.yaml", *arguments])
-    for part in told:
     "picture as a checkpoint": (
         ["--ckpt_path=pictures/good.png"],
         "ckpt_path 'pictures/good.png' is no checkpoint; give one such as tb_logs/NAME/version_0",
@@ -245,6 +245,14 @@ def test_what_cannot_be_used_is_refused_in_one_line_before_any_work(desk, capsys
         feature("fc:*"),
         "feature 'fc:*': only mti predict and mti validate take * for every channel",
     ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_used_is_refused_in_one_line_before_any_work(desk, capsys, case):
+    arguments, *told = REFUSED[case]
+    line = refusal(capsys, ["fit", "--config", "base.yaml", *arguments])
+    for part in told:
         assert part in line
     assert not Path("tb_logs").exists()
 
@@ -338,14 +346,6 @@ MISWRITTEN = {
         3,
         "model: give class_path and init_args; known are AtlasInversion, MaximallyTense",
     ),
-    "syntax": ("features: [", "features: [[", 8, "expected"),
-}
-
-
-@pytest.mark.parametrize("case", MISWRITTEN)
-def test_a_mistake_in_a_configuration_is_reported_with_its_place(desk, capsys, case):
-    right, wrong, number, *told = MISWRITTEN[case]
-    assert right in BASE
     "trainer that is a number": (
         "trainer: {max_epochs: 1, accelerator: cpu, enable_progress_bar: false}",
         "trainer: 3",
@@ -408,6 +408,14 @@ def test_a_mistake_in_a_configuration_is_reported_with_its_place(desk, capsys, c
         12,
         "nix does not exist",
     ),
+    "syntax": ("features: [", "features: [[", 8, "expected"),
+}
+
+
+@pytest.mark.parametrize("case", MISWRITTEN)
+def test_a_mistake_in_a_configuration_is_reported_with_its_place(desk, capsys, case):
+    right, wrong, number, *told = MISWRITTEN[case]
+    assert right in BASE
     Path("wrong.yaml").write_text(BASE.replace(right, wrong))
     line = refusal(capsys, ["fit", "--config", "wrong.yaml"])
     assert line.startswith(f"wrong.yaml, line {number}: ")
@@ -428,14 +436,6 @@ def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(desk, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        ([], "give a command: mti fit --config FILE"),
-        (["--config", "base.yaml"], "give a command: mti fit --config FILE"),
-        (["fti"], "no command 'fti'; did you mean 'fit'?"),
-        (["test"], "no command 'test'; give mti fit"),
-        (["fit"], "model is missing"),
-@pytest.mark.parametrize(
     "arguments",
     [
         ["--model.steps_per_epoch=0"],
@@ -448,6 +448,14 @@ def test_a_value_on_the_command_line_is_not_blamed_on_the_file(desk, capsys, arg
     assert "base.yaml" not in refusal(capsys, ["fit", "--config", "base.yaml", *arguments])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "give a command: mti fit --config FILE"),
+        (["--config", "base.yaml"], "give a command: mti fit --config FILE"),
+        (["fti"], "no command 'fti'; did you mean 'fit'?"),
+        (["test"], "no command 'test'; give mti fit"),
+        (["fit"], "model is missing"),
         (
             ["fit", "--config", "bsae.yaml"],
             "config 'bsae.yaml' does not exist; did you mean 'base.yaml'",
@@ -500,14 +508,6 @@ def test_what_is_no_picture_is_skipped_in_a_folder_and_counted(desk):
 # --- runs ---
 
 
-def table(path: str | Path) -> list[dict[str, str]]:
-    with Path(path).open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
 @pytest.mark.parametrize(
     ("short", "long"),
     [("tension: l2", {"measure": "l2"}), ("views: 3", {"count": 3})],
@@ -524,6 +524,14 @@ def test_short_forms(desk, short, long):
     for name in (n for n in long_results if n != "config.yaml"):
         assert short_results[name] == long_results[name]
 
+
+def table(path: str | Path) -> list[dict[str, str]]:
+    with Path(path).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def results(folder: Path) -> dict[str, bytes]:
@@ -580,14 +588,6 @@ def test_existing_results_are_not_touched(runs, capsys, monkeypatch):
     assert contents(runs) == before
 
 
-def test_a_run_without_a_logger_leaves_no_files(desk):
-    main(
-        [
-            "fit",
-            "--config",
-            "base.yaml",
-            "--trainer.logger=false",
-            "--trainer.enable_checkpointing=false",
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -625,6 +625,14 @@ def test_a_checkpoint_goes_on_for_more_epochs(runs, desk):
     assert torch.load(after, weights_only=True)["global_step"] == 4
 
 
+def test_a_run_without_a_logger_leaves_no_files(desk):
+    main(
+        [
+            "fit",
+            "--config",
+            "base.yaml",
+            "--trainer.logger=false",
+            "--trainer.enable_checkpointing=false",
         ]
     )
     assert not Path("tb_logs").exists()
@@ -764,14 +772,6 @@ def test_a_sweep_is_ranked_and_its_top_pictures_are_inverted(swept, capsys, monk
     assert float(sources[0]["tension"]) == pytest.approx(tension[0], rel=1e-4)
 
 
-def test_every_sweep_configuration_runs(desk):
-    Path("pictures/broken.png").unlink(missing_ok=True)
-    arguments = ["--model.backbone.weights=random", "--model.backbone.name=resnet50"]
-    main(
-        [
-            "predict",
-            f"--config={CONFIGS / 'sweep.yaml'}",
-            *QUIET,
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -802,6 +802,14 @@ def test_what_is_measured_is_measured_in_full_precision(desk, capsys, command):
     assert not Path("tb_logs").exists()
 
 
+def test_every_sweep_configuration_runs(desk):
+    Path("pictures/broken.png").unlink(missing_ok=True)
+    arguments = ["--model.backbone.weights=random", "--model.backbone.name=resnet50"]
+    main(
+        [
+            "predict",
+            f"--config={CONFIGS / 'sweep.yaml'}",
+            *QUIET,
             *arguments,
             "--data.num_workers=0",
         ]
