@@ -4,7 +4,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, final
 
 import torch
@@ -27,6 +27,7 @@ from mti_lightning.preflight import check_bank, check_options
 from mti_lightning.receptive_field import Window, find_window
 from mti_lightning.signs import Measure, Sign, Tension
 from mti_lightning.streams import stream_key
+from mti_lightning.swept import SweepPictures
 from mti_lightning.views import Views, whole
 
 _SPECTRUM_PICTURES = 256
@@ -263,24 +264,38 @@ class Objective(LightningModule, ABC):
                 f"{type(self).__name__} needs source pictures; give --data PictureFolder "
                 "--data.path FOLDER, for example"
             )
+        detailed: Tensor | None = None  # [S, 3, H, W], as detailed as the canvas
         if data is not None and (reads or measures):
-            data.use(self.backbone.preprocessing)
-            samples = list(data.samples())
-            pictures = torch.stack([sample["picture"] for sample in samples])
+            larger = max(
+                canvas / own for canvas, own in zip(self.canvas, self.input_size, strict=True)
+            )
+            if larger > 1 and (self.accentuate or measures):
+                detailed, _ = self._read(data, larger)
+            pictures, keys = self._read(data)
+            detailed = pictures if detailed is None else detailed
             if measures:
-                chosen = whole(pictures[:_SPECTRUM_PICTURES], self.canvas)
+                chosen = whole(detailed[:_SPECTRUM_PICTURES], self.canvas)
                 self.image.measured = spectrum.mean_magnitude(chosen)  # type: ignore[attr-defined]
             if reads:
-                self.sources, self.source_keys = pictures, [sample["key"] for sample in samples]
+                self.sources, self.source_keys = pictures, keys
+                if isinstance(data, SweepPictures):
+                    data.compare(self.backbone.name, str(self.layer), [*map(str, self.features)])
         entries = self._plan()
         for start in range(0, len(entries), self.batch_size):
             part = entries[start : start + self.batch_size]
             sources = None
-            if self.accentuate and self.sources is not None:
-                sources = whole(self.sources[[entry.source for entry in part]], self.canvas)
+            if self.accentuate and detailed is not None:
+                sources = whole(detailed[[entry.source for entry in part]], self.canvas)
             chunk = ImageChunk(part, self.image, self.canvas, sources)
             chunk.window = self._find_window([self.probes[entry.feature] for entry in part])  # type: ignore[misc]
             self.bank.append(chunk)
+
+    def _read(self, data: PictureData, larger: float = 1.0) -> tuple[Tensor, list[str]]:
+        """Return the pictures as the backbone sees them, or that much larger, and their keys."""
+        height, width = (round(side * larger) for side in self.input_size)
+        data.use(replace(self.backbone.preprocessing, size=(height, width)))
+        samples = list(data.samples())
+        return torch.stack([s["picture"] for s in samples]), [s["key"] for s in samples]
 
     def _find_window(self, probes: list[Probe]) -> Window | None:
         if not isinstance(self.attribution, ActGrad):
