@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, final
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -422,6 +423,14 @@ class Objective(LightningModule, ABC):
         chunk, pictures, box = self._rendered
         assert pictures.grad is not None
         moves = pictures.grad.abs().mean(1)  # [N, H, W]
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is not None:
+            # In 16-mixed the gradient of pictures keeps the loss's scale. Where that is too large
+            # for it, the scaler leaves the step out and lowers the scale.
+            scale = plugin.scaler.get_scale()
+            moves = moves / scale
+            if scale > 1 and pictures.isfinite().all() and not moves.isfinite().all():
+                return
         strength = moves.flatten(1).amax(1)  # [N]
         sound = strength.isfinite() & (strength > 0)
         if not sound.all():
