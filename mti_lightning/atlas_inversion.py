@@ -14,11 +14,11 @@ from mti_lightning import atlas, signs
 from mti_lightning.atlas import Array, Cell, Face, Layout
 from mti_lightning.bank import Entry, ImageChunk
 from mti_lightning.data import PictureData
-from mti_lightning.errors import InputError
+from mti_lightning.errors import InputError, check_range
 from mti_lightning.log import say
 from mti_lightning.objectives import Inversion
 from mti_lightning.signs import Sign
-from mti_lightning.store import SweepStore
+from mti_lightning.store import SweepStore, check_measure
 from mti_lightning.streams import stream_key
 from mti_lightning.sweep import Sweep, SweepProgress
 
@@ -47,6 +47,9 @@ class Chart:
         min_dist: Between two points of UMAP's.
         trim: The percentile, from either end, beyond which points are moved to the border.
         seed: Of UMAP.
+
+    Raises:
+        InputError: If a number is out of range, or there is no such measure.
     """
 
     sweep: str | None = None
@@ -59,6 +62,17 @@ class Chart:
     min_dist: float = 0.5
     trim: float = 1.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_range(1, minimum=self.minimum, size=min(self.size))
+        check_range(0, exemplars=self.exemplars, seed=self.seed)
+        check_range(0, 1, min_dist=self.min_dist)
+        check_range(2, neighbours=self.neighbours)
+        check_range(0, 49, trim=self.trim)
+        if self.top is not None:
+            check_range(1, top=self.top)
+        for measure in self.by:
+            check_measure(measure)
 
 
 @final
@@ -168,6 +182,8 @@ class AtlasInversion(Inversion):
             raise InputError("accentuate: an icon stands for many pictures and starts from none")
         if not faces:
             raise InputError("faces: name at least one of " + ", ".join(FACES))
+        check_range(0, 1, faint=faint)
+        check_range(1, keep=keep)
         self.chart, self.faces = chart or Chart(), faces
         self.faint, self.keep = faint, keep
         self.map: Map | None = None

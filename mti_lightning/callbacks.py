@@ -16,6 +16,7 @@ from mti_lightning.compose import composite, grid, opacity, to_image
 from mti_lightning.errors import InputError
 from mti_lightning.log import run_folder
 from mti_lightning.objectives import Objective
+from mti_lightning.signs import Sign
 from mti_lightning.views import whole
 
 _MOST_SHOWN = 64
@@ -58,12 +59,19 @@ class PictureLog(Callback):
         writer.add_image("pictures", grid(pictures, columns), epoch)
         rows = composite(pictures, alphas)
         if pl_module.sources is not None:
-            faces = len(pl_module.signs)  # images made of each source
-            whole_rows = len(rows) - len(rows) % faces
-            made = rows[:whole_rows].view(-1, faces, *rows.shape[1:])
-            firsts = [entry.source for entry in entries[:whole_rows:faces]]
-            sources = whole(pl_module.sources[firsts], pl_module.canvas)[:, None]
-            rows = torch.cat([sources, made], 1).flatten(0, 1)
+            faces = len(pl_module.signs)  # images made of each source, if it has both signs
+            made: dict[tuple[int | None, int, int], dict[Sign | None, Tensor]] = {}
+            for entry, row in zip(entries, rows, strict=False):
+                made.setdefault((entry.source, entry.feature, entry.seed), {})[entry.sign] = row
+            sources = whole(pl_module.sources[[key[0] for key in made]], pl_module.canvas)
+            blank = torch.ones_like(rows[0])
+            rows = torch.stack(
+                [
+                    row
+                    for source, found in zip(sources, made.values(), strict=True)
+                    for row in (source, *(found.get(sign, blank) for sign in pl_module.signs))
+                ]
+            )
             columns = (faces + 1) * (9 // (faces + 1))
         writer.add_image("pictures_where_it_looked", grid(rows, columns), epoch)
         for name, values in pl_module.measure().items():
@@ -115,7 +123,7 @@ class Results(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        if not isinstance(exception, InputError):
+        if trainer.global_step and not isinstance(exception, InputError):  # before, all is noise
             self._write(trainer, pl_module)
 
     def _write(self, trainer: Trainer, objective: LightningModule) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Never
 
+from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -32,6 +33,7 @@ from mti_lightning.image import ImageParameters
 from mti_lightning.layers import layer_lines, usable_layers
 from mti_lightning.log import run_folder, show
 from mti_lightning.objectives import Objective
+from mti_lightning.preflight import check_full_precision, check_options, read_checkpoint
 from mti_lightning.ranking import log, make_ranking
 from mti_lightning.registry import (
     check_skipped,
@@ -93,12 +95,31 @@ class MtiCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        return {name: LightningCLI.subcommands()[name] for name in ("fit", "predict", "validate")}
+        """Return each subcommand with the options that it does not take."""
+        others = LightningCLI.subcommands()
+        of_fit = {"ckpt_path", "weights_only"}  # a sweep goes on by itself
+        return {"fit": others["fit"]} | {n: others[n] | of_fit for n in ("predict", "validate")}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--name", default="run", help="The run's folder under tb_logs.")
+        told = "The run's folder under tb_logs."
+        parser.add_argument("--name", type=str, default="run", help=told)
+
+    def _parse_ckpt_path(self) -> None:
+        """Read the checkpoint before Lightning does, which does not say what is wrong with one."""
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        known = path and path not in ("last", "hpc")  # others Lightning finds in the run's folder
+        self.checkpoint = read_checkpoint(path) if known else None
+        super()._parse_ckpt_path()
+
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise InputError(f"seed_everything: {error}") from error
 
     def before_instantiate_classes(self) -> None:
+        if not isinstance(given := self._get(self.config, "trainer"), Namespace):
+            raise InputError(f"trainer: give its keys, such as max_epochs; not {given!r}")
         check_skipped(self._get(self.config, "model.init_args.attribution.class_path", "") or "")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -124,9 +145,6 @@ class MtiCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Find what cannot work before the run's folder exists."""
-        checkpoint = self._get(self.config, "ckpt_path")
-        if checkpoint and checkpoint not in ("last", "hpc") and not Path(checkpoint).is_file():
-            raise InputError(f"ckpt_path {str(checkpoint)!r} is no file")
         if isinstance(self.model, Sweep):
             raise InputError("Sweep is run by mti predict; mti fit makes pictures")
         if isinstance(self.model, Validity):
@@ -134,13 +152,16 @@ class MtiCLI(LightningCLI):
         if not isinstance(self.model, Objective):
             return
         self.model.check_devices(self.trainer)
+        check_options(self.trainer)
         if isinstance(self.model, AtlasInversion) and self.model.chart.sweep is None:
             sweep = Path("tb_logs", self._get(self.config, "name"), "sweep.zarr")
             self.model.chart = replace(self.model.chart, sweep=str(sweep))
-        if not checkpoint:
+        if not self._get(self.config, "ckpt_path"):
             Results.check(self.trainer)
         self.model.build_bank(self.datamodule)
         self.model.check_devices(self.trainer)
+        if self.checkpoint is not None:
+            self.model.on_load_checkpoint(self.checkpoint)
         trainer: Any = self.trainer
         for callback in trainer.callbacks:
             if isinstance(callback, AtlasLog):
@@ -163,6 +184,7 @@ class MtiCLI(LightningCLI):
             raise InputError(f"{name} is run by mti {other}; mti predict runs Sweep")
         if self.model.store_path is None:
             self.model.store_path = Path("tb_logs", self._get(self.config, "name"), "sweep.zarr")
+        check_full_precision(self.trainer)
         self.model.check_data(self.datamodule)
         trainer: Any = self.trainer
         trainer.callbacks = [
@@ -190,6 +212,7 @@ class MtiCLI(LightningCLI):
             other = "predict" if isinstance(self.model, Sweep) else "fit"
             raise InputError(f"{name} is run by mti {other}; mti validate runs Validity")
         self.model.check_devices(self.trainer)
+        check_full_precision(self.trainer)
         self.model.check_data(self.datamodule).use(self.model.backbone.preprocessing)
 
     def after_validate(self) -> None:
@@ -340,7 +363,9 @@ def main(args: Sequence[str] | None = None) -> None:
         if cause is None:
             raise
         message = str(cause) + note_skipped(str(cause))
-        print(f"mti: error: {add_place(message, given)}", file=sys.stderr)
+        if isinstance(cause, InputError):
+            message = add_place(message, given)
+        print(f"mti: error: {message}", file=sys.stderr)
         raise SystemExit(2) from error
 
 

@@ -44,7 +44,7 @@ def in_one_line(message: str, classes: Mapping[str, Sequence[str]]) -> str:
     keys: list[str] = []
     reasons: list[str] = []
     depth, value = -1, ""
-    for line in message.splitlines():
+    for line in _without_files(message).splitlines():
         indent = len(line) - len(line.lstrip())
         text = re.sub(r"^(- )?(Type typing\.Callable.* callable class: )?", "", line.strip())
         if keys and indent <= depth and reasons:
@@ -73,6 +73,20 @@ def in_one_line(message: str, classes: Mapping[str, Sequence[str]]) -> str:
     return f"{'.'.join(keys)}: {what}" if keys else what
 
 
+def _without_files(message: str) -> str:
+    """Say what a group of keys takes: jsonargparse takes a lone value for a file of them."""
+
+    def told(match: re.Match[str]) -> str:
+        keys = f"{{name: {match[2]}}}" if match[1] == "backbone" else "its keys"
+        return f'Parser key "{match[1]}": give {keys}; {match[2]!r} alone is no value for it'
+
+    return re.sub(
+        r"""Parser key "([\w.]+)":\s+Unable to load config '(.*)'\s+- Parser key .*""",
+        told,
+        message,
+    )
+
+
 def _plain(text: str, classes: Sequence[str]) -> str:
     text = re.sub(
         r"^Type typing\.Callable.* callable class: (.*?)(\. Got value: .*)?$", r"\1", text
@@ -96,7 +110,8 @@ def add_place(message: str, arguments: Sequence[str]) -> str:
     """Name the configuration file and line that a complaint is about, where there is one.
 
     Args:
-        message: A complaint, `key.subkey: what is wrong` if it is about a key.
+        message: A complaint: `key.subkey: what is wrong`, or, where the parser does not know the
+            key, `name value: what is wrong`, or one that quotes what was given.
         arguments: Those of the command line.
     """
     key = message.partition(":")[0]
@@ -116,8 +131,10 @@ def add_place(message: str, arguments: Sequence[str]) -> str:
             return (
                 f"config {str(path)!r} holds no keys; it begins with name: or trainer:, for example"
             )
-        if not typed and (line_number := _line(root, key.split("."))):
-            return f"{path}, line {line_number}: {message}"
+        if not typed and (line := _line(root, key.split("."))):
+            return f"{path}, line {line}: {message}"
+        if line := _line_of_value(root, message, arguments):
+            return f"{path}, line {line}: {message}"
     return message
 
 
@@ -127,6 +144,51 @@ def _configurations(arguments: Sequence[str]) -> Iterator[str]:
             yield value
         elif option.startswith("--config="):
             yield option.removeprefix("--config=")
+
+
+def _line_of_value(root: yaml.Node, message: str, arguments: Sequence[str]) -> int | None:
+    """Find the line of a value that a complaint is about, unless it is from the command line."""
+    values = list(_values(root))
+    if match := re.match(r"(\w+) (.+?): ", message):
+        key, text = match.groups()
+        typed = any(re.match(rf"--([\w.]+\.)?{key}(=|$)", argument) for argument in arguments)
+        for name, node in values:
+            if name == key and not typed and _is(node, text):
+                return int(node.start_mark.line) + 1
+    quoted = re.search(r"'([^']+)'", message.partition("; ")[0])
+    given = quoted[1] if quoted else message.partition(" ")[0]
+    if any(given in argument for argument in arguments):
+        return None
+    layer = given.partition(":")[0]  # of a feature in structured form
+    for name, node in values:
+        if isinstance(node, yaml.ScalarNode) and (
+            given in (node.value, *_layers(node.value)) or (name, node.value) == ("layer", layer)
+        ):
+            return int(node.start_mark.line) + 1
+    return None
+
+
+def _values(node: yaml.Node, key: str = "") -> Iterator[tuple[str, yaml.Node]]:
+    """Yield every value, and every item of a list, with its key."""
+    children = [(key, item) for item in node.value] if isinstance(node, yaml.SequenceNode) else []
+    if isinstance(node, yaml.MappingNode):
+        children = [(name.value, value) for name, value in node.value]
+    for name, child in children:
+        yield name, child
+        yield from _values(child, name)
+
+
+def _is(node: yaml.Node, text: str) -> bool:
+    try:
+        return bool(yaml.SafeLoader("").construct_document(node) == yaml.safe_load(text))
+    except yaml.YAMLError:
+        return False
+
+
+def _layers(value: str) -> tuple[str, str]:
+    """Return the layer that a feature may name, with and without its side."""
+    layer = value.partition(":")[0]
+    return layer, layer.partition("/")[0]
 
 
 def _line(node: yaml.Node, keys: Sequence[str]) -> int | None:

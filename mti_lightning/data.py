@@ -30,7 +30,7 @@ from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext
 
 from mti_lightning.backbone import Preprocessing
-from mti_lightning.errors import InputError, nearest
+from mti_lightning.errors import InputError, check_range, nearest
 from mti_lightning.feature import Feature
 from mti_lightning.vetoed_shapes import KINDS, Contents, Split, VetoedShapes, veto_of
 
@@ -439,10 +439,15 @@ class PictureData(LightningDataModule, ABC):
     Args:
         batch_size: Pictures per batch.
         num_workers: Processes that read pictures; 0 reads them in the main one.
+
+    Raises:
+        InputError: If one of them is out of range.
     """
 
     def __init__(self, *, batch_size: int = 32, num_workers: int = 0) -> None:
         super().__init__()
+        check_range(1, batch_size=batch_size)
+        check_range(0, num_workers=num_workers)
         self.batch_size, self.num_workers = batch_size, num_workers
         self._pictures: Pictures | None = None
         self.save_hyperparameters(logger=False)

@@ -20,6 +20,18 @@ class RenderError(RunError):
     """Pictures cannot be made: the loss is not finite, or the feature does not respond."""
 
 
+def check_range(least: float, most: float | None = None, /, **given: float) -> None:
+    """Make sure that numbers lie in a range; None for one without an upper end.
+
+    Raises:
+        InputError: If one does not, naming it.
+    """
+    for name, value in given.items():
+        if not least <= value <= (value if most is None else most):
+            end = "or more" if most is None else f"to {most}"
+            raise InputError(f"{name} {value}: give {least} {end}")
+
+
 def nearest(given: str, choices: Iterable[str]) -> str:
     """Return `; did you mean 'a' or 'b'?` for the choices spelt most like `given`, else `""`."""
     matches = get_close_matches(given, list(choices), n=3, cutoff=0.6)

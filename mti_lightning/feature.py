@@ -57,6 +57,11 @@ class Feature:
             raise InputError(f"{where}: give a layer's name")
         if (self.channel is None) == (self.direction is None):
             raise InputError(f"{where}: give either a channel or a direction")
+        if "*" in (self.channel, self.direction):
+            raise InputError(
+                f"feature '{self.layer}:*': only mti predict and mti validate take * for every "
+                "channel; give a channel's index"
+            )
         if self.channel is not None and type(self.channel) is not int:
             raise InputError(f"{where}: channel {self.channel!r} is no whole number")
         # Lists are what YAML has; a feature is hashable, and reads back from its short form: no -0.

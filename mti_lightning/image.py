@@ -29,8 +29,7 @@ class ImageParameters(ABC):
     def __init__(self, canvas: tuple[int, int] | None = None) -> None:
         if canvas is not None and min(canvas) < _SMALLEST_CANVAS:
             raise InputError(
-                f"a canvas of {canvas[0]}x{canvas[1]} pixels is too small; each side takes "
-                f"{_SMALLEST_CANVAS} or more"
+                f"canvas {list(canvas)}: give each side {_SMALLEST_CANVAS} pixels or more"
             )
         self.canvas = canvas
 
@@ -99,8 +98,7 @@ class FourierPhase(ImageParameters):
         super().__init__(canvas)
         if contrast <= 0:
             raise InputError(
-                f"a contrast of {contrast} leaves nothing to see; give a number above 0, such "
-                "as 0.6"
+                f"contrast {contrast}: leaves nothing to see; give a number above 0, such as 0.6"
             )
         self.contrast = contrast
         self.magnitude = magnitude

@@ -4,11 +4,13 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, final
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -25,14 +27,15 @@ from mti_lightning.bank import (
 )
 from mti_lightning.boxes import Box, cut
 from mti_lightning.data import PictureData
-from mti_lightning.errors import InputError, RenderError
+from mti_lightning.errors import InputError, RenderError, check_range
 from mti_lightning.feature import Feature, Probe, ProbeGroup, activation_warning
 from mti_lightning.image import FourierPhase, ImageParameters
 from mti_lightning.log import say
 from mti_lightning.metrics import MEASURES, picture_metrics
+from mti_lightning.preflight import check_bank, check_options
 from mti_lightning.receptive_field import Window, find_window
 from mti_lightning.rivals import Rivals
-from mti_lightning.signs import Sign, Tension
+from mti_lightning.signs import Measure, Sign, Tension
 from mti_lightning.store import SweepStore
 from mti_lightning.streams import stream_key
 from mti_lightning.swept import SweepPictures, rivals_of
@@ -40,6 +43,7 @@ from mti_lightning.views import Views, whole
 
 _SPECTRUM_PICTURES = 256
 _LEAST_COSINE = 0.1
+_MOST_NAMED = 8
 
 
 class Objective(LightningModule, ABC):
@@ -52,9 +56,9 @@ class Objective(LightningModule, ABC):
         attribution_layer: The earlier layer that responses are attributed to, such as `layer3` or
             `layer3.0.act2/input`.
         attribution: The attribution method; activation times gradient by default.
-        tension: The tension measure.
+        tension: The tension measure, or its name.
         image: The image parameters; phases of contrast 1.25, of 1.5 for MTIs, by default.
-        views: Crops and noise against adversarial patterns.
+        views: Crops and noise against adversarial patterns, or how many of each picture and step.
         optimizer: Moves the image parameters; Adam, lr 0.05, by default. Its rate falls to 0 along
             half a cosine.
         batch_size: Images per chunk: it bounds memory, and has no say in what the images become.
@@ -80,9 +84,9 @@ class Objective(LightningModule, ABC):
         features: Sequence[str | dict[str, Any]],
         attribution_layer: str,
         attribution: Attribution | None = None,
-        tension: Tension | None = None,
+        tension: Tension | Measure | None = None,
         image: ImageParameters | None = None,
-        views: Views | None = None,
+        views: Views | int | None = None,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(
             parameters, lr=0.05, fused=True
         ),
@@ -94,13 +98,7 @@ class Objective(LightningModule, ABC):
         pair: Literal["all", "matched"] = "all",
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("batch_size", batch_size),
-            ("steps_per_epoch", steps_per_epoch),
-            ("seeds", seeds),
-        ):
-            if value < 1:
-                raise InputError(f"{name} {value}: give 1 or more")
+        check_range(1, batch_size=batch_size, steps_per_epoch=steps_per_epoch, seeds=seeds)
         if not features:
             raise InputError("features: name at least one")
         self.backbone = backbone
@@ -112,9 +110,10 @@ class Objective(LightningModule, ABC):
             check_path(backbone, probe, self.layer)  # type: ignore[arg-type]
             if warning := activation_warning(probe.feature, backbone):  # type: ignore[arg-type]
                 rank_zero_warn(warning)
-        self.attribution, self.tension = attribution or ActGrad(), tension or Tension()
+        self.attribution, self.tension = attribution or ActGrad(), Tension.of(tension)
         check_method(self.attribution, backbone, self.layer, self.probes[0])  # type: ignore[arg-type]
-        self.image, self.views = image or FourierPhase(contrast=self.contrast), views or Views()
+        self.image = image or FourierPhase(contrast=self.contrast)
+        self.views = Views(views) if isinstance(views, int) else views or Views()
         self.optimizer = optimizer
         self.batch_size, self.steps_per_epoch = batch_size, steps_per_epoch
         self.seed, self.seeds, self.accentuate, self.pair = seed, seeds, accentuate, pair
@@ -183,6 +182,7 @@ class Objective(LightningModule, ABC):
             )
 
     def setup(self, stage: str) -> None:
+        check_options(self.trainer)
         if not len(self.bank):
             self.check_devices(self.trainer)
             self.build_bank(getattr(self.trainer, "datamodule", None))
@@ -207,15 +207,9 @@ class Objective(LightningModule, ABC):
                 "--data.path FOLDER, for example"
             )
         self.find_rivals(data)
+        detailed: Tensor | None = None
         if data is not None and (reads or measures):
-            data.use(self.backbone.preprocessing)
-            samples = list(data.samples())
-            pictures = torch.stack([sample["picture"] for sample in samples])
-            if measures:
-                chosen = whole(pictures[:_SPECTRUM_PICTURES], self._grid)
-                self.image.measured = spectrum.mean_magnitude(chosen)  # type: ignore[attr-defined]
-            if reads:
-                self.sources, self.source_keys = pictures, [sample["key"] for sample in samples]
+            detailed = self._read_sources(data, reads, measures)
         # A chunk has one window, of which its noise is drawn: images of others would change it.
         windows = self._find_windows()
         of_window: dict[Window | None, list[Entry]] = {}
@@ -224,11 +218,36 @@ class Objective(LightningModule, ABC):
         for window, entries in of_window.items():
             for start in range(0, len(entries), self.batch_size):
                 part = entries[start : start + self.batch_size]
-                sources = None
-                if self.accentuate and self.sources is not None:
-                    sources = whole(self.sources[[entry.source for entry in part]], self.canvas)
-                grid = self.canvas if sources is not None else self._grid
+                sources, grid = None, self._grid
+                if self.accentuate and detailed is not None:
+                    sources = whole(detailed[[entry.source for entry in part]], self.canvas)
+                    grid = self.canvas
                 self.bank.append(ImageChunk(part, self.image, self.canvas, grid, sources, window))
+
+    def _read_sources(self, data: PictureData, reads: bool, measures: bool) -> Tensor:
+        """Read the pictures, and return them as detailed as the canvas, [S, 3, H, W]."""
+        sides = zip(self.canvas, self.input_size, strict=True)
+        larger = max(canvas / own for canvas, own in sides)
+        detailed: Tensor | None = None
+        if larger > 1 and (self.accentuate or measures):
+            detailed, _ = self._read(data, larger)
+        pictures, keys = self._read(data)
+        detailed = pictures if detailed is None else detailed
+        if measures:
+            chosen = whole(detailed[:_SPECTRUM_PICTURES], self._grid)
+            self.image.measured = spectrum.mean_magnitude(chosen)  # type: ignore[attr-defined]
+        if reads:
+            self.sources, self.source_keys = pictures, keys
+            if isinstance(data, SweepPictures):
+                data.compare(self.backbone.name, str(self.layer), [*map(str, self.features)])
+        return detailed
+
+    def _read(self, data: PictureData, larger: float = 1.0) -> tuple[Tensor, list[str]]:
+        """Return the pictures as the backbone sees them, or that much larger, and their keys."""
+        height, width = (round(side * larger) for side in self.input_size)
+        data.use(replace(self.backbone.preprocessing, size=(height, width)))
+        samples = list(data.samples())
+        return torch.stack([s["picture"] for s in samples]), [s["key"] for s in samples]
 
     def find_rivals(self, sweep: PictureData | SweepStore | None) -> None:
         """Take from a sweep what the features' rivals look like, for the interference index."""
@@ -294,15 +313,42 @@ class Objective(LightningModule, ABC):
 
     # --- training ---
 
+    @property
+    def made(self) -> dict[str, Any]:
+        """What the images are and how they come to be, as a checkpoint holds it."""
+        given = [f"{k}={v}" for k, v in vars(self.image).items() if isinstance(v, str | float)]
+        return {
+            "objective": type(self).__name__,
+            "backbone": self.backbone.name,
+            "attribution_layer": str(self.layer),
+            "image": f"{type(self.image).__name__}({', '.join(given)})",
+            "canvas": list(self.canvas),
+            "accentuate": self.accentuate,
+            "batch_size": self.batch_size,
+            "steps_per_epoch": self.steps_per_epoch,
+        } | {
+            f"image {place}": f"{entry.id} of stream {entry.key & 0xFFFF_FFFF:08x}"
+            for place, entry in enumerate(self.entries)
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["bank"] = self.made
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the checkpoint's images.
+
+        Raises:
+            InputError: If they are not those of this run.
+        """
+        check_bank(checkpoint.get("bank"), self.made)
+
     def train_dataloader(self) -> Steps:
         trainer = self.trainer
         return Steps(len(self.bank), self.steps_per_epoch, trainer.global_rank, trainer.world_size)
 
     def on_train_batch_end(self, outputs: Any, batch: Step, batch_idx: int) -> None:
         trainer, strategy = self.trainer, self.trainer.strategy
-        last = (
-            trainer.is_last_batch or trainer.should_stop or trainer.global_step == trainer.max_steps
-        )
+        last = trainer.is_last_batch or trainer.should_stop
         if last and isinstance(strategy, ImageBankStrategy):
             strategy.share(self.chunks, trainer.optimizers[0])  # before callbacks look
 
@@ -347,6 +393,14 @@ class Objective(LightningModule, ABC):
         chunk, pictures, box = self._rendered
         assert pictures.grad is not None
         moves = pictures.grad.abs().mean(1)  # [N, H, W]
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is not None:
+            # In 16-mixed the gradient of pictures keeps the loss's scale. Where that is too large
+            # for it, the scaler leaves the step out and lowers the scale.
+            scale = plugin.scaler.get_scale()
+            moves = moves / scale
+            if scale > 1 and pictures.isfinite().all() and not moves.isfinite().all():
+                return
         strength = moves.flatten(1).amax(1)  # [N]
         sound = strength.isfinite() & (strength > 0)
         if not sound.all():
@@ -415,6 +469,8 @@ class MaximallyTense(Objective):
         self, *args: Any, imbalance: tuple[float, float] = (0.1, 0.7), **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
+        for price in imbalance:
+            check_range(0, imbalance=price)
         self.imbalance = imbalance
         if not self.attribution.differentiable:
             raise InputError(
@@ -444,7 +500,8 @@ class Inversion(Objective):
     1% of its maximum; z are the image's activations at the attribution layer.
 
     Args:
-        power: p, from 1 to 4: how strongly features that are not in the target are kept quiet.
+        power: p, mostly from 1 to 4: how strongly features that are not in the target are kept
+            quiet; at 0 not at all.
         coherent: Take T⁺ only from positions that excite on the whole, T⁻ only from those that
             inhibit; False for the authors' way, every position.
     """
@@ -455,21 +512,27 @@ class Inversion(Objective):
         self, *args: Any, power: float = 4.0, coherent: bool = True, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_range(0, power=power)
         self.power, self.coherent = power, coherent
+        self.barren = ""  # says which images cannot be made
 
     def target(self, chunk: ImageChunk) -> tuple[Tensor, Tensor]:
+        return self.targets_of(chunk.entries)
+
+    def targets_of(self, entries: Sequence[Entry]) -> tuple[Tensor, Tensor]:
         """Return T and the window, of the attribution layer's shape and [N, 1, H, W]."""
+        assert self.sources is not None
         activations, attribution, _ = attribute(
             self.backbone,
-            self.sources_of(chunk),
-            self.probes_of(chunk),
+            self.sources[[entry.source for entry in entries]].to(self.device),
+            [self.probes[entry.feature] for entry in entries],  # type: ignore[misc]
             self.layer,
             self.attribution,
         )
         targets = torch.cat(
             [
                 signs.split_target(part, entry.sign or "+", self.coherent, self.channel_dim)
-                for part, entry in zip(attribution[:, None], chunk.entries, strict=True)
+                for part, entry in zip(attribution[:, None], entries, strict=True)
             ]
         )
         # Where an activation is negative, as in a transformer, it has to become so again to have
@@ -477,24 +540,36 @@ class Inversion(Objective):
         targets = torch.where(activations < 0, -targets, targets)
         return targets, signs.window(attribution, channel_dim=self.channel_dim)
 
-    @torch.no_grad()
-    def on_fit_start(self) -> None:
-        empty = [
-            entry
-            for chunk in self.chunks
-            for entry, target in zip(chunk.entries, self.target(chunk)[0], strict=True)
-            if not target.any()
-        ]
-        if empty:
-            first = empty[0]
-            verb, side = ("excites", "+") if first.sign == "+" else ("inhibits", "-")
-            raise RenderError(
-                f"nothing {verb} feature {self.features[first.feature]} in "
-                f"{self.source_keys[first.source or 0]} at layer "
-                f"{self.layer}, so there is no {side} inversion of it ({len(empty)} of "
-                f"{len(self.entries)} images); leave such "
-                "pictures out, try an earlier attribution layer, or coherent: false"
-            )
+    def _plan(self) -> list[Entry]:
+        """Leave out, with a warning, what has no target; the others do not change by it.
+
+        Raises:
+            RenderError: If nothing is left.
+        """
+        entries = super()._plan()
+        kept: list[Entry] = []
+        for start in range(0, len(entries), self.batch_size):
+            part = entries[start : start + self.batch_size]
+            targets = self.targets_of(part)[0]
+            kept += [entry for entry, target in zip(part, targets, strict=True) if target.any()]
+        left_out = {*entries} - {*kept}
+        if not left_out:
+            return entries
+        barren = dict.fromkeys(
+            f"{e.sign} of {self.features[e.feature]} in {self.source_keys[e.source or 0]}"
+            for e in entries
+            if e in left_out
+        )
+        named = ", ".join([*barren][:_MOST_NAMED]) + (", ..." if len(barren) > _MOST_NAMED else "")
+        self.barren = (
+            f"{len(left_out)} of {len(entries)} images cannot be made, as nothing "
+            f"excites (+) or inhibits (-) at layer {self.layer}: {named}; try an earlier "
+            "attribution layer, or coherent: false"
+        )
+        if not kept:
+            raise RenderError(self.barren)
+        rank_zero_warn(self.barren)
+        return kept
 
     def losses(self, views: Tensor, chunk: ImageChunk, target: tuple[Tensor, Tensor]) -> Tensor:
         if chunk.window:

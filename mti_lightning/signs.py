@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 Sign = Literal["+", "-"]
+Measure = Literal["geometric", "minimum", "harmonic", "l2"]
 
 
 def signed_map(attribution: Tensor, channel_dim: int = 1) -> Tensor:
@@ -54,8 +55,13 @@ class Tension:
             are reported of the same sums. Not used by `l2`.
     """
 
-    measure: Literal["geometric", "minimum", "harmonic", "l2"] = "geometric"
+    measure: Measure = "geometric"
     summed: Literal["nothing", "channels", "positions"] = "channels"
+
+    @classmethod
+    def of(cls, given: "Tension | Measure | None") -> "Tension":
+        """Return a measure as it is, by its name, or of None the default."""
+        return cls(given) if isinstance(given, str) else given or cls()
 
     def split(self, attribution: Tensor, channel_dim: int = 1) -> tuple[Tensor, Tensor]:
         """Return E⁺ and E⁻, [N] each, after the summing."""

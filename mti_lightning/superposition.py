@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mti_lightning.errors import InputError
+from mti_lightning.errors import InputError, check_range
 from mti_lightning.signs import excitation, inhibition
 from mti_lightning.streams import START, stream, stream_key
 
@@ -164,11 +164,8 @@ class Toy(LightningModule, ABC):
         ),
     ) -> None:
         super().__init__()
-        counts = {"features": features, "hidden": hidden, "starts": starts}
-        counts |= {"batch_size": batch_size, "steps_per_epoch": steps_per_epoch}
-        for name, value in counts.items():
-            if value < 1:
-                raise InputError(f"{name} {value}: give 1 or more")
+        check_range(1, features=features, hidden=hidden, starts=starts)
+        check_range(1, batch_size=batch_size, steps_per_epoch=steps_per_epoch)
         for name, share in (("probability", probability), ("importance", importance)):
             if not 0 < share <= 1:
                 raise InputError(f"{name} {share}: give more than 0, and 1 at most")

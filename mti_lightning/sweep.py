@@ -29,7 +29,7 @@ from mti_lightning.interference import Canonical, canonical, interference_index
 from mti_lightning.log import say
 from mti_lightning.receptive_field import Window, find_window, respond
 from mti_lightning.rivals import MOST_RIVALS, choose_rivals, pool
-from mti_lightning.signs import Tension
+from mti_lightning.signs import Measure, Tension
 from mti_lightning.store import (
     COLUMNS,
     Array,
@@ -131,7 +131,7 @@ class Sweep(LightningModule):
             every channel of a layer.
         attribution_layer: The earlier layer that responses are attributed to.
         attribution: The attribution method; activation times gradient by default.
-        tension: The tension measure, of which a mean-centred one is reported, too.
+        tension: The tension measure, or its name; a mean-centred one is reported, too.
         store: The zarr group to write; by default `tb_logs/NAME/sweep.zarr`.
         keep: Keep the attribution maps of this many top pictures by each measure of `keep_by`.
         keep_by: Measures by which pictures are top; `-` before one means its low end.
@@ -156,7 +156,7 @@ class Sweep(LightningModule):
         features: Sequence[str | dict[str, Any]],
         attribution_layer: str,
         attribution: Attribution | None = None,
-        tension: Tension | None = None,
+        tension: Tension | Measure | None = None,
         store: str | None = None,
         keep: int = 0,
         keep_by: Sequence[str] = ("tension", "response", "-response"),
@@ -182,7 +182,7 @@ class Sweep(LightningModule):
         self.layer = Layer.parse(attribution_layer)
         self.channel_dim = backbone.site(self.layer).channel_dim
         self.probes = [Probe(feature, backbone) for feature in self.features]
-        self.attribution, self.tension = attribution or ActGrad(), tension or Tension()
+        self.attribution, self.tension = attribution or ActGrad(), Tension.of(tension)
         check_method(self.attribution, backbone, self.layer, self.probes[0])
         self.store_path = None if store is None else Path(store)
         self.keep, self.keep_by = keep, tuple(keep_by)

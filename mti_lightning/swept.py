@@ -1,14 +1,16 @@
 """The pictures of a sweep, again: all of them, or the top ones as an objective's sources."""
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import final
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 
 from mti_lightning.backbone import Backbone, Layer, Preprocessing
 from mti_lightning.data import Picture, PictureData, Pictures, Stamp
-from mti_lightning.errors import InputError
+from mti_lightning.errors import InputError, check_range
 from mti_lightning.feature import Feature, Probe, ProbeGroup
 from mti_lightning.rivals import Rivals
 from mti_lightning.store import SweepStore, check_measure
@@ -112,13 +114,14 @@ class SweepPictures(PictureData):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers)
-        if count < 1:
-            raise InputError(f"count {count}: give 1 or more")
+        check_range(1, count=count)
         check_measure(measure)
         self.store = SweepStore(sweep)
+        self.measure = measure
         columns = range(len(self.store.features))
         if feature is not None:
             columns = range(column := self.store.feature_index(feature), column + 1)
+        self.chosen_for = [self.store.features[column] for column in columns]
         each = -(-count // len(columns))
         tops = [self.store.top(column, measure, each) for column in columns]
         places = [top[rank] for rank in range(each) for top in tops if rank < len(top)]
@@ -128,6 +131,25 @@ class SweepPictures(PictureData):
             )
         self.places = places[:count]
         self.data = reopen(self.store)
+
+    def compare(self, backbone: str, layer: str, features: Sequence[str]) -> None:
+        """Warn if the pictures were not chosen for what they are used for, which may be meant.
+
+        Args:
+            backbone: Name of the network that they are shown to.
+            layer: The attribution layer.
+            features: Those of which something is to be made.
+        """
+        made, others = self.store.made, [f for f in features if f not in self.chosen_for]
+        networks = {name.partition(".")[0] for name in (backbone, made["backbone"])}
+        if others or layer != made["attribution_layer"] or len(networks) > 1:
+            chosen = ", ".join(self.chosen_for[:3]) + (", ..." if self.chosen_for[3:] else "")
+            rank_zero_warn(
+                f"the pictures of {self.store.path} are top by {self.measure} for {chosen} at "
+                f"{made['attribution_layer']} of {made['backbone']}, and used for "
+                f"{', '.join(others or features)} at {layer} of {backbone}; if that is not meant, "
+                "give the same features, attribution_layer and backbone"
+            )
 
     def _open(self, preprocessing: Preprocessing) -> Pictures:
         self.data.use(preprocessing)

@@ -1,6 +1,7 @@
 """The validity report: how far attributions and pictures of a feature can be believed."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,11 @@ from torch.utils.data import DataLoader
 from mti_lightning.attribution import ActGrad, Attribution, check_method, check_path
 from mti_lightning.backbone import Backbone, Layer, Preprocessing
 from mti_lightning.data import Loaded, Picture, PictureData, Pictures, ResizedShapes
-from mti_lightning.errors import InputError, RenderError, RunError
+from mti_lightning.errors import InputError, RenderError, RunError, check_range
 from mti_lightning.feature import Probe, ProbeGroup, activation_warning, expand
 from mti_lightning.objectives import SignedInversion
 from mti_lightning.render import render
-from mti_lightning.signs import Tension
+from mti_lightning.signs import Measure, Tension
 from mti_lightning.streams import stream_key
 from mti_lightning.validity_checks import (
     check_pictures,
@@ -76,7 +77,7 @@ class Validity(LightningModule):
         features: What to check: each `LAYER[/input]:CHANNEL[@POSITION]`.
         attribution_layer: The earlier layer that responses are attributed to.
         attribution: The attribution method; activation times gradient by default.
-        tension: The tension measure.
+        tension: The tension measure, or its name.
         pictures: Pictures to check, evenly spread over the data.
         tensest: How many of the tensest, by each feature, are tried to be turned on.
         rendered: Of how many of the tensest + and − inversions are made, each from two seeds; 0
@@ -95,7 +96,7 @@ class Validity(LightningModule):
         features: Sequence[str | dict[str, Any]],
         attribution_layer: str,
         attribution: Attribution | None = None,
-        tension: Tension | None = None,
+        tension: Tension | Measure | None = None,
         pictures: int = 256,
         tensest: int = 16,
         rendered: int = 4,
@@ -103,12 +104,9 @@ class Validity(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            *(("pictures", pictures, 2), ("tensest", tensest, 1)),
-            *(("rendered", rendered, 0), ("steps", steps, 1)),
-        ):
-            if value < least:
-                raise InputError(f"{name} {value}: give {least} or more")
+        check_range(2, pictures=pictures)
+        check_range(1, tensest=tensest, steps=steps)
+        check_range(0, rendered=rendered)
         if not features:
             raise InputError("features: name at least one")
         self.backbone, self.layer = backbone, Layer.parse(attribution_layer)
@@ -117,7 +115,7 @@ class Validity(LightningModule):
             check_path(backbone, probe, self.layer)
             if warning := activation_warning(probe.feature, backbone):
                 rank_zero_warn(warning)
-        self.attribution, self.tension = attribution or ActGrad(), tension or Tension()
+        self.attribution, self.tension = attribution or ActGrad(), Tension.of(tension)
         check_method(self.attribution, backbone, self.layer, self._probes[0])
         self.pictures, self.tensest, self.rendered = pictures, tensest, rendered
         self.steps, self.seed = steps, seed
@@ -259,12 +257,17 @@ class Validity(LightningModule):
         )
         objective.train()  # Lightning warns of what `validate` has put in eval mode
         quiet = {"enable_progress_bar": False, "accelerator": self.device.type, "devices": 1}
-        try:
-            render(objective, sources, epochs=1, **quiet)
-        except RenderError as error:
-            return [replace(finding("pictures", {}), warnings=(str(error),))]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* images cannot be made")  # the report says so
+            try:
+                render(objective, sources, epochs=1, **quiet)
+            except RenderError as error:
+                return [replace(finding("pictures", {}), warnings=(str(error),))]
         objective.to(self.device)  # Lightning takes it to the CPU at the end
-        return judge_renderings(check_renderings(objective))
+        found = judge_renderings(check_renderings(objective))
+        if objective.barren:
+            found.append(replace(finding("pictures", {}), warnings=(objective.barren,)))
+        return found
 
     def _truth(self, probe: Probe) -> Tensor | None:
         """Return which pictures are tense, [N], where that is known."""

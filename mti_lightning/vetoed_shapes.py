@@ -15,7 +15,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mti_lightning.errors import InputError
+from mti_lightning.errors import InputError, check_range
 
 KINDS = ("disc", "square", "triangle", "star", "cross", "ring", "crescent", "bars")
 VETO_OFFSET = 3
@@ -263,6 +263,8 @@ class VetoedShapesData(LightningDataModule):
         num_workers: int = 2,
     ) -> None:
         super().__init__()
+        check_range(1, batch_size=batch_size)
+        check_range(0, num_workers=num_workers)
         self.train = VetoedShapes(train_size, seed, "train")
         self.validation = VetoedShapes(validation_size, seed, "validation")
         self.batch_size, self.num_workers = batch_size, num_workers

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mti_lightning.boxes import Box, cut
-from mti_lightning.errors import InputError
+from mti_lightning.errors import InputError, check_range
 from mti_lightning.streams import stream
 
 
@@ -85,11 +85,10 @@ class Views:
         jitter: float = 0.05,
         noise: float = 0.02,
     ) -> None:
-        if not (count >= 1 and 0 < box[0] <= box[1] <= 1 and jitter >= 0 and noise >= 0):
-            raise InputError(
-                f"views with count {count}, box {box}, jitter {jitter}, noise {noise}: "
-                "count is 1 or more, 0 < smallest <= largest box <= 1, the others 0 or more"
-            )
+        check_range(1, count=count)
+        check_range(0, jitter=jitter, noise=noise)
+        if not 0 < box[0] <= box[1] <= 1:
+            raise InputError(f"box {list(box)}: give 0 < smallest <= largest <= 1")
         self.count, self.box, self.jitter, self.noise = count, box, jitter, noise
 
     def reach(self, part: Box, size: tuple[int, int], canvas: tuple[int, int]) -> Box:

@@ -146,6 +146,34 @@ def test_a_cell_s_targets_are_the_means_of_its_pictures_targets(chart: Chart) ->
         }
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"top": 0}, "top 0: give 1 or more"),
+        ({"size": (3, 0)}, "size 0: give 1 or more"),
+        ({"minimum": 0}, "minimum 0: give 1 or more"),
+        ({"exemplars": -1}, "exemplars -1: give 0 or more"),
+        ({"neighbours": 1}, "neighbours 1: give 2 or more"),
+        ({"min_dist": 1.5}, "min_dist 1.5: give 0 to 1"),
+        ({"trim": 50}, "trim 50: give 0 to 49"),
+        ({"seed": -1}, "seed -1: give 0 or more"),
+        ({"by": ("tensoin",)}, "there is no measure 'tensoin'"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_at_once(given: dict[str, object], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        Chart(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [({"faint": 2}, "faint 2: give 0 to 1"), ({"power": -1}, "power -1: give 0 or more")],
+)
+def test_shares_out_of_range_are_refused(given: dict[str, object], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        inversion(Chart(), **given)
+
+
 def test_bad_charts_are_refused(chart: Chart, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="an atlas is of one feature; 2 were given"):
         inversion(chart, features=["fc:0", "fc:1"])

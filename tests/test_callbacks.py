@@ -1,6 +1,7 @@
 """What comes out of a run."""
 
 import csv
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from mti_lightning import (
 )
 from mti_lightning.attribution import ActGrad, attribute
 from mti_lightning.callbacks import PictureLog, Results
+from mti_lightning.data import PictureData
 from mti_lightning.views import whole
 
 COLUMNS = [
@@ -41,15 +43,18 @@ COLUMNS = [
 
 
 def run(
-    folder: Path, objective: Objective, version: int = 0, callbacks: tuple[Callback, ...] = ()
+    folder: Path,
+    objective: Objective,
+    callbacks: tuple[Callback, ...] = (),
+    data: PictureData | None = None,
 ) -> Path:
-    logger = TensorBoardLogger(folder, "run", version=version, default_hp_metric=False)
+    logger = TensorBoardLogger(folder, "run", version=0, default_hp_metric=False)
     trainer = Trainer(
         max_epochs=2, logger=logger, accelerator="cpu", enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=2, callbacks=[*callbacks, PictureLog(), Results()],
     )  # fmt: skip
-    trainer.fit(objective, datamodule=VetoedShapesPictures(2, seed=3))
+    trainer.fit(objective, datamodule=data or VetoedShapesPictures(2, seed=3))
     return Path(logger.log_dir)
 
 
@@ -146,15 +151,45 @@ def test_results_are_not_overwritten(finished: tuple[Path, SignedInversion]) -> 
     assert {path: path.read_bytes() for path in folder.rglob("*.csv")} == before
 
 
-def test_pictures_so_far_are_kept_when_a_run_fails(tmp_path: Path) -> None:
-    class Poison(Callback):
-        def on_train_epoch_start(self, trainer: Trainer, pl_module: Objective) -> None:
-            if trainer.current_epoch == 1:
-                with torch.no_grad():
-                    next(iter(pl_module.chunks[1].trained.values()))[0, 0, 0, 0] = torch.nan
+class Poison(Callback):
+    """Spoils a picture at the beginning of an epoch."""
 
+    def __init__(self, epoch: int, chunk: int) -> None:
+        self.epoch, self.chunk = epoch, chunk
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Objective) -> None:
+        if trainer.current_epoch == self.epoch:
+            with torch.no_grad():
+                next(iter(pl_module.chunks[self.chunk].trained.values()))[0, 0, 0, 0] = torch.nan
+
+
+def test_nothing_is_written_when_a_run_fails_at_its_first_step(tmp_path: Path) -> None:
     with pytest.raises(RenderError, match="not finite"):
-        run(tmp_path, inversion(), callbacks=(Poison(),))
+        run(tmp_path, inversion(), callbacks=(Poison(0, 0),))
+    assert {path.suffix for path in tmp_path.rglob("*")}.isdisjoint({".png", ".csv"})
+
+
+def test_what_cannot_be_made_leaves_its_place_empty(tmp_path: Path) -> None:
+    objective = SignedInversion(
+        Backbone("vetoed_shapes_resnet"), ["fc:0"], "layer4", steps_per_epoch=1
+    )
+    with pytest.warns(UserWarning, match=r"cannot be made.*: \+ of fc:0 in tense/test/0/2;"):
+        folder = run(tmp_path, objective, data=VetoedShapesPictures(3))
+    rows = table(folder / "results.csv")
+    kinds = ["positive", "negative", "positive", "negative", "negative"]
+    assert [row["objective"] for row in rows] == kinds
+    events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+    with Image.open(
+        BytesIO(events.Images("pictures_where_it_looked")[-1].encoded_image_string)
+    ) as image:
+        tiles = np.asarray(image)[2:98].reshape(96, -1, 3)[:, 2:].reshape(96, 9, 98, 3)[:, :, :96]
+    blank = [bool((tile == 255).all()) for tile in tiles.swapaxes(0, 1)]
+    assert blank == [False] * 7 + [True, False]  # source, + and - of each picture
+
+
+def test_pictures_so_far_are_kept_when_a_run_fails(tmp_path: Path) -> None:
+    with pytest.raises(RenderError, match="not finite"):
+        run(tmp_path, inversion(), callbacks=(Poison(1, 1),))
     rows = table(tmp_path / "run" / "version_0" / "results.csv")
     assert len(rows) == 4
     for row in rows:

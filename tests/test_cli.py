@@ -154,10 +154,17 @@ REFUSED = {
         ["--model=PositiveInversion"],
         "PositiveInversion needs source pictures; give --data",
     ),
+    "nothing to invert": (
+        [
+            *feature("fc:0"),
+            *("--model=PositiveInversion", "--data=PictureFile", "--data.path=pictures/good.png"),
+        ],
+        "1 of 1 images cannot be made, as nothing excites (+) or inhibits (-) at layer layer2: ",
+        "+ of fc:0 in good.png; try an earlier attribution layer, or coherent: false",
+    ),
     "canvas too small": (
         ["--model.image=FourierPhase", "--model.image.canvas=[8,8]"],
-        "a canvas of 8x8 pixels is too small",
-        "32 or more",
+        "canvas [8, 8]: give each side 32 pixels or more",
     ),
     "canvas of one side": (
         ["--model.image=FourierPhase", "--model.image.canvas=[64]"],
@@ -200,6 +207,57 @@ REFUSED = {
     "unfinished option": (["--config"], "expected one argument"),
     "several devices": (["--trainer.devices=2"], "an image bank runs on one: --trainer.devices 1"),
     "missing checkpoint": (["--ckpt_path=no.ckpt"], "ckpt_path 'no.ckpt' is no file"),
+    "picture as a checkpoint": (
+        ["--ckpt_path=pictures/good.png"],
+        "ckpt_path 'pictures/good.png' is no checkpoint; give one such as tb_logs/NAME/version_0",
+    ),
+    "text as a checkpoint": (["--ckpt_path=base.yaml"], "'base.yaml' is no checkpoint"),
+    "weights as a checkpoint": (["--ckpt_path=other.pth"], "'other.pth' is no checkpoint of a run"),
+    "batch size of no pictures": (
+        ["--data=PictureFolder", "--data.path=pictures", "--data.batch_size=0"],
+        "batch_size 0: give 1 or more",
+    ),
+    "fewer workers than none": (
+        ["--data=PictureFolder", "--data.path=pictures", "--data.num_workers=-1"],
+        "num_workers -1: give 0 or more",
+    ),
+    "negative seed": (["--seed_everything=-1"], "seed_everything: -1 is not in bounds"),
+    "image parameters of half precision": (
+        ["--trainer.precision=bf16-true"],
+        "trainer.precision: bf16-true will not do",
+        "give bf16-mixed",
+    ),
+    "part of the steps": (
+        ["--trainer.limit_train_batches=1"],
+        "trainer.limit_train_batches: 1 will not do: images take turns",
+        "steps_per_epoch",
+    ),
+    "share of the steps": (["--trainer.limit_train_batches=0.5"], "limit_train_batches: 0.5 will"),
+    "overfitting": (["--trainer.overfit_batches=2"], "limit_train_batches: 2 will not do"),
+    "last step": (["--trainer.max_steps=3"], "max_steps: 3 will not do", "give max_epochs"),
+    "no epoch": (["--trainer.max_epochs=0"], "max_epochs: 0 will not do: give 1 or more"),
+    "gradients of several steps": (
+        ["--trainer.accumulate_grad_batches=2"],
+        "accumulate_grad_batches: 2 will not do",
+        "more views",
+    ),
+    "clipped gradients": (
+        ["--trainer.gradient_clip_val=1"],
+        "gradient_clip_val: 1 will not do: an image's path would depend on its neighbours",
+    ),
+    "negative power": (
+        [
+            *("--model=PositiveInversion", "--model.power=-2"),
+            *("--data=PictureFolder", "--data.path=pictures"),
+        ],
+        "power -2.0: give 0 or more",
+    ),
+    "negative price": (["--model.imbalance=[0,-1]"], "imbalance -1.0: give 0 or more"),
+    "no view": (["--model.views=0"], "count 0: give 1 or more"),
+    "every channel": (
+        feature("fc:*"),
+        "feature 'fc:*': only mti predict and mti validate take * for every channel",
+    ),
 }
 
 
@@ -301,6 +359,68 @@ MISWRITTEN = {
         3,
         "model: give class_path and init_args; known are AtlasInversion, MaximallyTense",
     ),
+    "trainer that is a number": (
+        "trainer: {max_epochs: 1, accelerator: cpu, enable_progress_bar: false}",
+        "trainer: 3",
+        2,
+        "trainer: give its keys, such as max_epochs; not 3",
+    ),
+    "trainer that is a word": (
+        "trainer: {max_epochs: 1, accelerator: cpu, enable_progress_bar: false}",
+        "trainer: quick",
+        2,
+        "trainer: give its keys; 'quick' alone is no value for it",
+    ),
+    "name that is a number": ("name: small", "name: 3", 1, "name: expected str, got 3"),
+    "backbone that is a name": (
+        "{name: test_resnet, weights: random}",
+        "test_resnet",
+        6,
+        "model.backbone: give {name: test_resnet}; 'test_resnet' alone",
+    ),
+    "no tension measure": (
+        BASE,
+        BASE + "    tension: l3\n",
+        10,
+        "model.tension: ",
+        "expected one of 'geometric', 'minimum', 'harmonic', 'l2'",
+    ),
+    "number out of range": ("epoch: 2", "epoch: 0", 9, "steps_per_epoch 0: give 1 or more"),
+    "number of the trainer": ("epochs: 1", "epochs: 0", 2, "trainer.max_epochs: 0 will not do"),
+    "number in a class": (
+        BASE,
+        BASE + "    image:\n      class_path: FourierPhase\n      init_args: {contrast: 0}\n",
+        12,
+        "contrast 0.0: leaves nothing to see",
+    ),
+    "numbers in a list": (
+        BASE,
+        BASE + "    image:\n      class_path: Pixels\n      init_args:\n        canvas: [8, 8]\n",
+        13,
+        "canvas [8, 8]: give each side",
+    ),
+    "number of a list": (
+        BASE,
+        BASE + "    imbalance:\n    - 0.1\n    - -2\n",
+        12,
+        "imbalance -2.0: give 0 or more",
+    ),
+    "layer": ("layer2", "layr2", 8, "layer 'layr2' is not in test_resnet"),
+    "layer of a feature": ("fc:3", "fcc/input:3", 7, "layer 'fcc' is not in test_resnet"),
+    "channel": ("fc:3", "fc:3000", 7, "channel 3000 is out of range"),
+    "channel of a structured feature": (
+        '"fc:3"',
+        "{layer: fc, channel: '*'}",
+        7,
+        "feature 'fc:*': only mti predict and mti validate take *",
+    ),
+    "model": ("test_resnet", "tst_resnet", 6, "timm has no model 'tst_resnet'"),
+    "folder": (
+        BASE,
+        BASE + DATA.replace("{path: pictures", "{path: nix"),
+        12,
+        "nix does not exist",
+    ),
     "syntax": ("features: [", "features: [[", 8, "expected"),
 }
 
@@ -326,6 +446,19 @@ def test_of_several_configurations_the_one_with_the_mistake_is_named(desk, capsy
 def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(desk, capsys):
     line = refusal(capsys, ["fit", "--config", "base.yaml", "--trainer.max_epochs", "few"])
     assert line == "trainer.max_epochs: expected int or null, got few"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--model.steps_per_epoch=0"],
+        ["--model.attribution_layer=layr2"],
+        ["--model.features=['fc:3000']"],
+        ["--trainer.max_epochs=0"],
+    ],
+)
+def test_a_value_on_the_command_line_is_not_blamed_on_the_file(desk, capsys, arguments):
+    assert "base.yaml" not in refusal(capsys, ["fit", "--config", "base.yaml", *arguments])
 
 
 @pytest.mark.parametrize(
@@ -386,6 +519,23 @@ def test_what_is_no_picture_is_skipped_in_a_folder_and_counted(desk):
 
 
 # --- runs ---
+
+
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [("tension: l2", {"measure": "l2"}), ("views: 3", {"count": 3})],
+)
+def test_short_forms(desk, short, long):
+    key = short.partition(":")[0]
+    Path("short.yaml").write_text(f"{BASE}    {short}\n")
+    Path("long.yaml").write_text(f"{BASE}    {key}: {long}\n")
+    for name in ("short", "long"):
+        main(["fit", f"--config={name}.yaml", f"--name={name}"])
+    short_results, long_results = (
+        results(Path("tb_logs") / name / "version_0") for name in ("short", "long")
+    )
+    for name in (n for n in long_results if n != "config.yaml"):
+        assert short_results[name] == long_results[name]
 
 
 def table(path: str | Path) -> list[dict[str, str]]:
@@ -449,6 +599,43 @@ def test_existing_results_are_not_touched(runs, capsys, monkeypatch):
     assert "version_0 holds the results of another run, which would be overwritten" in line
     assert "--trainer.logger.version" in line
     assert contents(runs) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--model.seed=5"], ("image 0 ", "_seed0 of stream ", "_seed5 of stream ")),
+        (["--model.features=['fc:1', 'fc:0']"], ("image 0 ", "_fc-0_", "_fc-1_")),
+        (["--data.seed=1"], ("image 0 tense-test-0-0_", "tense-test-1-0_")),
+        (["--model.batch_size=2"], ("batch_size 16, not 2",)),
+        (["--model.steps_per_epoch=3"], ("steps_per_epoch 2, not 3",)),
+        (["--model.image=Pixels"], ("image FourierPhase(contrast=1.25", ", not Pixels()")),
+        (
+            ["--model.image=FourierPhase", "--model.image.contrast=2"],
+            ("not FourierPhase(contrast",),
+        ),
+        (["--model.attribution_layer=layer3"], ("attribution_layer layer4, not layer3",)),
+        (["--model.accentuate=true"], ("accentuate False, not True",)),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_another_bank_does_not_go_on_with_a_checkpoint(runs, desk, capsys, arguments, told):
+    (checkpoint,) = (runs / "version_0" / "checkpoints").glob("*.ckpt")
+    config = str(runs / "version_0" / "config.yaml")
+    line = refusal(capsys, ["fit", "--config", config, f"--ckpt_path={checkpoint}", *arguments])
+    assert line.startswith("the checkpoint was written with ")
+    assert line.endswith("leave ckpt_path out to begin anew")
+    for part in told:
+        assert part in line
+    assert not Path("tb_logs").exists()
+
+
+def test_a_checkpoint_goes_on_for_more_epochs(runs, desk):
+    (checkpoint,) = (runs / "version_0" / "checkpoints").glob("*.ckpt")
+    config = str(runs / "version_0" / "config.yaml")
+    main(["fit", "--config", config, f"--ckpt_path={checkpoint}", "--trainer.max_epochs=2"])
+    (after,) = Path("tb_logs/demo_inversions/version_0/checkpoints").glob("*.ckpt")
+    assert torch.load(after, weights_only=True)["global_step"] == 4
 
 
 def test_a_run_without_a_logger_leaves_no_files(desk):
@@ -653,6 +840,36 @@ def test_a_sweep_is_ranked_and_its_top_pictures_are_inverted(swept, capsys, monk
     sources = table(Path("tb_logs/demo_inversions/version_0/sources.csv"))
     assert [row["source"] for row in sources] == [row["key"] for row in rows[:2]]
     assert float(sources[0]["tension"]) == pytest.approx(tension[0], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["--model.features=[fc:3]", "--model.attribution_layer=layer3"],
+            r"are top by tension for fc:3 at layer4 of vetoed_\w+, and used for fc:3 at layer3 of",
+        ),
+        (["--model.features=[fc:1, fc:3]"], r"for fc:3 at layer4 of \w+, and used for fc:1 at"),
+    ],
+)
+def test_pictures_that_were_chosen_for_something_else(swept, desk, arguments, told):
+    chosen = [
+        *(f"--data.sweep={swept}/tb_logs/demo_sweep/sweep.zarr", "--data.feature=fc:3"),
+        *("--data=SweepPictures", "--data.count=2", "--model.steps_per_epoch=1"),
+    ]
+    config = f"--config={CONFIGS / 'demo_inversions.yaml'}"
+    with pytest.warns(UserWarning, match=told):
+        main(["fit", config, *SHORT, chosen[2], *chosen, *arguments])
+
+
+@pytest.mark.parametrize("command", ["predict", "validate"])
+def test_what_is_measured_is_measured_in_full_precision(desk, capsys, command):
+    config = CONFIGS / ("demo_sweep.yaml" if command == "predict" else "demo_validate.yaml")
+    line = refusal(
+        capsys, [command, f"--config={config}", *QUIET, "--trainer.precision=bf16-mixed"]
+    )
+    assert line == ("trainer.precision: bf16-mixed will not do to measure; leave it at 32-true")
+    assert not Path("tb_logs").exists()
 
 
 def test_every_sweep_configuration_runs(desk):

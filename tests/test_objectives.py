@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins import MixedPrecision
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import Tensor
@@ -26,14 +27,22 @@ from mti_lightning import (
     render,
 )
 from mti_lightning.bank import Step, Steps
-from mti_lightning.data import PictureFolder
+from mti_lightning.compose import to_image
+from mti_lightning.data import PictureFile, PictureFolder
 from mti_lightning.errors import InputError, RenderError
 
 CLASSES = [f"fc:{kind}" for kind in range(8)]
 WORLD = "vetoed_shapes_resnet"
 
 
-def fit(objective: Objective, sources: int = 4, epochs: int = 2, **trainer: object) -> Tensor:
+def fit(
+    objective: Objective,
+    sources: int = 4,
+    epochs: int = 2,
+    ckpt_path: str | None = None,
+    seed: int = 3,
+    **trainer: object,
+) -> Tensor:
     """Run an objective on the embedded world and return its pictures."""
     quiet = {
         "logger": False,
@@ -41,9 +50,9 @@ def fit(objective: Objective, sources: int = 4, epochs: int = 2, **trainer: obje
         "enable_model_summary": False,
         "enable_progress_bar": False,
     }
-    data = VetoedShapesPictures(sources, seed=3)
+    data = VetoedShapesPictures(sources, seed=seed)
     Trainer(max_epochs=epochs, accelerator="cpu", **{**quiet, **trainer}).fit(
-        objective, datamodule=data
+        objective, datamodule=data, ckpt_path=ckpt_path, weights_only=ckpt_path and True
     )
     return pictures(objective)
 
@@ -157,6 +166,20 @@ def test_accentuation_starts_from_the_source(image: object) -> None:
     assert psnr(pictures(objective)[::2], objective.sources).min() > 30
 
 
+def test_accentuation_on_a_larger_canvas_starts_from_the_whole_detail(tmp_path: Path) -> None:
+    values = torch.rand(3, 192, 192, generator=torch.Generator().manual_seed(0))  # all detail
+    to_image(values).save(tmp_path / "noise.png")
+    canvas = (192, 192)
+    objective = inversion(
+        classes=CLASSES[:1], coherent=False, accentuate=True, image=FourierPhase(canvas)
+    )
+    objective.build_bank(PictureFile(tmp_path / "noise.png"))
+    assert objective.sources is not None
+    assert objective.sources.shape[2:] == (96, 96)
+    wanted = values.mul(255).round().div(255).clamp(0.01, 0.99)
+    assert psnr(pictures(objective)[:1], wanted[None]).min() > 30
+
+
 def test_a_step_leaves_the_other_chunks_alone() -> None:
     objective = inversion(2, classes=CLASSES[:4], pair="matched", steps_per_epoch=2)
 
@@ -219,6 +242,48 @@ def test_a_continued_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     assert all(key.startswith("bank.") for key in keys)
 
 
+def test_a_run_stopped_within_an_epoch_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    def objective() -> SignedInversion:
+        return inversion(4, classes=CLASSES[:4], pair="matched", steps_per_epoch=3)
+
+    # Of the 6 steps of the second epoch 4 are done: the second chunk is at its second step.
+    first, again = objective(), objective()
+    for one, checkpoint in ((first, None), (again, str(tmp_path / "0/step=10.ckpt"))):
+        kept = ModelCheckpoint(
+            tmp_path / str(int(one is again)), "{step}", every_n_train_steps=5, save_top_k=-1
+        )
+        fit(one, 4, 3, checkpoint, enable_checkpointing=True, callbacks=[kept])
+    assert torch.equal(pictures(again), pictures(first))
+    for one, other in zip(again.chunks, first.chunks, strict=True):
+        assert torch.equal(one.saliency, other.saliency)
+
+
+def test_another_bank_does_not_go_on_with_a_checkpoint(tmp_path: Path) -> None:
+    kept = ModelCheckpoint(tmp_path, "kept")
+    first = inversion(classes=CLASSES[:2], pair="matched", steps_per_epoch=1)
+    fit(first, 2, 1, enable_checkpointing=True, callbacks=[kept])
+    second = inversion(classes=CLASSES[1::-1], pair="matched", steps_per_epoch=1)
+    with pytest.raises(InputError, match=r"image 0 .*fc-0_positive_seed0 of .*, not .*fc-1_posi"):
+        fit(second, 2, 2, ckpt_path=str(tmp_path / "kept.ckpt"))
+
+
+def test_what_has_no_target_is_left_out_and_the_others_stay_as_they_are() -> None:
+    def objective(features: list[str]) -> SignedInversion:
+        return SignedInversion(Backbone(WORLD), features, "layer4", batch_size=2, steps_per_epoch=6)
+
+    # In the third picture nothing excites class 0 on the whole.
+    told = r"1 of 12 images cannot be made, .*: \+ of fc:0 in tense/test/0/2; try an earlier"
+    some, others = objective(["fc:0", "fc:1"]), objective(["fc:0"])
+    with pytest.warns(UserWarning, match=told):
+        made = fit(some, sources=3, seed=0)
+    ids = [entry.id for entry in some.entries]
+    assert len(ids) == 11
+    assert "tense-test-0-2_fc-0_positive_seed0" not in ids
+    beside = fit(others, sources=2, seed=0)
+    same = [ids.index(entry.id) for entry in others.entries]
+    assert psnr(made[same], beside).min() >= 40
+
+
 def test_the_backbone_is_untouched_and_no_hook_is_left_also_after_an_exception() -> None:
     backbone = Backbone(WORLD)
     before = {name: value.clone() for name, value in backbone.network.state_dict().items()}
@@ -255,6 +320,20 @@ def test_bf16_reaches_the_same_picture_roughly() -> None:
     )
     assert psnr(full, half).mean() > 25
     assert not torch.equal(full, half)
+
+
+def test_a_gradient_too_large_for_16_bits_leaves_a_step_out() -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    objective = inversion(classes=CLASSES[:2], pair="matched", steps_per_epoch=16)
+    full = inversion(classes=CLASSES[:2], pair="matched", steps_per_epoch=16)
+    fit(objective, 2, 1, plugins=[plugin])
+    fit(full, 2, 1)
+    assert scaler.get_scale() < 2**20
+    assert objective.measure()["cosine"].min() > 0
+    # What was left out counts for nothing, and the others without the scale.
+    ratio = objective.chunks[0].saliency.mean() / full.chunks[0].saliency.mean()
+    assert 0.02 < ratio < 1
 
 
 def test_inversion_of_a_transformer_and_a_direction_through_python(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Views: resampling against PyTorch's own, and boxes and noise from each picture's own stream."""
 
+import re
+
 import pytest
 import torch
 from torch import Tensor
@@ -191,11 +193,10 @@ def test_noise_has_no_gradient_and_the_picture_all_of_it() -> None:
     ids=str,
 )
 def test_views_that_cannot_be(given: dict[str, object]) -> None:
-    name, value = next(iter(given.items()))
-    with pytest.raises(InputError) as error:
+    ((name, value),) = given.items()
+    shown = list(value) if isinstance(value, tuple) else value
+    with pytest.raises(InputError, match=re.escape(f"{name} {shown}: give ")):
         Views(**given)
-    assert f"{name} {value}" in str(error.value)
-    assert "count is 1 or more, 0 < smallest <= largest box <= 1, the others" in str(error.value)
 
 
 @pytest.mark.parametrize("canvas", [(64, 64), (300, 211)])
