@@ -19,8 +19,9 @@ from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.boxes import Box, cut
 from mti_lightning.data import PictureData
 from mti_lightning.errors import InputError, RenderError
-from mti_lightning.feature import Feature, Probe, ProbeGroup, activation_warning
+from mti_lightning.feature import Feature, Probe, ProbeGroup
 from mti_lightning.image import FourierPhase, ImageParameters
+from mti_lightning.layers import activation_warning
 from mti_lightning.log import say
 from mti_lightning.metrics import MEASURES, picture_metrics
 from mti_lightning.receptive_field import Window, find_window

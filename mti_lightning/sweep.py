@@ -23,7 +23,8 @@ from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.boxes import cut
 from mti_lightning.data import Loaded, PictureData
 from mti_lightning.errors import InputError, RunError
-from mti_lightning.feature import Probe, ProbeGroup, activation_warning, expand
+from mti_lightning.feature import Probe, ProbeGroup, expand
+from mti_lightning.layers import activation_warning
 from mti_lightning.log import say
 from mti_lightning.receptive_field import Window, find_window, respond
 from mti_lightning.signs import Tension
