@@ -22,6 +22,8 @@ $(INSTALLED): pyproject.toml $(PLUGINS:=/pyproject.toml)
 	@# One call that names both: pip then picks a torch and a torchvision that fit each other.
 	@$(BIN)/pip install --quiet --disable-pip-version-check torch torchvision --editable ".[test]" \
 		$(PLUGINS:%=--editable %)
+	@# Only their InceptionV1 is compared with; neither of them needs the old versions that it asks for.
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps faccent==1.0.3 torch-lucent==0.1.8
 	@touch $@
 
 demo: $(INSTALLED)  ## what excites and what inhibits a feature, in a few minutes

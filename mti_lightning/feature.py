@@ -340,15 +340,3 @@ def _read_vector(name: str, given: str) -> Tensor:
     if not row.isdecimal() or matrix.ndim != 2 or int(row) >= len(matrix):
         raise InputError(f"{name}: {path} holds {list(matrix.shape)}, which has no row {row!r}")
     return matrix[int(row)]
-
-
-def activation_warning(feature: Feature, backbone: Backbone) -> str | None:
-    """Say so if a feature is read after its activation function: absent is like vetoed there."""
-    layer = Layer.parse(feature.layer)
-    module = backbone.network.get_submodule(layer.module)
-    if layer.side == "output" and "activation" in type(module).__module__:
-        return (
-            f"feature {str(feature)!r} is read after its activation function; "
-            f"before it is {layer.module}/input"
-        )
-    return None

@@ -28,8 +28,9 @@ from mti_lightning.bank import (
 from mti_lightning.boxes import Box, cut
 from mti_lightning.data import PictureData
 from mti_lightning.errors import InputError, RenderError, check_range
-from mti_lightning.feature import Feature, Probe, ProbeGroup, activation_warning
+from mti_lightning.feature import Feature, Probe, ProbeGroup
 from mti_lightning.image import FourierPhase, ImageParameters
+from mti_lightning.layers import activation_warning
 from mti_lightning.log import say
 from mti_lightning.metrics import MEASURES, picture_metrics
 from mti_lightning.preflight import check_bank, check_options

@@ -24,8 +24,9 @@ from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.boxes import Box, cut
 from mti_lightning.data import NAMED_WHEN_SKIPPED, Loaded, PictureData, Stamp
 from mti_lightning.errors import InputError, RunError
-from mti_lightning.feature import Probe, ProbeGroup, activation_warning, expand
+from mti_lightning.feature import Probe, ProbeGroup, expand
 from mti_lightning.interference import Canonical, canonical, interference_index
+from mti_lightning.layers import activation_warning
 from mti_lightning.log import say
 from mti_lightning.receptive_field import Window, find_window, respond
 from mti_lightning.rivals import MOST_RIVALS, choose_rivals, pool

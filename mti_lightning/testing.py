@@ -12,7 +12,7 @@ Nothing that a plugin declares is believed; what it claims is tried.
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -177,7 +177,7 @@ class _MethodTrial:
     lays its activations out as tokens. A method may decline one of them.
     """
 
-    channels = (0, 3, 5)  # each picture has a feature of its own
+    channels: Sequence[int] = (0, 3, 5)  # each picture has a feature of its own
 
     def __init__(self, method: Attribution) -> None:
         self.method, self.declined = method, ""

@@ -18,7 +18,8 @@ from mti_lightning.attribution import ActGrad, Attribution, check_method, check_
 from mti_lightning.backbone import Backbone, Layer, Preprocessing
 from mti_lightning.data import Loaded, Picture, PictureData, Pictures, ResizedShapes
 from mti_lightning.errors import InputError, RenderError, RunError, check_range
-from mti_lightning.feature import Probe, ProbeGroup, activation_warning, expand
+from mti_lightning.feature import Probe, ProbeGroup, expand
+from mti_lightning.layers import activation_warning
 from mti_lightning.objectives import SignedInversion
 from mti_lightning.render import render
 from mti_lightning.signs import Measure, Tension

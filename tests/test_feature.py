@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.errors import InputError
-from mti_lightning.feature import Feature, Probe, activation_warning
+from mti_lightning.feature import Feature, Probe
 
 VIT = "vit_tiny_patch16_224"
 _BACKBONES: dict[str, Backbone] = {}
@@ -313,13 +313,5 @@ def test_a_file_that_holds_no_such_direction_is_refused(
     assert str(path) in str(error.value)
 
 
-def test_a_value_after_its_activation_function_is_warned_of() -> None:
-    network = backbone("resnet18")
-    after = Feature("layer2.0.act1", 3)
-    assert activation_warning(after, network) == (
-        "feature 'layer2.0.act1:3' is read after its activation function; "
-        "before it is layer2.0.act1/input"
-    )
-    for before in ("layer2.0.act1/input", "layer2.0.bn1", "fc"):
-        assert activation_warning(Feature(before, 3), network) is None
+def test_the_output_side_may_be_named() -> None:
     assert Layer.parse("layer2.0.act1/output") == Layer("layer2.0.act1")

@@ -1,12 +1,17 @@
 """The layers that are listed: every name works when pasted, and none that matters is missing."""
 
+from functools import cache
+
 import pytest
 import torch
+from timm.models import register_model
+from torch import Tensor, nn
+from torch.nn import functional
 
 from mti_lightning import Backbone, Feature, InputError, Layer
 from mti_lightning.attribution import check_path
 from mti_lightning.feature import Probe
-from mti_lightning.layers import layer_lines, usable_layers
+from mti_lightning.layers import activation_warning, layer_lines, usable_layers
 
 FAMILIES = {  # of each a small one
     "test_byobnet": None,
@@ -96,6 +101,112 @@ def test_sides_of_a_residual_network() -> None:
     assert listed["layer1"].site == backbone.site(Layer("layer1"))
     order = list(listed)
     assert order.index("layer1.0.conv1") < order.index("layer1") < order.index("layer2.0.conv1")
+
+
+class Swish(nn.Module):
+    """An activation function of a network's own, working in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(torch.sigmoid(x))
+
+
+class Scale(nn.Module):
+    """Each value by itself, but straight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x + 1
+
+
+class Squash(nn.Module):
+    """Bent, but no value by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / x.norm(dim=1, keepdim=True)
+
+
+class Join(nn.Module):
+    """The branches as one."""
+
+    def forward(self, branches: list[Tensor]) -> Tensor:
+        return torch.cat(branches, 1)
+
+
+class Odd(nn.Module):
+    """A network with all of them, branches that join and part again, and a gate."""
+
+    def __init__(self, num_classes: int = 5, **_: object) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.stem, self.swish = nn.Conv2d(3, 8, 3, 2, 1), Swish()
+        self.left, self.right = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 12, 1)
+        self.joined, self.rejoined = Join(), Join()
+        self.left_act, self.right_act = nn.ReLU(inplace=True), nn.ReLU()
+        self.scale, self.squash, self.prelu = Scale(), Squash(), nn.PReLU(16)
+        self.gated, self.gate = nn.Conv2d(16, 16, 1), nn.GELU()
+        self.fc = nn.Linear(8, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.swish(self.stem(x))
+        x = self.joined([self.left(x), self.right(x)])
+        left, right = x.split([4, 12], 1)
+        x = self.rejoined([self.left_act(left), self.right_act(right)])
+        x = self.prelu(self.squash(self.scale(x)))
+        left, right = self.gated(x).chunk(2, 1)
+        return self.fc(functional.relu(self.gate(left) * right).mean((2, 3)))
+
+
+default_cfgs = {"tests_layers_odd": {"input_size": (3, 32, 32)}}  # where timm looks for them
+
+
+@cache
+def odd() -> Backbone:
+    def tests_layers_odd(pretrained: bool = False, **_: object) -> nn.Module:
+        return Odd()
+
+    register_model(tests_layers_odd)
+    return Backbone("tests_layers_odd", "random")
+
+
+def test_sides_of_a_network_of_its_own() -> None:
+    sides = {str(layer.layer): layer.activation for layer in usable_layers(odd())}
+    assert sides == {
+        **dict.fromkeys(["stem", "swish/input", "left", "right", "joined"], "before"),
+        **dict.fromkeys(["left_act/input", "right_act/input", "squash"], "before"),
+        **dict.fromkeys(["prelu/input", "gate/input"], "before"),
+        **dict.fromkeys(["swish", "left_act", "right_act", "rejoined", "prelu", "gate"], "after"),
+        **dict.fromkeys(["scale", "gated", "fc"], ""),
+    }
+
+
+@pytest.mark.parametrize(
+    ("after", "before"),
+    [
+        ("swish", "swish/input"),
+        ("rejoined", "joined"),
+        ("scale/input", "joined"),
+        ("left_act", "left_act/input"),
+        ("prelu", "prelu/input"),
+    ],
+)
+def test_a_value_after_its_activation_function_is_warned_of(after: str, before: str) -> None:
+    told = f"feature '{after}:3' is read after its activation function; before it is {before}"
+    assert activation_warning(Feature(after, 3), odd()) == told
+    assert activation_warning(Feature(before, 3), odd()) is None
+
+
+def test_values_between_activation_functions_are_not_warned_of() -> None:
+    for layer in ("scale", "gated", "fc", "gate/input"):
+        assert activation_warning(Feature(layer, 3), odd()) is None
+    resnet = Backbone("test_resnet", "random")
+    for layer in ("layer2", "layer2.0", "layer2.0.act2", "layer3/input"):
+        told = activation_warning(Feature(layer, 3), resnet)
+        assert told == (
+            f"feature '{layer}:3' is read after its activation function; "
+            "before it is layer2.0.act2/input"
+        )
+    for layer in ("layer2.0.act2/input", "layer2.0.bn1", "layer2.0.bn2", "maxpool", "fc"):
+        assert activation_warning(Feature(layer, 3), resnet) is None
+    assert not any(vars(module)["_forward_hooks"] for module in resnet.network.modules())
 
 
 def test_a_line_of_the_table() -> None:

@@ -26,12 +26,23 @@ MIXED = {
 }
 # Pools between the mixed layers; TensorFlow numbered them with the layers.
 POOLS = {"mixed4a": "maxpool4", "mixed5a": "maxpool10"}
+# What to look at first: the mixed layers, before and after their ReLUs.
+LAYERS = {"inceptionv1_tf": [f"{name}{end}" for name in MIXED for end in ("_pre_relu", "")]}
 CLASSIFIER = "softmax2_pre_activation_matmul"
 
 
 def _pool() -> nn.Module:
     pool: nn.Module = create_pool2d("max", 3, 2, padding="same")  # type: ignore[no-untyped-call]
     return pool
+
+
+@final
+class Node(nn.Identity):
+    """A name for the values that pass."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  as nn.Identity calls it
+        """Return the values as a tensor of their own, else `mti layers` would pass it over."""
+        return input.view_as(input)
 
 
 @final
@@ -75,7 +86,7 @@ class InceptionV1(nn.Module):
         self.avgpool0 = nn.AdaptiveAvgPool2d(1)
         self.softmax2_pre_activation_matmul: nn.Module
         self.reset_classifier(num_classes)
-        self.softmax2_pre_activation = nn.Identity()
+        self.softmax2_pre_activation = Node()
 
     def _add_conv(self, name: str, inputs: int, outputs: int, size: int, stride: int = 1) -> None:
         # At stride 1 TensorFlow's padding is symmetric.
@@ -88,7 +99,7 @@ class InceptionV1(nn.Module):
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         self.add_module(f"{name}_pre_relu_conv", conv)
-        self.add_module(f"{name}_pre_relu", nn.Identity())
+        self.add_module(f"{name}_pre_relu", Node())
         self.add_module(name, nn.ReLU())
 
     def _add_mixed(self, name: str, inputs: int) -> int:

@@ -19,15 +19,10 @@ from zennit.rules import Epsilon
 from zennit.types import Activation, Linear, MaxPool
 
 from mti_lightning import InputError
+from mti_lightning.layers import MOVING
 
 # Modules that move values on, or leave some out: their gradient is their rule.
 _HARMLESS = (MaxPool, nn.Identity, nn.Dropout, nn.Flatten)
-# The same for functions, by how autograd's names of them begin.
-_MOVING = (
-    *("Alias", "AsStrided", "Cat", "Clone", "Copy", "Expand", "Index", "Permute", "Reshape"),
-    *("Select", "Slice", "Split", "Squeeze", "ToCopy", "Transpose", "Unsqueeze", "UnsafeView"),
-    *("View", "TBackward", "UnsafeSplit"),
-)
 # What makes a rule in zennit's hooks.
 _RULE = ("input_modifiers", "param_modifiers", "output_modifiers", "gradient_mapper", "reducer")
 Edge = Callable[[Tensor], Tensor]  # what becomes of a gradient on its way down
@@ -111,7 +106,7 @@ class Trace:
             values = [self._value(child, activations) for child in below]
             total = stabilize(sum(values[1:], values[0]))
             return [_times(value / total) for value in values]
-        if not node.name().startswith(_MOVING):
+        if not node.name().startswith(MOVING):
             raise _no_rule(f"the function {node.name().removesuffix('0')} outside of modules")
         return [None] * len(below)
 
