@@ -62,8 +62,9 @@ $(BENCH)/installed: $(INSTALLED)
 	@$(BENCH)/bin/pip install --quiet --disable-pip-version-check --no-deps faccent==1.0.3 captum
 	@touch $@
 
-bench: $(INSTALLED) $(BENCH)/installed  ## what sweeps and steps cost, beside bare passes and the authors' code
+bench: $(INSTALLED) $(BENCH)/installed  ## what steps, sweeps and toys cost, beside bare passes and the authors' code
 	@$(BIN)/python -m benchmarks.step_cost
+	@$(BIN)/python -m benchmarks.superposition --only speed loss --steps 5000 --out tb_logs/superposition
 	@$(BENCH)/bin/python -m benchmarks.against_faccent --json tb_logs/bench.json
 
 train: $(INSTALLED)  ## train the embedded world's backbone

@@ -1,10 +1,11 @@
 """What the toys cost beside one start at a time, and how well interference is told from inhibition.
 
-`python -m benchmarks.superposition` prints four tables. Speed: a step of 1,000 starts as a model,
-run by the trainer, beside a step of one network in plain PyTorch on samples drawn beforehand. Loss:
-the same starts on the same samples, one by one and as one model. Halving: where the start that ends
-best stood when others are dropped. Interference: AUROC of telling genuine tension from
-interference, over toys of several sizes and sparsities; 0.5 is chance.
+`python -m benchmarks.superposition` prints four tables, which takes hours; `make bench` prints the
+first two, docs/interference.md holds the last. Speed: a step of 1,000 starts as a model, run by the
+trainer, beside a step of one network in plain PyTorch on samples drawn beforehand. Loss: the same
+starts on the same samples, one by one and as one model. Halving: where the start that ends best
+stood when others are dropped. Interference: AUROC of telling genuine tension from interference,
+over toys of several sizes and sparsities; 0.5 is chance.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import logging
 import statistics
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -31,14 +32,20 @@ AS_THE_AUTHORS: dict[type[Toy], dict[str, float]] = {
     AbsoluteValue: {"probability": 0.01, "batch_size": 400},
     ExclusiveOr: {"probability": 0.05, "batch_size": 600},
 }
-SIZES: list[tuple[type[Toy], int, int, float]] = [
+SIZES: list[tuple[type[Toy], int, int, float]] = [  # that the index was chosen on, with seed 0
     *((ExclusiveOr, n, m, 0.05) for n, m in ((6, 12), (6, 8), (6, 6), (8, 8), (10, 8))),
     *((ExclusiveOr, 6, 8, probability) for probability in (0.02, 0.15)),
     *((AbsoluteValue, n, m, 0.01) for n, m in ((6, 12), (6, 8), (6, 6))),
     (AbsoluteValue, 6, 8, 0.15),
 ]
+OTHER_SIZES: list[tuple[type[Toy], int, int, float]] = [
+    (ExclusiveOr, 12, 12, 0.05),
+    (AbsoluteValue, 10, 8, 0.05),
+]
 CLEAR = 0.1  # tension above it counts; a response that is fully on is 1
 FEWEST = 20  # samples of either kind in a network that is judged
+
+Row = dict[str, float | str]  # of a table
 
 
 # --- speed and loss ---
@@ -108,6 +115,8 @@ def compare_speed(kind: type[Toy], starts: int, rounds: int = 5) -> dict[str, fl
         "together_us": statistics.median(pair[0] for pair in pairs) * 1e6,
         "alone_us": statistics.median(pair[1] for pair in pairs) * 1e6,
         "ratio": statistics.median(pair[1] / pair[0] for pair in pairs),
+        # What 1,000 starts take when none is dropped.
+        "minutes": statistics.median(pair[0] for pair in pairs) * 1000 * STEPS / 60,
     }
 
 
@@ -180,16 +189,19 @@ def train_best(
     return toy, [Weights(*(w.detach() for w in toy.weights.at([i]))) for i in best.tolist()]
 
 
-def label(toy: Toy, weights: Weights, inputs: Tensor) -> tuple[Tensor, Tensor]:
+def label(toy: Toy, weights: Weights, inputs: Tensor, tension: Tensor) -> tuple[Tensor, Tensor]:
     """Return what is genuine and what is interference, [N, n] each; the rest is mixed.
 
-    Genuine: all of the output's own inputs are on, and with them alone there is tension still.
-    Interference: none of them is on. Between them, one of two XOR inputs, the feature is expressed.
+    Genuine: all of the output's own inputs are on, and with them alone there is tension, too.
+    Interference: none of them is on, but others are. Both only where `tension`, [N, n], is CLEAR.
+    Between them, one of two XOR inputs, the feature is expressed.
     """
     own = toy.own()
     on = torch.stack([(inputs[:, mask] != 0).sum(1) for mask in own], 1)  # [N, n]
     caused, _ = tension_causes(weights, inputs, own)
-    return (on == toy.width) & (caused > CLEAR), on == 0
+    tense = tension > CLEAR
+    other = (on == 0) & inputs.any(1, keepdim=True)
+    return (on == toy.width) & (caused > CLEAR) & tense, other & tense
 
 
 def scores(toy: Toy, weights: Weights, samples: int, seed: int) -> dict[str, float]:
@@ -225,8 +237,8 @@ def scores(toy: Toy, weights: Weights, samples: int, seed: int) -> dict[str, flo
         "left_over": interference.duel(1 / left_over, expressed),
         "index": -interference.interference_index(activations, attributions, canonical),
     }
-    genuine, other = label(toy, weights, inputs)
-    chosen = (genuine | other) & (tension > CLEAR) & expressed & inputs.any(1, keepdim=True)
+    genuine, other = label(toy, weights, inputs, tension)
+    chosen = (genuine | other) & expressed
     truth = genuine[chosen].long()
     if min(truth.sum(), (1 - truth).sum()) < FEWEST:
         return {}
@@ -239,55 +251,66 @@ def scores(toy: Toy, weights: Weights, samples: int, seed: int) -> dict[str, flo
     return found | {"genuine": float(truth.float().mean())}
 
 
+def tell_apart(size: tuple[type[Toy], int, int, float], groups: int, seeds: Sequence[int]) -> Row:
+    """Return the mean AUROC of each way over networks of one size, and the index's lowest."""
+    found = []
+    for seed in seeds:
+        toy, networks = train_best(*size, groups, seed)
+        found += [scores(toy, network, 20_000, seed) for network in networks]
+    judged = [row for row in found if row]
+    kind, features, hidden, probability = size
+    row: Row = {"toy": kind.__name__, "n": features, "m": hidden, "on": probability}
+    row |= {"networks": len(judged)}
+    if judged:
+        row |= {way: statistics.fmean(of[way] for of in judged) for way in judged[0]}
+        row |= {"index_lowest": min(of["index"] for of in judged)}
+    print(row, flush=True)
+    return row
+
+
 def main() -> None:
-    """Print the tables, and write them as JSON where asked."""
+    """Print the tables, and write them where asked."""
+    tables = ("speed", "loss", "halving", "interference")
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=["speed", "loss", "halving", "interference"])
+    parser.add_argument("--only", nargs="+", choices=tables, default=tables)
     parser.add_argument(
         "--starts", type=int, default=1000, help="Of the tables on speed and halving."
     )
-    parser.add_argument("--groups", type=int, default=3, help="Networks of each size.")
-    parser.add_argument("--seed", type=int, default=1, help="The index was chosen on seed 0.")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--steps", type=int, default=STEPS, help="Of the table on loss.")
+    parser.add_argument("--groups", type=int, default=3, help="Networks of each size and seed.")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[1], help="The index was chosen on seed 0."
+    )
+    parser.add_argument("--out", type=Path, help="Writes OUT.md and OUT.json.")
     given = parser.parse_args()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*num_workers|.*LeafSpec|.*many workers|.*logging interval")
-    written: dict[str, list[dict[str, float | str]]] = {}
     kinds = tuple(AS_THE_AUTHORS)
-    if given.only in (None, "speed"):
-        rows = [{"toy": k.__name__, **compare_speed(k, given.starts)} for k in kinds]
-        written["speed"] = print_table(rows)
-    if given.only in (None, "loss"):
-        rows = [{"toy": k.__name__, **compare_loss(k, 20, STEPS)} for k in kinds]
-        written["loss"] = print_table(rows)
-    if given.only in (None, "halving"):
-        rows = [{"toy": k.__name__, **rank_best(k, given.starts)} for k in kinds]
-        written["halving"] = print_table(rows)
-    if given.only in (None, "interference"):
-        rows = []
-        for size in SIZES:
-            toy, networks = train_best(*size, given.groups, given.seed)
-            every = [scores(toy, network, 20_000, given.seed) for network in networks]
-            found = [row for row in every if row]
-            means = {way: statistics.fmean(row[way] for row in found) for way in found[0]}
-            lowest = min(row["index"] for row in found)
-            head = {"toy": size[0].__name__, "n": size[1], "m": size[2], "on": size[3]}
-            rows.append({**head, "networks": len(found), **means, "index_lowest": lowest})
-            print(rows[-1], flush=True)
-        written["interference"] = print_table(rows)
-    if given.json:
-        given.json.write_text(json.dumps(written, indent=2))
+    rows: dict[str, Callable[[], list[Row]]] = {
+        "speed": lambda: [{"toy": k.__name__, **compare_speed(k, given.starts)} for k in kinds],
+        "loss": lambda: [{"toy": k.__name__, **compare_loss(k, 20, given.steps)} for k in kinds],
+        "halving": lambda: [{"toy": k.__name__, **rank_best(k, given.starts)} for k in kinds],
+        "interference": lambda: [
+            tell_apart(size, given.groups, given.seeds) for size in [*SIZES, *OTHER_SIZES]
+        ],
+    }
+    written = {name: rows[name]() for name in tables if name in given.only}
+    page = "\n".join(f"## {name}\n\n{table(of)}" for name, of in written.items())
+    print(page)
+    if given.out:
+        given.out.with_suffix(".md").write_text(page)
+        given.out.with_suffix(".json").write_text(json.dumps(written, indent=2))
 
 
-def print_table(rows: list[dict[str, float | str]]) -> list[dict[str, float | str]]:
-    """Print rows as Markdown, and return them."""
-    print("| " + " | ".join(rows[0]) + " |\n" + "|---" * len(rows[0]) + "|")
+def table(rows: Sequence[Row]) -> str:
+    """Return rows as Markdown; a row need not have all columns."""
+    columns = dict.fromkeys(name for row in rows for name in row)
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for row in rows:
-        cells = (
-            f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()
-        )
-        print("| " + " | ".join(cells) + " |", flush=True)
-    return rows
+        values = (row.get(name, "") for name in columns)
+        cells = (f"{value:.3g}" if isinstance(value, float) else str(value) for value in values)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ from mti_lightning.registry import (
     note_skipped,
 )
 from mti_lightning.store import MEASURES, SweepStore
+from mti_lightning.superposition import Toy
 from mti_lightning.sweep import Sweep, SweepProgress
 from mti_lightning.validity import Validity
 
@@ -57,7 +58,7 @@ def _final(base: type) -> list[str]:
 def _classes() -> dict[str, list[str]]:
     """Return what can stand at the keys that take a class."""
     bases: dict[str, tuple[type, ...]] = {
-        "model": (Objective, Sweep, Validity),
+        "model": (Objective, Sweep, Validity, Toy),
         "data": (PictureData,),
         "attribution": (Attribution,),
         "image": (ImageParameters,),

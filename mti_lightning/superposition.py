@@ -11,10 +11,11 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mti_lightning.errors import InputError, check_range
+from mti_lightning.errors import InputError, RunError, check_range
 from mti_lightning.signs import excitation, inhibition
 from mti_lightning.streams import START, stream, stream_key
 
@@ -186,7 +187,7 @@ class Toy(LightningModule, ABC):
         self.trained["hidden_bias"].requires_grad_(self.biased)
         self.register_buffer("importance", importance ** torch.arange(features), persistent=False)
         self.register_buffer("kept", torch.arange(starts))
-        self.register_buffer("error", torch.full((starts,), torch.nan))
+        self.register_buffer("error", torch.full((starts,), torch.inf))
 
     # --- samples ---
 
@@ -224,7 +225,10 @@ class Toy(LightningModule, ABC):
 
     @torch.no_grad()
     def test_error(self) -> Tensor:
-        """Return the error of each start on samples that it was not trained on, [S]."""
+        """Return the error of each start on samples that it was not trained on, [S].
+
+        It is infinite for a start that has diverged.
+        """
         drawn = self.draw(_TEST_SAMPLES, stream(stream_key("toy", self.seed), _TEST_STEP))
         inputs, counts = (part.to(self.device) for part in drawn)
         rows = max(1, _AT_ONCE // self.trained["hidden_bias"].numel())
@@ -232,7 +236,7 @@ class Toy(LightningModule, ABC):
         for start in range(0, len(inputs), rows):
             part = slice(start, start + rows)
             total += self._errors(inputs[part], counts[part]) * counts[part].sum()
-        return total / counts.sum()
+        return (total / counts.sum()).nan_to_num(torch.inf, torch.inf)
 
     def train_dataloader(self) -> range:
         return range(self.steps_per_epoch)
@@ -247,9 +251,15 @@ class Toy(LightningModule, ABC):
 
     def on_train_epoch_end(self) -> None:
         self.error = self.test_error()
+        if self.error.isinf().all():
+            raise RunError(
+                f"all {len(self.error)} starts have diverged; give a lower learning rate"
+            )
         shares = torch.tensor([0, 0.1, 0.5, 0.9], device=self.device)
         names = ("best", "first_decile", "median", "last_decile")
-        for name, value in zip(names, self.error.quantile(shares), strict=True):
+        # Of those at hand, as there is nothing between a number and infinity.
+        values = self.error.quantile(shares, interpolation="lower")
+        for name, value in zip(names, values, strict=True):
             self.log(f"loss/{name}", value, prog_bar=name == "best")
         if isinstance(self.logger, TensorBoardLogger):
             for name, figure in self.figures().items():
@@ -283,40 +293,47 @@ class Toy(LightningModule, ABC):
     def figures(self) -> dict[str, Figure]:
         """Draw the best network: its weights, who shares units, and what excites and inhibits."""
         best = Weights(*(weight.cpu() for weight in self.best()))
+        motifs = self.motifs(best)
         return {
             "weights": _draw_weights(best),
-            "shared_units": _draw_shared_units(best, self.own()),
-            "excitation_and_inhibition": self._draw_motifs(best),
+            "shared_units": _draw_shared_units(best, self.own().cpu()),
+            "motifs": _draw_motifs(motifs),
+            "excitation_and_inhibition": _draw_outputs(motifs),
         }
 
-    def _draw_motifs(self, weights: Weights) -> Figure:
+    def motifs(self, weights: Weights) -> "Motifs":
+        """Show one network each feature's inputs alone; return what they do to the outputs."""
         ways, names = self.alone()
-        inputs = torch.kron(torch.eye(self.features), ways)  # [n · K, D]
-        attribution = weights.attribute(inputs)[0]  # [n · K, n, m]
-        columns = min(3, self.features)
-        rows = -(-self.features // columns)
-        figure = Figure((4.5 * columns, 1.8 * rows), layout="constrained")
-        axes: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for output, ax in enumerate(axes):
-            if output >= self.features:
-                ax.set_axis_off()
-                continue
-            of_output, places = attribution[:, output], range(len(inputs))
-            excited = excitation(of_output)
-            limit = 1.3 * float(excited.max().clamp(min=0.1))
-            ax.axvspan((output * len(ways)) - 0.5, (output + 1) * len(ways) - 0.5, color="0.9")
-            ax.bar(places, excited.numpy(), color="tab:red")
-            ax.bar(places, -inhibition(of_output).numpy(), color="tab:blue")
-            ax.plot(places, of_output.sum(1).numpy(), "k.", markersize=3)
-            ax.axhline(0, color="k", linewidth=0.5)
-            ax.set_xticks(places, names * self.features, rotation=90, fontsize=6)
-            ax.set_ylim(-limit, limit)
-            ax.set_title(f"output {output}", fontsize=8)
-        figure.suptitle(
-            "E⁺ (red), E⁻ (blue, may be cut off), their sum (dots); grey: the output's own inputs",
-            fontsize=9,
+        attribution = weights.attribute(torch.kron(torch.eye(self.features), ways))[0]
+        tension = torch.minimum(attribution.clamp(min=0).sum(2), (-attribution).clamp(min=0).sum(2))
+        own = torch.eye(self.features).repeat_interleave(len(ways), 0) > 0  # [n · K, n]
+        whole = ways.bool().all(1).repeat(self.features)  # of XOR, where one vetoes the other
+        clearest = [tension.where(mask, -1).argmax() for mask in (own & whole[:, None], ~own)]
+        return Motifs(
+            attribution,
+            tension,
+            [f"{feature}:{name}" for feature in range(self.features) for name in names],
+            *((int(place) // self.features, int(place) % self.features) for place in clearest),
         )
-        return figure
+
+
+class Motifs(NamedTuple):
+    """What each feature's inputs do to the outputs while all others are 0.
+
+    Attributes:
+        attribution: [n · K, n, m], for each feature and each of K ways in which it can be on.
+        tension: min(E⁺, E⁻), [n · K, n].
+        inputs: Names of the rows, [n · K].
+        genuine: Where an output's own inputs, all of them on, cause the most tension: row and
+            output.
+        interference: Where another output's inputs do.
+    """
+
+    attribution: Tensor
+    tension: Tensor
+    inputs: list[str]
+    genuine: tuple[int, int]
+    interference: tuple[int, int]
 
 
 @final
@@ -387,4 +404,72 @@ def _draw_shared_units(weights: Weights, own: Tensor) -> Figure:
         ax.bar(range(len(height)), height, bottom=below, label=str(feature))
     ax.set(xlabel="hidden unit", ylabel="norm of the weights that read a feature")
     ax.legend(title="feature", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return figure
+
+
+def _draw_motifs(motifs: Motifs) -> Figure:
+    """Draw which inputs cause tension where, and the clearest two cases unit by unit."""
+    tension, outputs = motifs.tension.T, motifs.tension.shape[1]  # [n, n · K]
+    ways = len(motifs.inputs) // outputs
+    figure = Figure((11, 6.5), layout="constrained")
+    axes: dict[str, Axes] = figure.subplot_mosaic([["all", "all"], ["genuine", "interference"]])
+    ax = axes["all"]
+    image = ax.imshow(tension.numpy(), cmap="magma_r", vmin=0, aspect="auto")
+    figure.colorbar(image, ax=ax)
+    ax.set_xticks(range(len(motifs.inputs)), motifs.inputs, rotation=90)
+    ax.set(
+        title="tension min(E⁺, E⁻): genuine inside the frames, interference outside",
+        xlabel="the only inputs that are on",
+        ylabel="output",
+    )
+    for output in range(outputs):
+        corner = (output * ways - 0.5, output - 0.5)
+        ax.add_patch(Rectangle(corner, ways, 1, fill=False, edgecolor="tab:green", linewidth=2))
+    for name, (row, output) in (("genuine", motifs.genuine), ("interference", motifs.interference)):
+        ax, feature = axes[name], row // ways
+        limit = float(motifs.attribution[feature * ways : (feature + 1) * ways, output].abs().max())
+        for way in range(ways):
+            place = feature * ways + way
+            values = motifs.attribution[place, output].tolist()
+            at = [way * (len(values) + 2) + unit for unit in range(len(values))]
+            ax.bar(at, values, color=["tab:red" if value > 0 else "tab:blue" for value in values])
+            ax.plot([at[0] - 0.5, at[-1] + 0.5], [sum(values)] * 2, "k--", linewidth=1)
+            ax.text(
+                at[0],
+                1.1 * limit,
+                motifs.inputs[place],
+                weight="bold" if place == row else "normal",
+            )
+        ax.axhline(0, color="k", linewidth=0.5)
+        ax.set_ylim(-1.3 * limit, 1.3 * limit)
+        ax.set_xticks([])
+        ax.set(
+            title=f"{name}: output {output} while {motifs.inputs[row]} is on",
+            xlabel="hidden units",
+            ylabel="adds to the response (--: sum)",
+        )
+    return figure
+
+
+def _draw_outputs(motifs: Motifs) -> Figure:
+    """Draw for each output what each feature's inputs alone excite and inhibit."""
+    places, outputs = range(len(motifs.inputs)), motifs.tension.shape[1]
+    ways, columns = len(motifs.inputs) // outputs, min(3, outputs)
+    rows = -(-outputs // columns)
+    figure = Figure((4.5 * columns, 2 * rows), layout="constrained")
+    axes: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for ax in axes[outputs:]:
+        ax.set_axis_off()
+    for output, ax in enumerate(axes[:outputs]):
+        attribution = motifs.attribution[:, output]
+        ax.axvspan(output * ways - 0.5, (output + 1) * ways - 0.5, color="0.9")
+        ax.bar(places, excitation(attribution).numpy(), color="tab:red")
+        ax.bar(places, -inhibition(attribution).numpy(), color="tab:blue")
+        ax.plot(places, attribution.sum(1).numpy(), "k.", markersize=3)
+        ax.axhline(0, color="k", linewidth=0.5)
+        ax.set_xticks(places, motifs.inputs, rotation=90, fontsize=6)
+        ax.set_title(f"output {output}", fontsize=8)
+    figure.suptitle(
+        "E⁺ (red), E⁻ (blue), their sum (dots); grey: the output's own inputs", fontsize=9
+    )
     return figure

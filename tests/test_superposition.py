@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.superposition import batches, label, one, train_one
 from mti_lightning.cli import main
-from mti_lightning.errors import InputError
+from mti_lightning.errors import InputError, RunError
 from mti_lightning.superposition import (
     AbsoluteValue,
     ExclusiveOr,
@@ -130,9 +130,10 @@ def test_both_motifs_by_hand() -> None:
     own, others = tension_causes(weights, inputs, toy.own())
     assert own.tolist() == [[0, 0], [0, 0], [2, 0], [2, 0]]
     assert not others.any()
-    genuine, interference = label(toy, weights, inputs)
+    genuine, interference = label(toy, weights, inputs, torch.ones(4, 2))
     assert genuine.tolist() == [[False, False], [False, False], [True, False], [True, False]]
-    assert interference.tolist() == [[True, True], [False, True], [False, True], [False, False]]
+    assert interference.tolist() == [[False, False], [False, True], [False, True], [False, False]]
+    assert not any(of.any() for of in label(toy, weights, inputs, torch.zeros(4, 2)))
     # Both pairs read by the units of the first: the second's inputs cause the first's tension.
     weights.hidden[0, :2, 2:] = 1
     own, others = tension_causes(weights, inputs.flip(1), toy.own())
@@ -163,6 +164,27 @@ def test_halving_keeps_the_better_half_as_it_was(kind: type[Toy]) -> None:
     # Momenta went along: those that stayed trained on as if the others were still there.
     torch.testing.assert_close(halved.error, whole.error[halved.kept])
     torch.testing.assert_close(halved.weights.hidden, whole.weights.hidden[halved.kept])
+
+
+def test_a_start_that_diverges_is_never_the_best() -> None:
+    small = {"starts": 5, "steps_per_epoch": 5, "batch_size": 50, "probability": 0.2}
+    toy = ExclusiveOr(**small, halve_after=[1])
+    toy.trained["output"].data[1] = torch.nan
+    toy.trained["output_bias"].data[3] = 1e30  # the square of its error is infinite
+    (run := trainer(1)).fit(toy)
+    assert toy.kept.tolist() == sorted(set(toy.kept.tolist()) - {1, 3})
+    assert toy.error.isfinite().all()
+    for name in ("best", "first_decile", "median"):
+        assert run.callback_metrics[f"loss/{name}"].isfinite()
+    assert run.callback_metrics["loss/last_decile"] == torch.inf
+    assert all(weight.isfinite().all() for weight in toy.best())
+
+
+def test_where_all_starts_diverge_the_run_says_so() -> None:
+    toy = ExclusiveOr(starts=2, steps_per_epoch=1, batch_size=50)
+    toy.trained["output"].data[:] = torch.nan
+    with pytest.raises(RunError, match="all 2 starts have diverged; give a lower learning rate"):
+        trainer(1).fit(toy)
 
 
 def test_resumed_after_a_halving(tmp_path: Path) -> None:
@@ -197,6 +219,17 @@ def test_what_is_refused(given: dict[str, float], said: str) -> None:
         ExclusiveOr(**given)
 
 
+def test_short_names_do_and_a_wrong_one_is_told_them(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["--model.starts=2", "--model.steps_per_epoch=1", "--trainer.max_epochs=1"]
+    small += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    main(["fit", "--model=ExclusiveOr", *small])
+    assert Path("tb_logs/run/version_0/weights.safetensors").is_file()
+    with pytest.raises(SystemExit):
+        main(["fit", "--model=ExclusivOr", *small])
+    assert "did you mean 'ExclusiveOr'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["superposition_abs", "superposition_xor"])
 def test_run_from_the_command_line(name: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -208,7 +241,7 @@ def test_run_from_the_command_line(name: str, tmp_path: Path, monkeypatch) -> No
     width = 12 if name.endswith("xor") else 6
     assert [list(w.shape) for w in best] == [[1, 8, width], [1, 8], [1, 6, 8], [1, 6]]
     events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
-    figures = {"weights", "shared_units", "excitation_and_inhibition"}
+    figures = {"weights", "shared_units", "motifs", "excitation_and_inhibition"}
     assert set(events.Tags()["images"]) == figures
     assert all(len(events.Images(figure)) == 2 for figure in figures)
     curves = [events.Scalars(f"loss/{name}") for name in ("best", "median", "last_decile")]
@@ -216,6 +249,37 @@ def test_run_from_the_command_line(name: str, tmp_path: Path, monkeypatch) -> No
         values = [point.value for point in points]
         assert values == sorted(values)
         assert values[0] > 0
+
+
+def test_motifs_are_found_by_hand() -> None:
+    weights, toy = perfect_xor(2), ExclusiveOr(features=2, hidden=4, starts=1)
+    weights.hidden[0, :2, 3] = 2  # the first pair's units read an input of the second, too
+    motifs = toy.motifs(weights)
+    assert motifs.inputs == ["0:01", "0:10", "0:11", "1:01", "1:10", "1:11"]
+    assert motifs.tension.tolist() == [[0, 0], [0, 0], [2, 0], [2, 0], [0, 0], [2, 2]]
+    assert motifs.genuine == (2, 0)
+    assert motifs.interference == (3, 0)
+    assert motifs.attribution[2, 0].tolist() == [2, -2, 0, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "probability"), [(ExclusiveOr, 0.05), (AbsoluteValue, 0.01)])
+def test_the_best_start_shows_the_motifs(kind: type[Toy], probability: float) -> None:
+    toy = kind(
+        probability=probability,
+        starts=20,
+        batch_size=400,
+        steps_per_epoch=6000,
+        optimizer=lambda weights: torch.optim.Adam(weights, lr=3e-3, fused=True),
+    )
+    trainer(1).fit(toy)
+    motifs = toy.motifs(toy.best())
+    # Another feature's inputs excite and inhibit an output at once, and leave it silent ...
+    assert motifs.tension[motifs.interference] > 0.5
+    assert motifs.attribution[motifs.interference].sum() < 0.3
+    if kind is ExclusiveOr:  # ... and so do both of its own; for |x| none is in the other's way
+        assert motifs.tension[motifs.genuine] > 0.5
+        assert motifs.attribution[motifs.genuine].sum() < 0.3
 
 
 @pytest.mark.slow

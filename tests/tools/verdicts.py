@@ -27,7 +27,7 @@ from mti_lightning.compose import composite, opacity
 from mti_lightning.objectives import Objective
 from mti_lightning.store import MEASURES as STORE_MEASURES
 from mti_lightning.vetoed_shapes import KINDS, Contents, VetoedShapes, veto_of
-from tests.tools.judge import judge_scores
+from mti_lightning.vetoed_shapes_judge import judge_scores
 
 CLASSES = [f"fc:{kind}" for kind in range(len(KINDS))]
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
