@@ -11,7 +11,7 @@ from mti_lightning.boxes import Box, cut
 from mti_lightning.feature import ProbeGroup
 from mti_lightning.interference import Canonical, interference_index
 
-MOST_RIVALS = 64  # that cost next to nothing beside a sweep of as many features
+MOST_RIVALS = 64  # each costs a backward pass
 
 
 def choose_rivals(group: ProbeGroup, count: int, seed: int = 0) -> ProbeGroup:
