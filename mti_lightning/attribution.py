@@ -1,12 +1,13 @@
 """Attribution: how much each activation of the attribution layer adds to the response."""
 
+import inspect
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar, final
+from typing import Any, ClassVar, Self, final
 
 import numpy as np
 import torch
@@ -59,6 +60,7 @@ class Attribution(ABC):
             as the `mean_activation` of a sweep; None for activations of 0.
         grey: Of a method that explains the way from a grey picture, by way of `Pass.at`: how bright
             that is, 0..1. The baseline are then its activations.
+        arguments: What it was made with, by the names of its `__init__`.
     """
 
     differentiable: ClassVar[bool] = False
@@ -66,6 +68,18 @@ class Attribution(ABC):
     needs_baseline: ClassVar[bool] = False
     baseline: str | None = None
     grey: float | None = None
+    arguments: Mapping[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Note the arguments, by which a sweep knows its method again, whatever becomes of them."""
+        method = super().__new__(cls)
+        given = inspect.signature(cls.__init__).bind_partial(method, *args, **kwargs)
+        given.apply_defaults()
+        method.arguments = dict(list(given.arguments.items())[1:])  # but for itself
+        return method
+
+    def __init__(self) -> None:
+        pass  # Where a class has none of its own, `object` would now let any argument pass.
 
     @abstractmethod
     def attribute(self, forward: Pass, create_graph: bool) -> Tensor:

@@ -1,5 +1,6 @@
 """The sweep: how every picture of a data set excites and inhibits features, in one pass."""
 
+import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -634,18 +635,23 @@ class _Tops:
 
 def attributed(backbone: Backbone, layer: Layer, method: Attribution) -> dict[str, Any]:
     """Return what attributions depend on, but for pictures and features, as JSON."""
-    arguments = {k: v for k, v in vars(method).items() if not k.startswith("_")}
+    arguments = method.arguments
+    attribution = {
+        "class_path": _class_path(method),
+        "init_args": arguments,
+        "files": _digests(arguments),
+    }
     return _as_read_back(
         {
             "weights": backbone.digest(),
             "attribution_layer": str(layer),
-            "attribution": {"class_path": _class_path(method), "init_args": arguments},
+            "attribution": attribution,
         }
     )
 
 
 def _as_read_back(made: Mapping[str, Any]) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(json.dumps(made, default=str))
+    told: dict[str, Any] = json.loads(json.dumps(made, default=_told))
     return told
 
 
@@ -657,6 +663,20 @@ class SweepProgress(TQDMProgressBar):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         bar.unit, bar.unit_scale = " pictures", data.batch_size
         return bar
+
+
+def _told(thing: object) -> str:
+    """Return what tells an object; not its address, which is another one in another run."""
+    return _class_path(thing) if type(thing).__repr__ is object.__repr__ else str(thing)
+
+
+def _digests(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """Return what tells the files that arguments name from others by the same names."""
+    return {
+        name: hashlib.sha256(Path(value).read_bytes()).hexdigest()[:16]
+        for name, value in arguments.items()
+        if isinstance(value, str | Path) and Path(value).is_file()
+    }
 
 
 def _class_path(thing: object) -> str:

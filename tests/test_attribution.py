@@ -1,5 +1,6 @@
 """Attribution against plain autograd, its own derivative against finite differences."""
 
+import copy
 import logging
 import warnings
 from pathlib import Path
@@ -316,6 +317,15 @@ class FromBaseline(Attribution):
     def attribute(self, forward: Pass, create_graph: bool) -> Tensor:
         (gradient,) = torch.autograd.grad(forward.responses.sum(), forward.activations)
         return self.factor * (forward.activations - forward.baseline) * gradient
+
+
+def test_a_method_knows_what_it_was_made_with() -> None:
+    assert FromBaseline().arguments == {"baseline": None, "factor": 1.0}
+    assert FromBaseline("mean.npy", factor=2.0).arguments == {"baseline": "mean.npy", "factor": 2.0}
+    assert copy.deepcopy(FromBaseline(factor=3.0)).arguments["factor"] == 3.0
+    assert ActGrad().arguments == {}
+    with pytest.raises(TypeError):
+        ActGrad(3)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

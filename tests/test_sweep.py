@@ -29,6 +29,7 @@ from mti_lightning import (
     VetoedShapesPictures,
 )
 from mti_lightning import store as store_module
+from mti_lightning.attribution import Attribution, Pass
 from mti_lightning.errors import RunError
 from mti_lightning.feature import Feature, expand
 from mti_lightning.signs import signed_map
@@ -490,6 +491,35 @@ def test_maps_are_kept_by_any_measure(tmp_path: Path) -> None:
     for feature in range(8):
         tops = {i for measure in measures for i in store.top(feature, measure, 2)}
         assert store.kept(feature)[1].tolist() == sorted(tops)
+
+
+class Drawn(Attribution):
+    """Act×grad that keeps what no JSON tells, and not what it was given."""
+
+    needs_baseline = True
+
+    def __init__(self, seed: int = 0, given: object = None, baseline: str | None = None) -> None:
+        self.generator, self.baseline = torch.Generator().manual_seed(seed), baseline
+
+    def attribute(self, forward: Pass, create_graph: bool) -> Tensor:
+        (gradient,) = torch.autograd.grad(forward.responses.sum(), forward.activations)
+        return forward.activations * gradient
+
+
+def test_a_sweep_knows_its_method_again(tmp_path: Path) -> None:
+    mean, data = tmp_path / "mean.npy", world()
+    np.save(mean, np.zeros(192, np.float32))
+
+    def made(**arguments: object) -> object:
+        return sweep(attribution=Drawn(**arguments)).made(data)["attribution"]
+
+    data.use(Backbone(WORLD).preprocessing)
+    assert made(seed=1, given=object()) == made(seed=1, given=object())
+    assert made(seed=1) != made(seed=2)
+    before = made(baseline=str(mean))
+    assert before == made(baseline=str(mean))
+    np.save(mean, np.ones(192, np.float32))
+    assert before != made(baseline=str(mean))
 
 
 def test_another_sweep_is_not_mixed_in(whole: Path) -> None:
