@@ -78,8 +78,8 @@ class Attribution(ABC):
         method.arguments = dict(list(given.arguments.items())[1:])  # but for itself
         return method
 
-    def __init__(self) -> None:
-        pass  # Where a class has none of its own, `object` would now let any argument pass.
+    def __init__(self) -> None:  # noqa: B027  without it `object` would let any argument pass
+        pass
 
     @abstractmethod
     def attribute(self, forward: Pass, create_graph: bool) -> Tensor:
