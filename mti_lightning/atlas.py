@@ -123,10 +123,7 @@ def select_pictures(
 def columns_of(store: SweepStore, feature: int, pictures: Array) -> dict[str, Array]:
     """Return the columns of some pictures, [M] each, that the sweep has measured."""
     held = {n: store.values(n, feature, pictures) for n in COLUMNS if n in store.group}
-    measured = held["response"]
-    return {
-        n: v for n, v in held.items() if np.isfinite(v).any() or not np.isfinite(measured).any()
-    }
+    return {n: v for n, v in held.items() if n in _ALWAYS or np.isfinite(v).any()}
 
 
 def scale(name: str, values: Array) -> tuple[str, float, float]:

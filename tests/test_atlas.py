@@ -279,13 +279,15 @@ def test_selection(store: SweepStore) -> None:
 def test_a_further_column_of_a_sweep_is_one_of_the_map(
     store: SweepStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(COLUMNS, "tension_l2", "Another one.")  # it is not finite anywhere
+    monkeypatch.setitem(COLUMNS, "tension_l2", "Another one.")
+    store.group["tension_l2"][:] = 1.0
     rows, pictures = select_pictures(store, 1)
     assert pictures.tolist() == [2, 4, 6, 8, 9]
     columns = columns_of(store, 1, pictures)
     layout = Layout(pictures, np.full((5, 2), 0.5), np.zeros(5, int), (1, 1))
     (cell,) = cells(layout, pool_store(store, rows), columns, minimum=1)
     assert list(cell.means)[-1] == "tension_l2"
+    assert "interference" not in cell.means  # it was not measured
     assert cell.means["tension"] == np.mean(columns["tension"])
 
 
