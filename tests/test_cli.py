@@ -205,7 +205,7 @@ REFUSED = {
         "model.optimizer.lr: there is no class 'few'; expected float",
     ),
     "unfinished option": (["--config"], "expected one argument"),
-    "several devices": (["--trainer.devices=2"], "an image bank runs on one: --trainer.devices 1"),
+    "several devices": (["--trainer.devices=2"], "2 devices for a bank of 1 images, 16 at once"),
     "missing checkpoint": (["--ckpt_path=no.ckpt"], "ckpt_path 'no.ckpt' is no file"),
     "picture as a checkpoint": (
         ["--ckpt_path=pictures/good.png"],
@@ -357,7 +357,7 @@ MISWRITTEN = {
         "class_path",
         "class_pth",
         3,
-        "model: give class_path and init_args; known are AtlasInversion, MaximallyTense",
+        "model: give class_path and init_args; known are AbsoluteValue, AtlasInversion, Exclusive",
     ),
     "trainer that is a number": (
         "trainer: {max_epochs: 1, accelerator: cpu, enable_progress_bar: false}",
