@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.verdicts import judge_inversions, judge_tense, rank_tense
+from mti_lightning.vetoed_shapes import KINDS
+from tests.tools.verdicts import judge_atlas, judge_inversions, judge_tense, rank_tense
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +32,16 @@ def test_maximally_tense_images_are_tense_and_balanced() -> None:
     assert verdict.both_found >= 0.8
     assert (verdict.tension >= verdict.natural).all()
     assert verdict.balance.min() >= 0.8
+
+
+def test_an_atlas_shows_the_shape_and_its_veto_where_pictures_are_tense(tmp_path: Path) -> None:
+    """In the issue's words the judge finds a shape: it says that the shape is there."""
+    verdicts = [judge_atlas(kind, tmp_path / f"{kind}.zarr") for kind in range(len(KINDS))]
+    for sign in ("+", "-"):
+        faces = [verdict[sign] for verdict in verdicts]
+        cells = sum(face.cells for face in faces)
+        assert cells >= 3 * len(KINDS)
+        assert sum(face.found for face in faces) >= 0.8 * cells
 
 
 @pytest.mark.parametrize(("layer", "least"), [("layer4", 0.98), ("layer3", 0.95)])

@@ -6,15 +6,19 @@ import argparse
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Trainer
 from torch import Tensor
 from torchmetrics.functional.classification import multilabel_average_precision
 
 from mti_lightning import (
+    AtlasInversion,
     Backbone,
+    Chart,
     MaximallyTense,
     SignedInversion,
     Sweep,
@@ -118,6 +122,69 @@ def judge_tense(layer: str, seeds: int = 4, natural: int = 2000, **options: Any)
     )
 
 
+@dataclass(frozen=True)
+class FaceVerdict:
+    """What one face shows of the cells of an atlas in which most pictures are tense."""
+
+    cells: int
+    found: int  # on which the judge finds the shape that was asked for: its logit is above 0
+    strongest: int  # on which that shape's logit is the highest of all eight
+    claimed: float  # of the six that are neither shape nor veto, how many it finds on a face
+
+
+def judge_atlas(
+    kind: int,
+    store: Path,
+    layer: str = "layer4",
+    pictures: int = 2000,
+    seed: int = 3,
+    chart: dict[str, Any] | None = None,
+    **options: Any,
+) -> dict[str, FaceVerdict]:
+    """Make the + and − faces of an atlas of a class, of random pictures, with its defaults.
+
+    Of the whole atlas only the icons of those cells in which more than half of the pictures hold
+    the shape and its veto: they do not depend on the others. A face that is left out as too faint
+    counts as one on which nothing is found.
+
+    Returns:
+        A verdict for +, which should show the shape, and for −, which should show the veto.
+    """
+    shape, veto = kind, veto_of(kind)
+    data = VetoedShapesPictures(pictures, seed=seed, contents="random")
+    objective = AtlasInversion(
+        Backbone("vetoed_shapes_resnet"),
+        [CLASSES[kind]],
+        layer,
+        chart=Chart(str(store), **(chart or {})),
+        faces=("positive", "negative"),
+        keep=pictures,
+        batch_size=64,
+        **options,
+    )
+    objective.build_bank(data)
+    assert objective.map is not None
+    held = objective.map.layout.pictures.tolist()
+    tense = np.array([{shape, veto} <= {*data.world.kinds(place)} for place in held])
+    chosen = {i for i, cell in enumerate(objective.map.cells) if tense[cell.members].mean() > 0.5}
+    shown = objective._shows
+    objective._shows = lambda source, face: source in chosen and shown(source, face)
+    objective.bank = torch.nn.ModuleList()
+    render(objective, data, **QUIET)
+    scores = judge_scores(pictures_of(objective)[0])  # [N, 8]
+    others = [k for k in range(len(KINDS)) if k not in (shape, veto)]
+    verdicts = {}
+    for sign, wanted in (("+", shape), ("-", veto)):
+        of_sign = scores[[entry.sign == sign for entry in objective.entries]]
+        verdicts[sign] = FaceVerdict(
+            len(chosen),
+            int((of_sign[:, wanted] > 0).sum()),
+            int((of_sign.argmax(1) == wanted).sum()),
+            (of_sign[:, others] > 0).sum(1).float().mean().item(),
+        )
+    return verdicts
+
+
 def rank_tense(
     layer: str, store: Path, pictures: int = 2048, contents: Contents = "random"
 ) -> dict[str, float]:
@@ -174,6 +241,15 @@ def main() -> None:
             f"{tense.balance.min():.2f}, "
             f"tension {(tense.tension / tense.natural).min():.1f} times the 99th percentile or more"
         )
+    with TemporaryDirectory() as folder:
+        for kind in range(len(KINDS)):
+            for sign, face in judge_atlas(kind, Path(folder, f"{kind}.zarr")).items():
+                print(
+                    f"atlas of {CLASSES[kind]}, {sign} faces of {face.cells} cells of tense "
+                    f"pictures: found on {face.found}, strongest on {face.strongest}, "
+                    f"{face.claimed:.1f} of six others claimed",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":
