@@ -176,7 +176,7 @@ def _icons(
     )
     # Square cells, and the map not higher than wide.
     side = min((_WIDTH - 2 * _EDGE) // max(len(rows), len(columns)), _LARGEST)
-    border = max(2, round(side * 0.08))
+    border = max(2, round(side * 0.06))
     left, high = (_WIDTH - len(columns) * side) // 2, len(rows) * side
     sheet = Image.new("RGB", (_WIDTH, high + 2 * _EDGE), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
