@@ -185,7 +185,6 @@ class MtiCLI(LightningCLI):
             raise InputError(f"{name} is run by mti {other}; mti predict runs Sweep")
         if self.model.store_path is None:
             self.model.store_path = Path("tb_logs", self._get(self.config, "name"), "sweep.zarr")
-        check_full_precision(self.trainer)
         self.model.check_data(self.datamodule)
         trainer: Any = self.trainer
         trainer.callbacks = [

@@ -45,7 +45,7 @@ def check_options(trainer: Trainer) -> None:
 
 
 def check_full_precision(trainer: Trainer) -> None:
-    """Make sure that numbers are measured in full precision: E⁺ and E⁻ all but cancel.
+    """Make sure that a report measures in full precision: E⁺ and E⁻ all but cancel.
 
     Raises:
         InputError: If the trainer is set to less.

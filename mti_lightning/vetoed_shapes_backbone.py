@@ -106,7 +106,7 @@ class VetoedShapesClassifier(LightningModule):
         adversarial: Size of one adversarial step before each training step (Wong et al. 2020), in
             the unit of pictures; 0 for none. The gradients of a network trained so follow what a
             person sees, and what is optimised against it can be recognised.
-        start: File of weights to start from.
+        start: File of weights to start from, or the name of a backbone whose weights are shipped.
         trained: Modules that are trained, such as `layer4`; all by default. The others are those of
             `start`, and stay as they are. All by default.
         learning_rate: Peak of the one-cycle schedule.
@@ -131,7 +131,7 @@ class VetoedShapesClassifier(LightningModule):
         self.save_hyperparameters()
         network: Any = timm.create_model(model_name, num_classes=len(KINDS))
         if start is not None:
-            state = load_file(start)
+            state = load_file(WEIGHTS.get(start, start))
             if trained:
                 own = network.state_dict()
                 state |= {name: own[name] for name in own if name.startswith(tuple(trained))}

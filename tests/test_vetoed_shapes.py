@@ -320,9 +320,9 @@ def test_the_narrow_network_shares_its_first_stages() -> None:
 
 
 def test_only_what_is_asked_for_is_trained(tmp_path: Path) -> None:
-    before = load_file(start := WEIGHTS["vetoed_shapes_resnet"])
+    before = load_file(WEIGHTS["vetoed_shapes_resnet"])
     classifier = VetoedShapesClassifier(
-        "vetoed_shapes_narrow", start=str(start), trained=("layer4", "fc")
+        "vetoed_shapes_narrow", start="vetoed_shapes_resnet", trained=("layer4", "fc")
     )
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
     Trainer(max_epochs=1, logger=False, enable_checkpointing=False, accelerator="cpu", **quiet).fit(
