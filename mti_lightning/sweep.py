@@ -296,7 +296,8 @@ class Sweep(LightningModule):
                         maps[place] = torch.stack([self._whole(part, values) for values in kept])
             if pooled and (looks := self._looks.get(part.places[0])):
                 attributions = torch.cat([one[1] for one in pooled], 1)
-                index = interference_index(pooled[0][0], attributions, looks.to(attributions))
+                with torch.autocast(device.type, enabled=False):
+                    index = interference_index(pooled[0][0], attributions, looks.to(attributions))
                 measured["interference"][part.places] = index.T[: len(part.places)]
         return {name: values.T for name, values in measured.items()}
 
@@ -447,7 +448,8 @@ class Sweep(LightningModule):
                 responses = torch.cat([piece.responses for piece in pieces]).T
                 found.append((pooled[0][0], torch.cat([one[1] for one in pooled], 1), responses))
             activations, attributions, responses = (torch.cat(v) for v in zip(*found, strict=True))
-            looks = canonical(activations, attributions, responses)
+            with torch.autocast(activations.device.type, enabled=False):
+                looks = canonical(activations, attributions, responses)
             self._store.write_rivals(part.places, part.names, part.box, looks)
 
     @staticmethod

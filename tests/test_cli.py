@@ -723,7 +723,7 @@ def test_every_configuration_runs(desk, path, overlay):
     folder = Path("tb_logs") / path.stem / "version_0"
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
     if path in TRAINING:
-        assert (folder / "weights.safetensors").stat().st_size > 3_000_000
+        assert (folder / "weights.safetensors").stat().st_size > 1_000_000
     else:
         rows = table(folder / "results.csv")
         assert rows
@@ -778,7 +778,7 @@ def test_the_atlas_of_your_own_pictures_in_two_commands(desk, model, features, l
             *("--model.coherent=false", "--model.steps_per_epoch=1"),
         ]
     )
-    folder = Path("tb_logs/atlas/version_0")
+    folder = Path("tb_logs/atlas/version_1")
     assert {path.name for path in (folder / "atlas").iterdir()} == {
         f"{face}_epoch000.png" for face in ("positive", "negative", "both")
     }
