@@ -236,8 +236,9 @@ class Sweep(LightningModule):
         That is attribution and the sign of the activations, [2, N, ...].
         """
         shape = (len(self.features), len(pictures))
-        device = pictures.device  # float32, whatever precision is computed in
-        measured = {name: torch.full(shape, torch.nan, device=device) for name in COLUMNS}
+        # Single, whatever precision the network computes in.
+        none = torch.full(shape, torch.nan, dtype=torch.float32, device=pictures.device)
+        measured = {name: none.clone() for name in COLUMNS}
         for part in self._parts:
             for piece in self._attributions(part, pictures, measured["response"]):
                 self._reduce(piece, measured)
@@ -277,7 +278,7 @@ class Sweep(LightningModule):
         at_once = max(1, _AT_ONCE // activations.numel())
         for start in range(0, len(part.places), at_once):
             rows = range(start, min(start + at_once, len(part.places)))
-            gradient = _jacobian(found, activations, rows)  # [F, N, ...]
+            gradient = _jacobian(found, activations, rows).float()  # [F, N, ...]
             values = activations.detach().float()
             centred = None
             if self.mean_activation is not None:
