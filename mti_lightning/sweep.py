@@ -281,8 +281,9 @@ class Sweep(LightningModule):
         That is attribution and the sign of the activations, [2, N, ...].
         """
         shape = (len(self.features), len(pictures))
-        device = pictures.device  # float32, whatever precision is computed in
-        measured = {name: torch.full(shape, torch.nan, device=device) for name in COLUMNS}
+        # Single, whatever precision the network computes in.
+        none = torch.full(shape, torch.nan, dtype=torch.float32, device=pictures.device)
+        measured = {name: none.clone() for name in COLUMNS}
         for part in self._parts:
             pooled = []
             for piece in self._attributions(part, pictures):
@@ -296,7 +297,7 @@ class Sweep(LightningModule):
                         maps[place] = torch.stack([self._whole(part, values) for values in kept])
             if pooled and (looks := self._looks.get(part.places[0])):
                 attributions = torch.cat([one[1] for one in pooled], 1)
-                with torch.autocast(device.type, enabled=False):
+                with torch.autocast(pictures.device.type, enabled=False):
                     index = interference_index(pooled[0][0], attributions, looks.to(attributions))
                 measured["interference"][part.places] = index.T[: len(part.places)]
         return {name: values.T for name, values in measured.items()}
@@ -335,7 +336,7 @@ class Sweep(LightningModule):
         at_once = max(1, _AT_ONCE // activations.numel())
         for start in range(0, len(responses), at_once):
             rows = range(start, min(start + at_once, len(responses)))
-            gradient = _jacobian(found, activations, rows)  # [F, N, ...]
+            gradient = _jacobian(found, activations, rows).float()  # [F, N, ...]
             values = activations.detach().float()
             centred = None
             if self.mean_activation is not None:

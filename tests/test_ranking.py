@@ -97,13 +97,20 @@ def test_a_sheet_outlines_the_window(tmp_path: Path) -> None:
     for grey in range(0, 250, 50):
         Image.new("RGB", (96, 96), (grey, 255 - grey, 128)).save(folder / f"{grey}.png")
     path = tmp_path / "sweep.zarr"
-    module = Sweep(Backbone("vetoed_shapes_resnet"), ["layer2.0.act2/input:*@centre"], "layer1", store=str(path))
+    module = Sweep(
+        Backbone("vetoed_shapes_resnet"),
+        ["layer2.0.act2/input:*@centre"],
+        "layer1",
+        store=str(path),
+    )
     predict(module, PictureFolder(folder))
     store = SweepStore(path)
     top, left, height, width = store.window(3)
     assert max(height, width) < 96
     out, sheet = tmp_path / "rank.csv", tmp_path / "sheet.png"
-    make_ranking(str(path), "layer2.0.act2/input:3@centre", "tension", 9, out, sheet, overwrite=False)
+    make_ranking(
+        str(path), "layer2.0.act2/input:3@centre", "tension", 9, out, sheet, overwrite=False
+    )
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 5
@@ -118,4 +125,6 @@ def test_a_sheet_outlines_the_window(tmp_path: Path) -> None:
         make_ranking(str(path), None, "tension", 9, out, None, overwrite=False)
     (folder / "0.png").unlink()
     with pytest.raises(InputError, match=r"there were 5, there are 4; number 0 was 0\.png"):
-        make_ranking(str(path), "layer2.0.act2/input:3@centre", "tension", 9, out, sheet, overwrite=True)
+        make_ranking(
+            str(path), "layer2.0.act2/input:3@centre", "tension", 9, out, sheet, overwrite=True
+        )

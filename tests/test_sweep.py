@@ -465,9 +465,10 @@ def test_the_same_module_does_not_mix_other_data_in(tmp_path: Path) -> None:
     assert SweepStore(tmp_path / "s.zarr").complete
 
 
-def test_half_precision_is_stored_in_single(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_any_precision_is_stored_in_single(tmp_path: Path, precision: str) -> None:
     path, exact = tmp_path / "s.zarr", tmp_path / "exact.zarr"
-    predict(sweep(path), world(24), precision="bf16-mixed")
+    predict(sweep(path), world(24), precision=precision)
     predict(sweep(exact), world(24))
     for name in COLUMNS:
         values = arrays(path)[name]
@@ -480,7 +481,7 @@ def test_half_precision_is_stored_in_single(tmp_path: Path) -> None:
         store.values("excitation", 0)[kept],
         rtol=1e-5,
     )
-    with pytest.raises(InputError, match="made with precision 'bf16-mixed', not '32-true'"):
+    with pytest.raises(InputError, match=f"made with precision '{precision}', not '32-true'"):
         predict(sweep(path), world(24))
 
 
