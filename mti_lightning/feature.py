@@ -244,8 +244,12 @@ class ProbeGroup:
 
     def every_channel(self) -> "ProbeGroup":
         """Return all channels of the layer, at the same position."""
+        return self.with_channels(range(self.probes[0].site.channels))
+
+    def with_channels(self, channels: Sequence[int]) -> "ProbeGroup":
+        """Return some channels of the layer, at the same position."""
         other = copy.copy(self)
-        other.channels, other.directions = list(range(self.probes[0].site.channels)), None
+        other.channels, other.directions = list(channels), None
         return other
 
     def __call__(self, activations: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
-"""Inhibition or interference? An index from attributions alone. Pure functions on tensors.
+"""Inhibition or interference? An index from the features of a layer. Pure functions on tensors.
 
 A feature that shares its dimensions with others is excited and inhibited by what those stand for,
 which looks like a veto. What tells the two apart is who else could have done it: in genuine tension
 the excitation has the strength and the direction that it has where the feature is expressed, and no
 other feature explains the activations as well.
 
-Activations and attributions are those of one layer, pooled over space to [N, C] and [N, F, C].
+Activations, and the attributions of all features that may be rivals, are those of one layer, pooled
+over space to [N, C] and [N, F, C].
 Attributions are mean-centred, (a − ā) ⊙ ∂r/∂a: units that are always on excite and inhibit features
 with which nothing in the picture has to do.
 """
@@ -39,15 +40,23 @@ class Canonical:
     expressed: Tensor
 
 
+def reach(responses: Tensor) -> Tensor:
+    """Return what features reach, [F]: the mean of the 20 strongest of responses [N, F].
+
+    Of fewer than 1,000 responses it is 2%. More than half of it is a clear expression.
+    """
+    strongest = max(1, min(_STRONGEST, len(responses) // 50))
+    return responses.topk(strongest, 0).values.mean(0)
+
+
 def canonical(
     activations: Tensor, attributions: Tensor, responses: Tensor, patterns: int = 2
 ) -> Canonical:
     """Measure on a reference set what the features look like; no labels are needed.
 
-    A picture clearly expresses a feature if its response is more than half of what the feature
-    reaches, the mean of its 20 strongest (2%, of fewer than 1,000). A feature that reaches nothing
-    above 0, or less than a tenth of what features reach in the median, is never expressed: it has
-    no index and explains nothing.
+    A picture clearly expresses a feature if its response is more than half of the feature's
+    `reach`. A feature that reaches nothing above 0, or less than a tenth of what features reach in
+    the median, is never expressed: it has no index and explains nothing.
 
     Args:
         activations: a, [N, C].
@@ -64,16 +73,14 @@ def canonical(
             f"responses {list(responses.shape)} for attributions {list(attributions.shape)}: give "
             f"{list(attributions.shape[:2])}"
         )
-    mean = activations.mean(0)
-    strongest = max(1, min(_STRONGEST, len(responses) // 50))
-    reach = responses.topk(strongest, 0).values.mean(0)  # [F]
-    positive = reach[reach > 0]
-    least = 0.1 * positive.median() if len(positive) else reach.new_tensor(torch.inf)
+    mean, reached = activations.mean(0), reach(responses)
+    positive = reached[reached > 0]
+    least = 0.1 * positive.median() if len(positive) else reached.new_tensor(torch.inf)
     excitation = attributions.new_zeros(attributions.shape[1:])
-    groups = activations.new_zeros(len(reach), patterns, len(mean))
-    expressed = reach >= least
+    groups = activations.new_zeros(len(reached), patterns, len(mean))
+    expressed = reached >= least
     for feature in expressed.nonzero()[:, 0].tolist():
-        clear = responses[:, feature] > reach[feature] / 2
+        clear = responses[:, feature] > reached[feature] / 2
         excitation[feature] = attributions[clear, feature].clamp(min=0).mean(0)
         groups[feature] = _groups(activations[clear] - mean, patterns)
     return Canonical(mean, excitation, groups, expressed)

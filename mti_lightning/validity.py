@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -18,12 +18,16 @@ from mti_lightning.backbone import Backbone, Layer, Preprocessing
 from mti_lightning.data import Loaded, Picture, PictureData, Pictures, ResizedShapes
 from mti_lightning.errors import InputError, RenderError, RunError
 from mti_lightning.feature import Probe, ProbeGroup, activation_warning, expand
+from mti_lightning.interference import reach
 from mti_lightning.objectives import Objective, SignedInversion
 from mti_lightning.render import render
 from mti_lightning.signs import Tension
 from mti_lightning.streams import stream_key
 from mti_lightning.validity_checks import (
+    check_names,
+    check_neighbours,
     check_pictures,
+    check_randomised,
     check_renderings,
     check_rivals,
     interference_of,
@@ -34,15 +38,28 @@ from mti_lightning.validity_report import (
     Finding,
     Report,
     finding,
+    judge_interference,
+    judge_names,
     judge_pictures,
     judge_renderings,
     judge_truth,
-    median,
+    unmeasured,
 )
 from mti_lightning.vetoed_shapes import KINDS
 
 _RANDOMISED = 64  # pictures that are attributed with randomised layers
-_RIVALS = 64  # channels of a layer that may all explain a picture: each costs a backward pass
+_RIVALS = 64  # channels of a layer that may explain a picture: each costs a backward pass
+_SHARE = 10  # the tensest are one picture in so many at most: in more, few have to be tense
+
+
+@dataclass
+class _Rivals:
+    """Features of a layer that may explain each other."""
+
+    group: ProbeGroup
+    columns: dict[int, int]  # of each of ours its place among them
+    of: int  # how many there are in the layer
+    parts: dict[str, list[Tensor]] = field(default_factory=dict)  # what was measured
 
 
 class _Sources(Pictures):
@@ -78,7 +95,8 @@ class Validity(LightningModule):
         attribution: The attribution method; activation times gradient by default.
         tension: The tension measure.
         pictures: Pictures to check, evenly spread over the data.
-        tensest: How many of the tensest, by each feature, are tried to be turned on.
+        tensest: How many of the tensest, by each feature, are tried to be turned on; a tenth of
+            the pictures at most.
         rendered: Of how many of the tensest + and − inversions are made, each from two seeds; 0
             leaves that out.
         steps: Steps for each inversion.
@@ -99,7 +117,7 @@ class Validity(LightningModule):
         pictures: int = 256,
         tensest: int = 16,
         rendered: int = 4,
-        steps: int = 128,
+        steps: int = 160,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -136,21 +154,34 @@ class Validity(LightningModule):
         self._data.val_dataloader = self.val_dataloader  # type: ignore[method-assign]
         self._indices: list[int] = []
         self._columns: list[dict[str, list[Tensor]]] = [{} for _ in self.probes]
+        self._before: list[Tensor | None] = [None for _ in self.probes]
         self._rivals = self._group()
         self._randomised: dict[Layer, dict[str, Backbone]] = {}
 
-    def _group(self) -> list[tuple[ProbeGroup, dict[int, int], dict[str, list[Tensor]]]]:
-        """Return features that may explain each other; of each of ours its place among them."""
-        groups: list[tuple[ProbeGroup, dict[int, int], dict[str, list[Tensor]]]] = []
+    def _group(self) -> list[_Rivals]:
+        """Return which features may explain each other: ours, and other channels of the layer.
+
+        A random choice of channels where there are many: those that were asked for are seldom the
+        rivals, and without rivals everything looks genuine.
+        """
+        groups = []
         for group, places in ProbeGroup.of(self._probes).items():
-            columns = dict(zip(places, range(len(places)), strict=True))
-            if group.directions is None and group.probes[0].site.channels <= _RIVALS:
+            if group.directions is not None:  # channels are another basis, not rivals
+                columns = {place: column for column, place in enumerate(places)}
+                rivals = _Rivals(group, columns, len(places))
+            else:
+                channels = group.probes[0].site.channels
+                generator = torch.Generator().manual_seed(self.seed)
+                own = list(dict.fromkeys(group.channels))
+                drawn = torch.randperm(channels, generator=generator).tolist()
+                chosen = list(dict.fromkeys([*own, *drawn]))[: max(_RIVALS, len(own))]
                 columns = {
-                    p: c for p, c in zip(places, group.channels, strict=True) if c is not None
+                    place: chosen.index(channel)
+                    for place, channel in zip(places, group.channels, strict=True)
                 }
-                groups.append((group.every_channel(), columns, {}))
-            elif len(places) > 1:
-                groups.append((group, columns, {}))
+                rivals = _Rivals(group.with_channels(chosen), columns, channels)
+            if len(rivals.columns) > 1 or rivals.of > 1:
+                groups.append(rivals)
         return groups
 
     @staticmethod
@@ -169,7 +200,9 @@ class Validity(LightningModule):
     def val_dataloader(self) -> DataLoader[Any]:
         size = len(self._data.pictures)
         count = min(self.pictures, size)
-        return self._data.loader([index * size // count for index in range(count)])
+        # Shuffled: neighbours are compared, and a folder may be sorted by what they show.
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed)).tolist()
+        return self._data.loader([index * size // count for index in order])
 
     def _networks(self, target: Layer) -> dict[str, Backbone]:
         """Return networks with the last, half and all of the modules behind the layer shuffled."""
@@ -192,12 +225,17 @@ class Validity(LightningModule):
         pictures = batch.pictures.clone()
         keys = [stream_key(self.seed, index) for index in batch.indices.tolist()]
         of = (self.layer, self.attribution, self.tension, keys)
-        for probe, columns in zip(self._probes, self._columns, strict=True):
-            networks = self._networks(probe.layer) if len(self._indices) < _RANDOMISED else {}
-            found = check_pictures(self.backbone, pictures, probe, *of, networks)
+        left = slice(max(0, _RANDOMISED - len(self._indices)))
+        for place, (probe, columns) in enumerate(zip(self._probes, self._columns, strict=True)):
+            found, attribution = check_pictures(self.backbone, pictures, probe, *of)
+            found["other"] = check_neighbours(attribution, self._before[place])
+            self._before[place] = attribution[-1:]
+            if left.stop and (networks := self._networks(probe.layer)):
+                part = (pictures[left], attribution[left], probe, self.layer, self.attribution)
+                found |= check_randomised(networks, *part)
             _add(columns, found)
-        for group, _, columns in self._rivals:
-            _add(columns, check_rivals(self.backbone, pictures, group, self.layer))
+        for rivals in self._rivals:
+            _add(rivals.parts, check_rivals(self.backbone, pictures, rivals.group, self.layer))
         self._indices += batch.indices.tolist()
 
     @torch.inference_mode(mode=False)
@@ -205,22 +243,24 @@ class Validity(LightningModule):
     def on_validation_epoch_end(self) -> None:
         if len(self._indices) < 2:
             raise RunError(f"{len(self._indices)} pictures can be read; a report needs 2 or more")
-        index: dict[int, Tensor] = {}
-        for _, places, parts in self._rivals:
-            of_rivals = interference_of(_whole(parts))
-            index |= {place: of_rivals[:, column] for place, column in places.items()}
+        interference, truth = self._interference(), self._truth()
         findings: dict[str, list[Finding]] = {}
         for place, probe in enumerate(self._probes):
             columns = _whole(self._columns[place])
-            top = columns["tension"].argsort(descending=True)
-            found = judge_pictures(columns, self.tensest)
+            order = columns["tension"].argsort(descending=True)
+            tensest = order[: max(1, min(self.tensest, len(order) // _SHARE))]
+            found = judge_pictures(columns, tensest)
             if self.rendered:
-                found += self._render(probe, top[: self.rendered].tolist())
-            if place in index:
-                values = {"index": median(index[place][top[: self.tensest]])}
-                found.append(finding("interference", values))
-            if (tense := self._truth(probe)) is not None:
-                found.append(judge_truth(columns["tension"], tense))
+                found += self._render(probe, order[: self.rendered], truth.get(place))
+            if place in interference:
+                index, expressed, took_part = interference[place]
+                of = (index, columns["response"], expressed, tensest, took_part)
+                found.append(judge_interference(*of))
+            else:
+                why = "it has no rivals: name other directions of the layer, too"
+                found.append(unmeasured("interference", why))
+            if place in truth:
+                found.append(judge_truth(columns["tension"], truth[place]))
             findings[str(probe.feature)] = found
         made = {
             "backbone": self.backbone.name,
@@ -231,9 +271,26 @@ class Validity(LightningModule):
         self.report = Report(made, findings)
         self._write(self.report)
 
-    def _render(self, probe: Probe, places: list[int]) -> list[Finding]:
+    def _interference(self) -> dict[int, tuple[Tensor, Tensor, tuple[int, int]]]:
+        """Return for each feature with rivals what `judge_interference` takes of it.
+
+        The index, [N]; which pictures express the feature, [N]; how many took part, of how many.
+        """
+        found = {}
+        for rivals in self._rivals:
+            parts = _whole(rivals.parts)
+            index = interference_of(parts)  # [N, F]
+            expressed = parts["responses"] > reach(parts["responses"]) / 2
+            for place, column in rivals.columns.items():
+                took_part = (index.shape[1], rivals.of)
+                found[place] = (index[:, column], expressed[:, column], took_part)
+        return found
+
+    def _render(self, probe: Probe, places: Tensor, tense: Tensor | None) -> list[Finding]:
         """Make + and − inversions of some of the pictures, and judge them."""
-        sources = _SourceData([self._data.pictures[self._indices[place]] for place in places])
+        sources = _SourceData(
+            [self._data.pictures[self._indices[place]] for place in places.tolist()]
+        )
         objective = SignedInversion(
             self.backbone,
             [probe.feature],
@@ -251,17 +308,24 @@ class Validity(LightningModule):
         except RenderError as error:
             return [replace(finding("pictures", {}), warnings=(str(error),))]
         objective.to(self.device)  # Lightning takes it to the CPU at the end
-        return judge_renderings(check_renderings(objective))
+        found = judge_renderings(check_renderings(objective))
+        if tense is not None:
+            assert probe.feature.channel is not None
+            found.append(judge_names(check_names(objective, probe.feature.channel, tense[places])))
+        return found
 
-    def _truth(self, probe: Probe) -> Tensor | None:
-        """Return which pictures are tense, [N], where that is known."""
+    def _truth(self) -> dict[int, Tensor]:
+        """Return for classes of the embedded world which pictures are tense, [N]."""
         pictures = self._data.pictures
-        if not isinstance(pictures, ResizedShapes) or probe.site.shape != (len(KINDS),):
-            return None
-        if probe.feature.channel is None:
-            return None
-        world = pictures.world
-        return torch.stack([world[i]["tense"][probe.feature.channel] for i in self._indices])
+        classes = {
+            place: probe.feature.channel
+            for place, probe in enumerate(self._probes)
+            if probe.site.shape == (len(KINDS),) and probe.feature.channel is not None
+        }
+        if not isinstance(pictures, ResizedShapes) or not classes:
+            return {}
+        tense = torch.stack([pictures.world[index]["tense"] for index in self._indices])
+        return {place: tense[:, channel] for place, channel in classes.items()}
 
     def _write(self, report: Report) -> None:
         logger = self.trainer.logger

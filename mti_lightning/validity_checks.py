@@ -15,13 +15,19 @@ from mti_lightning.interference import canonical, interference_index
 from mti_lightning.objectives import Objective
 from mti_lightning.signs import Tension
 from mti_lightning.streams import START, stream
+from mti_lightning.vetoed_shapes import veto_of
+from mti_lightning.vetoed_shapes_judge import judge_scores
 from mti_lightning.views import Views, whole
 
 _SLIGHT = Views(box=(0.96, 0.99), jitter=0.01, noise=0.01)
 
 
 def silence(
-    head: Callable[[Tensor], Tensor], activations: Tensor, attribution: Tensor, units: Tensor
+    head: Callable[[Tensor], Tensor],
+    activations: Tensor,
+    attribution: Tensor,
+    response: Tensor,
+    units: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Set units to zero; return the predicted and the real change of the response, [N] each.
 
@@ -29,10 +35,11 @@ def silence(
         head: Computes responses from activations.
         activations: a; a unit is one of its elements: a channel at a position.
         attribution: A.
+        response: r, [N], of the activations as they are.
         units: Which ones, bool of the same shape.
     """
     predicted = -(attribution * units).flatten(1).sum(1)
-    return predicted, head(activations * ~units) - head(activations)
+    return predicted, head(activations * ~units) - response
 
 
 def random_units(activations: Tensor, units: Tensor, keys: Sequence[int]) -> Tensor:
@@ -94,9 +101,8 @@ def check_pictures(
     method: Attribution,
     tension: Tension,
     keys: Sequence[int],
-    randomised: Mapping[str, Backbone],
-) -> dict[str, Tensor]:
-    """Measure what the checks of natural pictures need, a number for each of N pictures.
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Measure what the checks of natural pictures need.
 
     Args:
         backbone: The network.
@@ -106,7 +112,9 @@ def check_pictures(
         method: The attribution method.
         tension: The tension measure.
         keys: The pictures' random streams.
-        randomised: Networks whose layers behind the attribution layer are.
+
+    Returns:
+        By what was measured a number for each picture, [N]; and A.
     """
 
     def head(activations: Tensor) -> Tensor:
@@ -127,31 +135,47 @@ def check_pictures(
         active = units & (activations != 0)
         chosen = {which: active, f"random {which}": random_units(activations, active, keys)}
         for name, silenced in chosen.items():
-            predicted, real = silence(head, activations, attribution, silenced)
+            predicted, real = silence(head, activations, attribution, response, silenced)
             found |= {f"{name} predicted": predicted, f"{name} real": real}
     views = _SLIGHT(pictures, keys, 0, (pictures.shape[2], pictures.shape[3]))
     seen = attribute(backbone, views, probes, layer, method)[1]
     found["view"] = signs.cosine(attribution, seen)
-    other = signs.cosine(attribution, attribution.roll(1, 0))
-    found["other"] = other if len(pictures) > 1 else torch.full_like(other, torch.nan)
-    if randomised:
-        changed = {
-            name: attribute(network, pictures, probes, layer, method)[1]
-            for name, network in randomised.items()
-        }
-        found |= check_randomised(attribution, changed)
+    return found, attribution
+
+
+def check_neighbours(attribution: Tensor, before: Tensor | None) -> Tensor:
+    """Return the cosine of each picture's A with that of the picture before it, [N].
+
+    Args:
+        attribution: A, of a batch.
+        before: A of the last picture before the batch, [1, ...]; where there is none, NaN comes
+            first.
+    """
+    shifted = torch.cat([attribution[:1] if before is None else before, attribution[:-1]])
+    found = signs.cosine(attribution, shifted)
+    if before is None:
+        found[0] = torch.nan
     return found
 
 
-def check_randomised(attribution: Tensor, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def check_randomised(
+    networks: Mapping[str, Backbone],
+    pictures: Tensor,
+    attribution: Tensor,
+    probe: Probe,
+    layer: Layer,
+    method: Attribution,
+) -> dict[str, Tensor]:
     """Compare A with what it is in networks whose layers behind it were randomised.
 
     Returns:
-        For each of `changed` the cosine, [N], and for the last the share of |A| that keeps sign.
+        For each network the cosine, [N], and for the last the share of |A| that keeps its sign.
     """
-    found = {name: signs.cosine(attribution, other) for name, other in changed.items()}
+    found = {}
     strength, same = attribution.abs(), torch.zeros_like(attribution)
-    for other in changed.values():
+    for name, network in networks.items():
+        other = attribute(network, pictures, [probe] * len(pictures), layer, method)[1]
+        found[name] = signs.cosine(attribution, other)
         same = strength * (attribution.sign() == other.sign())
     found["signs kept"] = same.flatten(1).sum(1) / strength.flatten(1).sum(1).clamp(min=1e-12)
     return found
@@ -161,6 +185,9 @@ def check_rivals(
     backbone: Backbone, pictures: Tensor, group: ProbeGroup, layer: Layer
 ) -> dict[str, Tensor]:
     """Measure what the interference index needs of features that may explain each other.
+
+    The attribution is a ⊙ ∂r/∂a by whatever method pictures are explained: the index subtracts the
+    mean activation, which no other method lets it do.
 
     Returns:
         Responses [N, F], activations [N, C], a ⊙ ∂r/∂a and ∂r/∂a, [N, F, C], pooled over space.
@@ -187,6 +214,26 @@ def interference_of(rivals: Mapping[str, Tensor]) -> Tensor:
     centred = rivals["attribution"] - activations.mean(0) * rivals["gradient"]  # [N, F, C]
     reference = canonical(activations, centred, rivals["responses"])
     return interference_index(activations, centred, reference)
+
+
+@torch.no_grad()
+def check_names(objective: Objective, kind: int, tense: Tensor) -> dict[str, Tensor]:
+    """Ask a judge which shape of the embedded world it finds strongest in + and − inversions.
+
+    Args:
+        objective: Finished inversions for class `kind`.
+        kind: 0..7.
+        tense: Whether each source is truly tense, [S]: the others have no veto to show.
+
+    Returns:
+        Whether it is the class's shape in each + picture, and the veto in each − picture.
+    """
+    named = torch.cat([judge_scores(chunk()).argmax(1) for chunk in objective.chunks])
+    found = {}
+    for sign, figure, wanted in (("+", "+ shape", kind), ("-", "- veto", veto_of(kind))):
+        rows = [e.sign == sign and bool(tense[e.source]) for e in objective.entries]
+        found[figure] = named[torch.tensor(rows)] == wanted
+    return found
 
 
 @torch.no_grad()

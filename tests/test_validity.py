@@ -1,29 +1,51 @@
 """The validity report: its figures where they are known, and that it warns of what is wrong."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import pytest
 import torch
 from lightning import Trainer
+from safetensors.torch import save_file
 from torch import Tensor
 
-from mti_lightning import Attribution, Backbone, InputError, Layer, Tension, VetoedShapesPictures
+from mti_lightning import (
+    Attribution,
+    Backbone,
+    InputError,
+    Layer,
+    Tension,
+    VetoedShapesPictures,
+    validity,
+)
 from mti_lightning.attribution import ActGrad, Pass
 from mti_lightning.cli import main
 from mti_lightning.compose import to_image
 from mti_lightning.feature import Feature, Probe
+from mti_lightning.objectives import Entry
+from mti_lightning.registry import ATTRIBUTIONS
 from mti_lightning.validity import Validity
 from mti_lightning.validity_checks import (
+    check_names,
     check_pictures,
     modules_between,
     random_units,
     shuffled,
     silence,
 )
-from mti_lightning.validity_report import Finding, finding, judge_pictures
+from mti_lightning.validity_report import (
+    Finding,
+    Report,
+    finding,
+    judge_interference,
+    judge_names,
+    judge_pictures,
+    unmeasured,
+)
 from mti_lightning.vetoed_shapes import KINDS, VetoedShapes
+from tests.test_registry import site  # noqa: F401  the fixture
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 WORLD = "vetoed_shapes_resnet"
@@ -59,24 +81,27 @@ def tense_pictures(count: int) -> Tensor:
 def check(backbone: Backbone, pictures: Tensor, feature: str, layer: str) -> dict[str, Tensor]:
     probe = Probe(Feature.parse(feature), backbone)
     keys = list(range(len(pictures)))
-    of = (Layer.parse(layer), ActGrad(), Tension(), keys, {})
-    return check_pictures(backbone, pictures, probe, *of)
+    return check_pictures(
+        backbone, pictures, probe, Layer.parse(layer), ActGrad(), Tension(), keys
+    )[0]
 
 
 def report(
     backbone: Backbone,
     attribution: Attribution | None = None,
     layer: str = "layer4",
+    features: Sequence[str] = ("fc:3",),
+    batch_size: int = 24,
     **options: object,
 ) -> dict[str, Finding]:
-    """Return the findings about a class of the embedded world, and the verdict as one."""
+    """Return the findings about the first of some features, and the verdict as one."""
     options = {"pictures": 48, "rendered": 2, "steps": 24, **options}
-    validity = Validity(backbone, ["fc:3"], layer, attribution, **options)
-    data = VetoedShapesPictures(48, seed=7, contents="random", batch_size=24)
-    Trainer(accelerator="cpu", **QUIET).validate(validity, datamodule=data, verbose=False)
-    assert validity.report is not None
-    found = {finding.check: finding for finding in validity.report.findings["fc:3"]}
-    return found | {"verdict": Finding(validity.report.verdicts["fc:3"], {}, "", ())}
+    module = Validity(backbone, features, layer, attribution, **options)
+    data = VetoedShapesPictures(48, seed=7, contents="random", batch_size=batch_size)
+    Trainer(accelerator="cpu", **QUIET).validate(module, datamodule=data, verbose=False)
+    assert module.report is not None
+    found = {finding.check: finding for finding in module.report.findings[features[0]]}
+    return found | {"verdict": Finding(module.report.verdicts[features[0]], {}, "", ())}
 
 
 # --- silencing ---
@@ -118,7 +143,8 @@ def test_silence_predicts_minus_the_attribution_of_the_units():
     activations, weights = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([2.0, -1.0, 0.5])
     units = torch.tensor([[False, True, True]])
     head = lambda a: a @ weights  # noqa: E731
-    predicted, real = silence(head, activations, activations * weights, units)
+    response = head(activations)
+    predicted, real = silence(head, activations, activations * weights, response, units)
     assert predicted.tolist() == real.tolist() == [0.5]
 
 
@@ -166,13 +192,86 @@ def test_shuffling_keeps_each_tensors_values_and_leaves_the_network_alone():
 
 
 def test_a_sound_backbone_and_method_are_believed():
-    found = report(Backbone(WORLD))
+    found = report(Backbone(WORLD), steps=64)
     assert "do not believe" not in found["verdict"].check
     for name in ("completeness", "silencing inhibitory units", "selectivity"):
         assert found[name].warnings == ()
     assert found["truth: ranking by tension"].values["average precision"] > 0.9
     assert found["completeness"].values["median error"] < 1e-5
     assert 0.3 < found["interference"].values["index"] < 0.7
+
+
+def test_the_judge_names_what_is_in_the_pictures_of_the_embedded_world():
+    found = report(Backbone(WORLD), features=["fc:4"], steps=160)["truth: what a judge sees"]
+    assert found.values["pictures"] == 8
+    assert found.values["named"] >= 0.5  # chance is 0.125
+    entries = [Entry("", 0, 3, "", 0, sign, source) for source in (0, 1) for sign in "+-"]
+    picture = VetoedShapes(1, seed=31, contents="tense")[0]["picture"]  # class 0: disc and star
+
+    class Finished:
+        chunks = (lambda: picture.expand(4, 3, 96, 96),)
+
+    Finished.entries = entries
+    named = check_names(Finished(), 0, torch.tensor([True, False]))
+    assert {name: len(right) for name, right in named.items()} == {"+ shape": 1, "- veto": 1}
+    assert named["+ shape"] ^ named["- veto"]  # one of the two is the strongest
+    assert judge_names(named).values["pictures"] == 2
+    none = judge_names(check_names(Finished(), 0, torch.tensor([False, False])))
+    assert none.meaning.startswith("Not measured, because none of the pictures")
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_the_figures_do_not_depend_on_the_batch(batch_size):
+    options = {"features": ["fc:3", "fc:5"], "layer": "layer3", "rendered": 0, "pictures": 6}
+    backbone = Backbone("test_resnet", "random")
+    whole = report(backbone, **options)
+    found = report(backbone, batch_size=batch_size, **options)
+    assert whole.keys() == found.keys()
+    for name, of_whole in whole.items():
+        expected = pytest.approx(of_whole.values, rel=1e-3, abs=1e-4, nan_ok=True)
+        assert found[name].values == expected, name
+        assert found[name].warnings == of_whole.warnings
+
+
+@pytest.mark.parametrize(
+    ("features", "took_part"),
+    [
+        (["fc:3"], (8, 8)),
+        (["layer3.0.act2/input:3@peak"], (64, 128)),
+        (["layer3.0.act2/input:3@peak", "layer3.0.act2/input:9@peak"], (64, 128)),
+        (["fc:[1,0,0,0,0,0,0,-1]", "fc:[0,1,1,0,0,0,0,-1]"], (2, 2)),
+    ],
+)
+def test_other_channels_of_the_layer_are_rivals(features, took_part):
+    options = {"features": features, "rendered": 0, "pictures": 4}
+    found = report(Backbone(WORLD), layer="layer2", **options)["interference"]
+    if found.values:
+        assert (found.values["features"], found.values["of"]) == took_part
+    else:
+        assert "no picture is silent" in found.meaning
+
+
+def test_few_features_are_not_alone(monkeypatch):
+    """A feature of a wide layer was compared with those alone that were asked for with it."""
+    options = {"features": [f"layer4.0.act2/input:{channel}@centre" for channel in (2, 5)]}
+    options |= {"layer": "layer3", "rendered": 0, "pictures": 24}
+    few = report(Backbone(WORLD), **options)["interference"].values
+    monkeypatch.setattr(validity, "_RIVALS", 192)
+    every = report(Backbone(WORLD), **options)["interference"].values
+    assert (few["features"], every["features"], every["of"]) == (64, 192, 192)
+    assert few["index"] == pytest.approx(every["index"], abs=0.1)
+
+
+def test_a_direction_alone_has_no_rivals():
+    found = report(Backbone(WORLD), features=["fc:[1,0,0,0,0,0,0,-1]"], rendered=0, pictures=4)
+    assert found["interference"].meaning == (
+        "Not measured, because it has no rivals: name other directions of the layer, too."
+    )
+
+
+def test_of_few_pictures_only_a_tenth_are_the_tensest():
+    found = report(Backbone(WORLD), rendered=0, pictures=30)
+    assert found["turning tense pictures on"].values["silent"] <= 3
 
 
 def test_a_backbone_with_shuffled_weights_fails_loudly():
@@ -203,9 +302,7 @@ def test_a_method_that_flips_signs_at_random_fails_loudly():
 def test_a_method_that_ignores_the_weights_is_flagged_by_randomised_layers():
     found = report(Backbone(WORLD), Activation(), rendered=0)
     assert found["randomised layers"].values["all"] == pytest.approx(1, abs=1e-4)
-    assert found["randomised layers"].warnings == (
-        "the attribution shows the picture, not the weights",
-    )
+    assert found["randomised layers"].warnings == ("A shows the picture, not the weights",)
     right = report(Backbone(WORLD), rendered=0)
     assert right["randomised layers"].warnings == ()
 
@@ -231,7 +328,7 @@ def test_the_figures_of_given_numbers():
         "view": torch.full((4,), 0.9),
         "other": torch.full((4,), 0.2),
     }
-    found = {one.check: one for one in judge_pictures(columns, tensest=3)}
+    found = {one.check: one for one in judge_pictures(columns, torch.tensor([0, 1, 2]))}
     size = response.square().mean().sqrt()
     assert found["completeness"].values["median error"] == pytest.approx(float(2 / size))
     assert found["completeness"].values["correlation"] == pytest.approx(1)
@@ -244,28 +341,104 @@ def test_the_figures_of_given_numbers():
     assert excitatory.values["ratio"] == pytest.approx(-1)
     assert len(excitatory.warnings) == 2
     assert found["turning tense pictures on"].values == pytest.approx(
-        {"silent among the tensest": 2, "on": 1, "on by random units": 0, "margin": 1}
+        {"silent": 2, "on": 1, "on by random units": 0, "margin": 1}
     )
     assert found["stability over views"].values["margin"] == pytest.approx(0.7)
     assert "randomised layers" not in found
+    (on,) = [of for of in judge_pictures(columns, torch.tensor([1])) if of.check.startswith("turn")]
+    assert on.meaning == "Not measured, because none of the 1 tensest is silent (r ≤ 0)."
+    assert on.values == {}
+
+
+def test_the_index_is_judged_by_the_users_own_pictures():
+    index = torch.tensor([0.1, 0.2, 0.3, 0.6, 0.7, 0.8])
+    response = torch.tensor([3.0, 2.0, 2.0, -1.0, -1.0, -1.0])
+    tensest, took_part = torch.tensor([3]), (64, 512)
+    found = judge_interference(index, response, response > 1, tensest, took_part)
+    assert found.values == pytest.approx(
+        {
+            "index": 0.6,
+            "expressed": 0.2,
+            "silent": 0.7,
+            "contrast": 0.5,
+            "place": 0.8,
+            "features": 64,
+            "of": 512,
+        }
+    )
+    near = judge_interference(index, response, response > 1, torch.tensor([2]), took_part)
+    assert near.values["place"] == pytest.approx(0.2)
+    assert near.warnings == ()
+    blind = judge_interference(index, response.flip(0), response > 1, tensest, took_part)
+    assert "the index does not tell expressed from silent" in blind.warnings
+    always = judge_interference(index, response + 2, response > 1, tensest, took_part)
+    assert always.meaning == "Not measured, because no picture is silent (r ≤ 0)."
+
+
+@pytest.mark.parametrize(
+    ("check", "values"),
+    [
+        ("randomised layers", {"all": 0.99}),
+        ("silencing inhibitory units", {"ratio": 1.0, "more than random": 0.5}),
+        ("silencing excitatory units", {"ratio": 1.0, "more than random": 0.5}),
+        ("stability over views", {"cosine": 0.1, "margin": 0.05}),
+        ("stability over seeds", {"cosine": 0.1, "margin": 0.05}),
+    ],
+)
+def test_one_decisive_check_is_enough(check, values):
+    sound = [finding("selectivity", {"spread": 1.0, "alike": 0.0})] * 11
+    assert Report({}, {"x": sound}).disbelieved == []
+    page = Report({}, {"x": [*sound, finding(check, values)]})
+    assert page.disbelieved == ["x"]
+    assert page.verdicts["x"] == f"do not believe it: 1 of 12 checks warn, {check} decisively"
+    slight = Report({}, {"x": [*sound, finding("completeness", {"median error": 0.6})]})
+    assert slight.verdicts["x"] == "believe it with care: 1 of 12 checks warn"
+
+
+def test_what_was_not_measured_speaks_neither_for_nor_against():
+    page = Report({}, {"x": [unmeasured("interference", "there is nothing")]})
+    assert page.verdicts["x"] == "no reason found not to believe it: 0 of 0 checks warn"
+    assert "| interference |  | Not measured, because there is nothing. |" in page.markdown()
+
+
+def test_the_page_says_what_its_limits_were_set_on():
+    page = Report({}, {"x": []})
+    assert "What warns was set on the embedded world" in page.markdown()
+    assert json.loads(page.json())["limits"] in page.markdown()
 
 
 # --- the command ---
 
 
-def run(config: str, *arguments: str) -> Path:
-    small = ["--model.pictures=12", "--model.rendered=1", "--model.steps=2"]
-    quiet = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-    main(["validate", "--config", str(CONFIGS / config), *small, *quiet, *arguments])
+QUIET_RUN = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+
+
+def run(*arguments: str) -> tuple[Path, dict[str, Any]]:
+    """Validate; return the page and what its JSON says, which the exit code has to agree with."""
+    try:
+        main(["validate", *QUIET_RUN, *arguments])
+        code: object = 0
+    except SystemExit as stopped:
+        code = stopped.code
     (page,) = Path("tb_logs").glob("*/version_0/validity.md")
-    return page
+    saved = json.loads(page.with_suffix(".json").read_text())
+    loud = any(said.startswith("do not believe it") for said in saved["verdicts"].values())
+    assert code == int(loud)
+    return page, saved
+
+
+SMALL = ["--model.pictures=12", "--model.rendered=1", "--model.steps=2"]
+WORLD_RUN = [
+    *("--model=Validity", f"--model.backbone.name={WORLD}", "--model.features=['fc:3']"),
+    *("--model.attribution_layer=layer4", "--model.rendered=0", "--model.pictures=48"),
+    *("--data=VetoedShapesPictures", "--data.size=48", "--data.contents=random"),
+]
 
 
 def test_the_command_writes_the_page_and_prints_its_warnings(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    page = run("demo_validate.yaml", "--data.size=12")
+    page, saved = run(f"--config={CONFIGS / 'demo_validate.yaml'}", *SMALL, "--data.size=12")
     told, told_of = capsys.readouterr()
-    saved = json.loads(page.with_suffix(".json").read_text())
     text = page.read_text()
     assert set(saved["features"]) == {"fc:0", "fc:2", "fc:3", "fc:6"}
     assert saved["warnings"]
@@ -287,11 +460,51 @@ def test_the_configuration_for_own_pictures_runs_on_tokens(tmp_path, monkeypatch
         to_image(world[index]["picture"]).save(f"pictures/{index}.png")
     vit = ["--model.backbone.name=test_vit", "--model.backbone.weights=random"]
     layers = ["--model.features=['blocks.4.mlp.act/input:3@mean']"]
-    page = run("validate.yaml", *vit, *layers, "--model.attribution_layer=blocks.1")
-    saved = json.loads(page.with_suffix(".json").read_text())
+    layers += ["--model.attribution_layer=blocks.1"]
+    _, saved = run(f"--config={CONFIGS / 'validate.yaml'}", *SMALL, *vit, *layers)
     checks = [found["check"] for found in saved["features"]["blocks.4.mlp.act/input:3@mean"]]
     assert "randomised layers" in checks
-    assert "truth: ranking by tension" not in checks
+    assert "interference" in checks
+    assert not any(check.startswith("truth") for check in checks)
+
+
+def test_what_is_sound_ends_well(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, saved = run(*WORLD_RUN)
+    assert not saved["verdicts"]["fc:3"].startswith("do not believe it")
+
+
+FLIPS = """
+import torch
+from mti_lightning.attribution import ActGrad, Attribution
+
+class FixedFlips(Attribution):
+    def attribute(self, forward, create_graph):
+        found = ActGrad().attribute(forward, create_graph)
+        generator = torch.Generator().manual_seed(sum(found.shape[1:]))
+        return found * (torch.randint(0, 2, found.shape[1:], generator=generator) * 2 - 1)
+"""
+
+
+def test_a_plugin_that_flips_signs_by_a_fixed_pattern_fails_loudly(site, monkeypatch):  # noqa: F811
+    """No view, no seed and no picture gives it away: it always flips the same ones."""
+    monkeypatch.chdir(site.folder)
+    site.install("flips", "1", ATTRIBUTIONS, {"FixedFlips": "flips:FixedFlips"}, flips=FLIPS)
+    _, saved = run(*WORLD_RUN, "--model.attribution=FixedFlips")
+    assert saved["verdicts"]["fc:3"].startswith("do not believe it")
+    assert saved["attribution"] == "FixedFlips"
+
+
+def test_a_file_of_shuffled_weights_fails_loudly(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        name: value.flatten()[torch.randperm(value.numel(), generator=generator)].view_as(value)
+        for name, value in Backbone(WORLD).network.state_dict().items()
+    }
+    save_file(state, "shuffled.safetensors")
+    _, saved = run(*WORLD_RUN, "--model.backbone.weights=shuffled.safetensors")
+    assert saved["verdicts"]["fc:3"].startswith("do not believe it")
 
 
 @pytest.mark.parametrize(
