@@ -179,6 +179,8 @@ class MtiCLI(LightningCLI):
             print(f"{feature}: {verdict}")
         if self.trainer.loggers and self.trainer.log_dir:
             print(Path(self.trainer.log_dir, "validity.md"))
+        if report.disbelieved:  # loudly: a script goes no further
+            raise SystemExit(1)
 
 
 def make_rank(args: Sequence[str]) -> None:
