@@ -1,11 +1,12 @@
-"""Inhibition or interference? An index from attributions alone. Pure functions on tensors.
+"""Inhibition or interference? An index from the features of a layer. Pure functions on tensors.
 
 A feature that shares its dimensions with others is excited and inhibited by what those stand for,
 which looks like a veto. What tells the two apart is who else could have done it: in genuine tension
 the excitation has the strength and the direction that it has where the feature is expressed, and no
 other feature explains the activations as well.
 
-Activations and attributions are those of one layer, pooled over space to [N, C] and [N, F, C].
+Activations, and the attributions of all features that may be rivals, are those of one layer, pooled
+over space to [N, C] and [N, F, C].
 Attributions are mean-centred, (a − ā) ⊙ ∂r/∂a: units that are always on excite and inhibit features
 with which nothing in the picture has to do.
 """
@@ -41,6 +42,15 @@ class Canonical:
     def to(self, other: Tensor) -> "Canonical":
         """Return the same where another tensor is."""
         return Canonical(*(value.to(other.device) for value in vars(self).values()))
+
+
+def reach(responses: Tensor) -> Tensor:
+    """Return what features reach, [F]: the mean of the 20 strongest of responses [N, F].
+
+    Of fewer than 1,000 responses it is 2%. More than half of it is a clear expression.
+    """
+    strongest = max(1, min(_STRONGEST, len(responses) // 50))
+    return responses.topk(strongest, 0).values.mean(0)
 
 
 def reach(responses: Tensor) -> Tensor:

@@ -158,7 +158,11 @@ class Validity(LightningModule):
         self._randomised: dict[Layer, dict[str, Backbone]] = {}
 
     def _group(self) -> list[_Rivals]:
-        """Return which features may explain each other: of each layer ours and other channels."""
+        """Return which features may explain each other: ours, and other channels of the layer.
+
+        A random choice of channels where there are many: those that were asked for are seldom the
+        rivals, and without rivals everything looks genuine.
+        """
         groups = []
         for group, places in ProbeGroup.of(self._probes).items():
             chosen = choose_rivals(group, MOST_RIVALS, self.seed)
@@ -237,10 +241,7 @@ class Validity(LightningModule):
                 found |= check_randomised(networks, *part)
             _add(columns, found)
         for rivals in self._rivals:
-            _add(
-                rivals.parts,
-                check_rivals(self.backbone, pictures, rivals.group, self.layer),
-            )
+            _add(rivals.parts, check_rivals(self.backbone, pictures, rivals.group, self.layer))
         self._indices += batch.indices.tolist()
 
     @torch.inference_mode(mode=False)
@@ -262,7 +263,7 @@ class Validity(LightningModule):
                 of = (index, columns["response"], expressed, tensest, took_part)
                 found.append(judge_interference(*of))
             else:
-                why = "a direction's rivals are other directions: name two or more of the layer"
+                why = "it has no rivals: name other directions of the layer, too"
                 found.append(unmeasured("interference", why))
             if place in truth:
                 found.append(judge_truth(columns["tension"], truth[place]))
@@ -277,7 +278,10 @@ class Validity(LightningModule):
         self._write(self.report)
 
     def _interference(self) -> dict[int, tuple[Tensor, Tensor, tuple[int, int]]]:
-        """Return for features with rivals the index, [N], and which pictures express them, [N]."""
+        """Return for each feature with rivals what `judge_interference` takes of it.
+
+        The index, [N]; which pictures express the feature, [N]; how many took part, of how many.
+        """
         found = {}
         for rivals in self._rivals:
             parts = _whole(rivals.parts)

@@ -192,7 +192,7 @@ def test_shuffling_keeps_each_tensors_values_and_leaves_the_network_alone():
 
 
 def test_a_sound_backbone_and_method_are_believed():
-    found = report(Backbone(WORLD))
+    found = report(Backbone(WORLD), steps=64)
     assert "do not believe" not in found["verdict"].check
     for name in ("completeness", "silencing inhibitory units", "selectivity"):
         assert found[name].warnings == ()
@@ -202,8 +202,9 @@ def test_a_sound_backbone_and_method_are_believed():
 
 
 def test_the_judge_names_what_is_in_the_pictures_of_the_embedded_world():
-    found = report(Backbone(WORLD), steps=160)["truth: what a judge sees"]
-    assert found.values == {"pictures": 8, "+ shape": pytest.approx(1), "- veto": pytest.approx(1)}
+    found = report(Backbone(WORLD), features=["fc:4"], steps=160)["truth: what a judge sees"]
+    assert found.values["pictures"] == 8
+    assert found.values["named"] >= 0.5  # chance is 0.125
     entries = [Entry("", 0, 3, "", 0, sign, source) for source in (0, 1) for sign in "+-"]
     picture = VetoedShapes(1, seed=31, contents="tense")[0]["picture"]  # class 0: disc and star
 
@@ -227,7 +228,8 @@ def test_the_figures_do_not_depend_on_the_batch(batch_size):
     found = report(backbone, batch_size=batch_size, **options)
     assert whole.keys() == found.keys()
     for name, of_whole in whole.items():
-        assert found[name].values == pytest.approx(of_whole.values, rel=1e-3, abs=1e-4), name
+        expected = pytest.approx(of_whole.values, rel=1e-3, abs=1e-4, nan_ok=True)
+        assert found[name].values == expected, name
         assert found[name].warnings == of_whole.warnings
 
 
@@ -263,8 +265,7 @@ def test_few_features_are_not_alone(monkeypatch):
 def test_a_direction_alone_has_no_rivals():
     found = report(Backbone(WORLD), features=["fc:[1,0,0,0,0,0,0,-1]"], rendered=0, pictures=4)
     assert found["interference"].meaning == (
-        "Not measured, because a direction's rivals are other directions: name two or more of the "
-        "layer."
+        "Not measured, because it has no rivals: name other directions of the layer, too."
     )
 
 
