@@ -53,15 +53,6 @@ def reach(responses: Tensor) -> Tensor:
     return responses.topk(strongest, 0).values.mean(0)
 
 
-def reach(responses: Tensor) -> Tensor:
-    """Return what features reach, [F]: the mean of the 20 strongest of responses [N, F].
-
-    Of fewer than 1,000 responses it is 2%. More than half of it is a clear expression.
-    """
-    strongest = max(1, min(_STRONGEST, len(responses) // 50))
-    return responses.topk(strongest, 0).values.mean(0)
-
-
 def canonical(
     activations: Tensor, attributions: Tensor, responses: Tensor, patterns: int = 2
 ) -> Canonical:
