@@ -299,7 +299,7 @@ class Sweep(LightningModule):
                 attributions = torch.cat([one[1] for one in pooled], 1)
                 with torch.autocast(pictures.device.type, enabled=False):
                     index = interference_index(pooled[0][0], attributions, looks.to(attributions))
-                measured["interference"][part.places] = index.T[: len(part.places)]
+                measured["interference"][part.places] = index.T[: len(part.places)].float()
         return {name: values.T for name, values in measured.items()}
 
     def _reduce(self, piece: _Slice, measured: Mapping[str, Tensor]) -> None:
@@ -319,7 +319,7 @@ class Sweep(LightningModule):
         if piece.centred is not None:
             found["tension_centred"] = self.tension(piece.centred[:own].flatten(0, 1), dim)
         for name, values in found.items():
-            measured[name][piece.places] = values.view(shape)
+            measured[name][piece.places] = values.view(shape).float()
 
     def _attributions(self, part: _Part, pictures: Tensor) -> Iterator[_Slice]:
         """Attribute the features of a part, as many at once as memory bears."""
