@@ -512,7 +512,7 @@ def test_a_file_of_shuffled_weights_fails_loudly(tmp_path, monkeypatch):
     [
         (["--model.pictures=1"], "pictures 1: give 2 or more"),
         (["--model.attribution_layer=layr4"], "did you mean 'layer4'"),
-        (["--trainer.devices=2"], "runs on one: --trainer.devices 1"),
+        (["--trainer.devices=2"], "made on one: --trainer.devices 1"),
     ],
 )
 def test_what_cannot_work_is_said_before_any_work(tmp_path, monkeypatch, capsys, arguments, told):
