@@ -527,7 +527,7 @@ def test_a_sweep_knows_its_method_again(tmp_path: Path) -> None:
 
 def test_another_sweep_is_not_mixed_in(whole: Path) -> None:
     with pytest.raises(
-        InputError, match=r"was made with tension .*minimum.*; give another --model"
+        InputError, match=r"was made with tension.measure .*minimum.*; give another --model"
     ):
         predict(sweep(whole, tension=Tension("minimum")), world())
     with pytest.raises(InputError, match="was made with data"):
