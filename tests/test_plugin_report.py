@@ -17,6 +17,16 @@ class Fit(Attribution):
         return (forward.activations * gradient).detach()
 """
 UNFIT = FIT.replace("class Fit", "class Unfit").replace(".detach()", ".detach() ** 2")
+TORN = """
+from mti_lightning import Attribution
+
+class Torn(Attribution):
+    def __init__(self, path: str = "") -> None:
+        raise ValueError("no probe")
+
+    def attribute(self, forward, create_graph):
+        return forward.activations
+"""
 PICKY = FIT.replace(
     "class Fit(Attribution):",
     "class Picky(Attribution):\n    def __init__(self, path):\n        pass\n",
@@ -90,6 +100,7 @@ def test_a_plugin_that_passes(name: str, alone: Site, capsys) -> None:
         ("Unfit", UNFIT, ["signs on a linear head"]),
         ("Bad", "1 / 0", ["loads: ZeroDivisionError: division by zero"]),
         ("Picky", PICKY, ["default arguments: Picky.__init__() missing 1 required"]),
+        ("Torn", TORN, ["default arguments: no probe; give each a default"]),
     ],
 )
 def test_a_plugin_that_fails(
