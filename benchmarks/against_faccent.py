@@ -77,7 +77,6 @@ ONE, EVERY, STEP = "sweep, one feature", f"sweep, all {CHANNELS} channels", "inv
 ICON = "atlas icons"
 EPOCHS, EPOCH = 5, 32  # by default of `mti fit`
 OUR_STEPS, THEIR_STEPS = EPOCHS * EPOCH, 201
-SWEPT = 64  # pictures of the atlas that is timed; its cells make more than one full chunk of icons
 # What a process does before its first step: it imports the package and builds the network.
 STARTS = {
     "faccent": "from faccent import render, param, objectives, cam; "
@@ -412,6 +411,15 @@ class _Stamps(Callback):
         self.ends.append(perf_counter())
 
 
+class _Closing(Callback):
+    """Notes when the callbacks before it were done with an epoch."""
+
+    end = 0.0
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        self.end = perf_counter()
+
+
 def start_up(who: str) -> float:
     """Start a process that does what comes before the first step, and return the seconds."""
     start = perf_counter()
@@ -419,13 +427,16 @@ def start_up(who: str) -> float:
     return perf_counter() - start
 
 
-def icon_race(backbone: Backbone, device: str, batch: int, steps: int, rounds: int) -> Race:
-    """Make `batch` icons of an atlas, from the start of a process to the finished run.
+def icon_race(
+    backbone: Backbone, device: str, batch: int, swept: int, steps: int, rounds: int
+) -> Race:
+    """Make icons of an atlas, from the start of a process to the finished run.
 
-    faccent makes them in one process, whose start is timed, as are some steps; all its steps are
-    extrapolated. Of ours the start is timed, the opening of the map, some steps of one full chunk
-    as the trainer takes them, and what comes at an epoch's end (atlas, TensorBoard, results);
-    steps, chunks and epochs are extrapolated. Sweep and UMAP are left out.
+    faccent makes `batch` of them in one process, whose start is timed, as are some steps; all its
+    steps are extrapolated. Of ours everything is timed for the atlas of `swept` pictures: the start
+    of a process, the opening of the map, some steps of each chunk as the trainer takes them, what
+    comes at an epoch's end (TensorBoard, atlas) and at the run's (page, results). Steps and epochs
+    are extrapolated, and its share for `batch` icons is reported. Sweep and UMAP are left out.
     """
     cuda = device == "cuda"
     pictures = source_pictures(backbone, batch // 2).to(device)
@@ -433,11 +444,11 @@ def icon_race(backbone: Backbone, device: str, batch: int, steps: int, rounds: i
     attribution, _ = faccent_attribution(network, pictures * 255 - 117)
     their_step = faccent_steps(network, attribution, steps, device)
     with TemporaryDirectory() as folder:
-        chart = Chart(f"{folder}/sweep.zarr", size=(4, 4), minimum=1)
-        data: VetoedShapesPictures | None = VetoedShapesPictures(SWEPT, SEED)
+        chart = Chart(f"{folder}/sweep.zarr", size=(10, 10), minimum=2)
+        data: VetoedShapesPictures | None = VetoedShapesPictures(swept, SEED, contents="random")
 
-        def parts() -> tuple[float, float, float]:
-            """Return seconds before the first step, per step and icon, and of an epoch's end."""
+        def parts() -> tuple[int, float, float, float]:
+            """Return icons, and seconds spent once, per step of all, and per epoch's end."""
             start = perf_counter()
             objective = AtlasInversion(
                 backbone,
@@ -445,14 +456,14 @@ def icon_race(backbone: Backbone, device: str, batch: int, steps: int, rounds: i
                 LAYER,
                 chart=chart,
                 faint=0.0,
-                keep=SWEPT,
+                keep=swept,
                 image=FourierPhase(CANVAS),
                 steps_per_epoch=steps + 1,
             )
             objective.build_bank(data)
             begun = perf_counter() - start
-            del objective.bank[1:]
             stamps = _Stamps(cuda)
+            # The callbacks of `mti fit`, between two that note the time.
             Trainer(
                 max_epochs=1,
                 accelerator="gpu" if cuda else "cpu",
@@ -461,29 +472,31 @@ def icon_race(backbone: Backbone, device: str, batch: int, steps: int, rounds: i
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 enable_checkpointing=False,
-                callbacks=[stamps, PictureLog(), AtlasLog(), Results()],
+                callbacks=[stamps, PictureLog(), AtlasLog(), Results(), closing := _Closing()],
             ).fit(objective)
-            ended = perf_counter() - stamps.ends[-1]
-            each = statistics.median(later - earlier for earlier, later in pairwise(stamps.ends))
-            return begun, each / len(objective.entries), ended
+            turns = [stamps.ends[place :: steps + 1] for place in range(steps + 1)]
+            taken = [
+                sum(after - before for before, after in zip(*pair, strict=True))
+                for pair in pairwise(turns)  # the first step of a chunk is not timed
+            ]
+            once = begun + perf_counter() - closing.end
+            ended = closing.end - stamps.ends[-1]
+            return len(objective.entries), once, statistics.median(taken), ended
 
         parts()  # makes the sweep and the map
         data = None
+        longer = []  # with as many steps as faccent takes
 
-        def ours(taken: int) -> float:
-            begun, each, ended = parts()
-            return start_up("ours") + begun + batch * taken * each + EPOCHS * ended
+        def ours() -> float:
+            icons, once, step, ended = parts()
+            other = start_up("ours") + once + EPOCHS * ended
+            longer.append((other + THEIR_STEPS * step) * batch / icons)
+            return (other + OUR_STEPS * step) * batch / icons
 
-        return race(
-            ICON,
-            batch,
-            {
-                "faccent": lambda: start_up("faccent") + THEIR_STEPS * their_step(),
-                "ours": lambda: ours(OUR_STEPS),
-                f"ours, {THEIR_STEPS} steps": lambda: ours(THEIR_STEPS),
-            },
-            rounds,
-        )
+        runs = {"faccent": lambda: start_up("faccent") + THEIR_STEPS * their_step(), "ours": ours}
+        result = race(ICON, batch, runs, rounds)
+        result.seconds[f"ours, {THEIR_STEPS} steps"] = longer[-rounds:]
+        return result
 
 
 def source_pictures(backbone: Backbone, count: int) -> Tensor:
@@ -523,12 +536,11 @@ NOTES = """\
   end, and one view serves all images. It and ours sum up the pixels' gradients for transparency.
 - Floor: the bare network on {crop}x{crop} of 224x224 pixels, forward to the target; for the
   inversion forward to the attribution layer and back to the pixels.
-- Atlas icons: {icons} on a canvas of 512x512, from the start of a process (imports, network; timed)
-  to the end. faccent: one process for them and {theirs} steps, extrapolated from {steps}. Ours:
-  {ours} steps, the default of `mti fit`, in chunks of 16, extrapolated from {steps} steps of one
-  chunk in the trainer, and {epochs} times what comes at an epoch's end (atlas, TensorBoard, all
-  results); then the same with {theirs} steps. faccent pays its start for every {icons} icons, ours
-  pays it once in a run and here, too. Sweep and UMAP, which both need once, are left out."""
+- Atlas icons: seconds for {icons} of them on a canvas of 512x512. faccent: one process, whose start
+  is timed, and {theirs} steps, extrapolated from {steps}. Ours: their share of a whole atlas in one
+  process, all of which is timed (its start, every chunk of 16, TensorBoard, pictures and page), but
+  for {ours} steps, the default, extrapolated from {steps}, and {epochs} epochs' ends from one; then
+  the same with {theirs} steps. Sweep and UMAP, which both need once, are left out."""
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -638,8 +650,8 @@ def main() -> None:
     errors, races = sweep_races(backbone, asked.device, batch, channels, asked.rounds)
     for images in (4,) if asked.quick else (4, 16):
         races.append(inversion_race(backbone, asked.device, images, steps, asked.rounds))
-    icons = 4 if asked.quick else 30
-    races.append(icon_race(backbone, asked.device, icons, steps, asked.rounds))
+    icons, swept = (4, 64) if asked.quick else (30, 300)
+    races.append(icon_race(backbone, asked.device, icons, swept, steps, asked.rounds))
     print(report(given, errors, races))
     if asked.json:
         timings = [asdict(run) for run in races]

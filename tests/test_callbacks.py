@@ -38,6 +38,7 @@ COLUMNS = [
     "tension",
     "balance",
     "cosine",
+    "interference",
     "file",
 ]
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.functional import gaussian_blur
 
 from mti_lightning.compose import composite, contact_sheet, opacity, to_image
 from mti_lightning.errors import InputError
@@ -23,6 +24,13 @@ def test_a_picture_is_opaque_where_the_objective_looked_and_nowhere_else() -> No
     assert alpha[0, 0, 50, 70] == 0
     assert alpha[1, 0, 20, 30] == 0
     assert 0 < alpha[0, 0, 9, 30] < 1
+
+
+def test_opacity_is_saliency_blurred_in_both_directions() -> None:
+    saliency = torch.rand(2, 60, 80, generator=torch.Generator().manual_seed(0)) ** 8
+    blurred = gaussian_blur(saliency[:, None], [7, 7], [1.2, 1.2])
+    top = torch.quantile(blurred.flatten(1), 0.95, dim=1).view(2, 1, 1, 1)
+    torch.testing.assert_close(opacity(saliency), (blurred / top).clamp(0, 1))
 
 
 def test_a_picture_nobody_looked_at_is_transparent_not_nan() -> None:

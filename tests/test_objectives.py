@@ -255,7 +255,7 @@ def test_a_run_stopped_within_an_epoch_ends_as_an_uninterrupted_one(tmp_path: Pa
         fit(one, 4, 3, checkpoint, enable_checkpointing=True, callbacks=[kept])
     assert torch.equal(pictures(again), pictures(first))
     for one, other in zip(again.chunks, first.chunks, strict=True):
-        assert torch.equal(one.saliency, other.saliency)
+        assert torch.equal(one.saliency(), other.saliency())
 
 
 def test_another_bank_does_not_go_on_with_a_checkpoint(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_a_gradient_too_large_for_16_bits_leaves_a_step_out() -> None:
     assert scaler.get_scale() < 2**20
     assert objective.measure()["cosine"].min() > 0
     # What was left out counts for nothing, and the others without the scale.
-    ratio = objective.chunks[0].saliency.mean() / full.chunks[0].saliency.mean()
+    ratio = objective.chunks[0].saliency().mean() / full.chunks[0].saliency().mean()
     assert 0.02 < ratio < 1
 
 

@@ -245,9 +245,9 @@ def test_skipped_plugins_are_not_loaded_and_the_log_says_so(
         "plugin b (bad_b, from bad-b 2) is left out by MTI_LIGHTNING_SKIP",
         "plugin a (bad_a:x, from bad-a 1) is left out by MTI_LIGHTNING_SKIP",
     ]
-    monkeypatch.setenv("MTI_LIGHTNING_SKIP", "a,b,Constand")
+    monkeypatch.setenv("MTI_LIGHTNING_SKIP", "a,b,Constan")
     assert message() == (
-        "MTI_LIGHTNING_SKIP: there is no plugin 'Constand'; did you mean 'Constant'?"
+        "MTI_LIGHTNING_SKIP: there is no plugin 'Constan'; did you mean 'Constant'?"
     )
 
 
@@ -300,6 +300,36 @@ def test_a_run_goes_on_without_a_broken_plugin(
     assert (site.folder / "tb_logs/run/version_0/results.csv").is_file()
 
 
+SUMMED = GOOD.replace("forward.activations", "forward.activations.sum()")
+
+
+@pytest.mark.parametrize("command", ["fit", "predict", "validate"])
+def test_a_method_that_gives_a_wrong_shape_is_named_before_any_work(
+    command: str,
+    site: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(site.folder)
+    site.install("odd-shapes", "0.4", ATTRIBUTIONS, {"Constant": "summed:Constant"}, summed=SUMMED)
+    model = {"fit": "MaximallyTense", "predict": "Sweep", "validate": "Validity"}[command]
+    with pytest.raises(SystemExit) as stopped:
+        main(
+            [
+                *(command, f"--model={model}", "--model.backbone.name=vetoed_shapes_resnet"),
+                *("--model.features=['fc:3']", "--model.attribution_layer=layer4"),
+                *("--model.attribution=Constant", "--data=VetoedShapesPictures", "--data.size=1"),
+                "--trainer.accelerator=cpu",
+            ]
+        )
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "mti: error: attribution method Constant of odd-shapes 0.4 gave () for activations of "
+        "shape (1, 192, 6, 6)"
+    )
+    assert not Path("tb_logs").exists()
+
+
 def installed() -> list[EntryPoint]:
     return [*entry_points(group=BACKBONES), *entry_points(group=ATTRIBUTIONS)]
 
@@ -312,6 +342,7 @@ PLUGINS = {  # a run with each that is installed
         "--model.attribution_layer=mixed3a",
     ],
     "AtomGradient": ["--model.attribution=AtomGradient"],
+    "Conductance": ["--model.attribution=Conductance", "--model.attribution.steps=4"],
     "DeepLift": ["--model.attribution=DeepLift"],
     "GradientShap": ["--model.attribution=GradientShap", "--model.attribution.samples=2"],
     "GradientXActivation": ["--model.attribution=GradientXActivation"],
@@ -319,6 +350,7 @@ PLUGINS = {  # a run with each that is installed
         "--model.attribution=IntegratedGradients",
         "--model.attribution.steps=4",
     ],
+    "InternalInfluence": ["--model.attribution=InternalInfluence", "--model.attribution.steps=4"],
     "ModifiedGradient": ["--model.attribution=ModifiedGradient"],
     "Relevance": ["--model.attribution=Relevance"],
     "SmoothGrad": ["--model.attribution=SmoothGrad", "--model.attribution.samples=2"],
