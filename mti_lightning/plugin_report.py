@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from mti_lightning.errors import InputError, nearest
-from mti_lightning.registry import ATTRIBUTIONS, Plugin
+from mti_lightning.registry import ATTRIBUTIONS, SKIP, Plugin
 from mti_lightning.testing import Check, attribution_checks, backbone_checks
 
 
@@ -38,7 +38,7 @@ def find(name: str, plugins: Sequence[Plugin]) -> list[Plugin]:
 def run_checks(plugin: Plugin) -> list[Check]:
     """Run the conformance kit on a plugin: its method by its defaults, or each of its models."""
     if plugin.skipped or plugin.cause:
-        return [Check("loads", False, plugin.cause or "it is skipped")]
+        return [Check("loads", False, plugin.cause or f"it is skipped by {SKIP}={plugin.skipped}")]
     loads = Check("loads", True)
     if plugin.entry_point.group != ATTRIBUTIONS:
         return [loads] + [

@@ -12,7 +12,9 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
+from types import ModuleType
 from typing import Any, final
+from weakref import WeakKeyDictionary
 
 import timm
 
@@ -22,6 +24,8 @@ from mti_lightning.log import say
 BACKBONES = "mti_lightning.backbones"
 ATTRIBUTIONS = "mti_lightning.attributions"
 SKIP = "MTI_LIGHTNING_SKIP"
+# What timm gained by importing the module of an entry point, which happens but once.
+_GAINED: WeakKeyDictionary[ModuleType, set[str]] = WeakKeyDictionary()
 
 
 @final
@@ -30,13 +34,13 @@ class Plugin:
     """An entry point, and what came of loading it.
 
     `cause` is what is wrong with it, in one line; `offers` the names of its timm models or of its
-    attribution method. A plugin that is `skipped` was not loaded.
+    attribution method. A plugin that is `skipped`, by its own name or another's, was not loaded.
     """
 
     entry_point: EntryPoint
     cause: str = ""
     offers: tuple[str, ...] = ()
-    skipped: bool = False
+    skipped: str = ""
 
     @property
     def name(self) -> str:
@@ -56,7 +60,8 @@ def load_plugins(attribution_base: type) -> dict[str, list[str]]:
     """Import every installed plugin: modules that register timm models, and attribution methods.
 
     Those whose names are in the environment variable MTI_LIGHTNING_SKIP, parted by commas, are left
-    out, and the log says so.
+    out, and the log says so. With models goes whatever else names their module: its import would
+    register them all the same.
 
     Args:
         attribution_base: What attribution methods derive from.
@@ -77,7 +82,12 @@ def load_plugins(attribution_base: type) -> dict[str, list[str]]:
     loaded: dict[str, list[str]] = {}
     for plugin in plugins:
         if plugin.skipped:
-            say(f"plugin {plugin} is left out by {SKIP}")
+            said = f"plugin {plugin} is left out by {SKIP}"
+            if plugin.skipped != plugin.name:
+                said += f"={plugin.skipped}, which is of the same module"
+            elif _is_backbone(plugin.entry_point) and plugin.entry_point.module in sys.modules:
+                said += ", but something else imported its module: its models are there"
+            say(said)
         else:
             loaded.setdefault(plugin.entry_point.group, []).append(plugin.name)
     return loaded
@@ -98,10 +108,12 @@ def find_plugins(attribution_base: type) -> list[Plugin]:
     names = {entry_point.name for entry_point in found}
     for name in skipped - names:
         raise InputError(f"{SKIP}: there is no plugin {name!r}{nearest(name, names)}")
+    modules = {one.module: one.name for one in found if _is_backbone(one) and one.name in skipped}
     plugins: list[Plugin] = []
     for entry_point in found:
-        if entry_point.name in skipped:
-            plugins.append(Plugin(entry_point, skipped=True))
+        if entry_point.name in skipped or entry_point.module in modules:
+            by = entry_point.name if entry_point.name in skipped else modules[entry_point.module]
+            plugins.append(Plugin(entry_point, skipped=by))
             continue
         plugin = _load(entry_point, attribution_base)
         key = entry_point.group, entry_point.name
@@ -131,22 +143,40 @@ def check_skipped(class_path: str) -> None:
 
 def origin_of(module: str) -> str:
     """Return the distribution and version that a module comes from."""
-    package = module.partition(".")[0]
+    package = _package(module)
     for group in (BACKBONES, ATTRIBUTIONS):  # editable distributions do not list their modules
         for entry_point in entry_points(group=group):
-            if entry_point.module.partition(".")[0] == package:
+            if _package(entry_point.module) == package:
                 return Plugin(entry_point).origin
     names = packages_distributions().get(package, [])
     return f"{names[0]} {version(names[0])}" if names else f"module {module}"
 
 
 def layers_of_interest(model: str) -> tuple[str, ...]:
-    """Return the layers that the module of a timm model names for it, in a constant `LAYERS`."""
+    """Return the layers that the module of a timm model names for it, in a constant `LAYERS`.
+
+    Raises:
+        InputError: If the constant is something else.
+    """
     architecture = model.partition(".")[0]
     if not timm.is_model(architecture):
         return ()
-    module = sys.modules[timm.model_entrypoint(architecture).__module__]
-    named: Mapping[str, Iterable[str]] = vars(module).get("LAYERS", {})
+    module = timm.model_entrypoint(architecture).__module__
+    named: object = vars(sys.modules[module]).get("LAYERS", {})
+    own = [name for name, other in _modules_of_models().items() if other == module]
+    what, form = (
+        f"LAYERS of {module} ({origin_of(module)})",
+        f"{{{architecture!r}: ['LAYER', ...]}}",
+    )
+    if not isinstance(named, Mapping):
+        raise InputError(f"{what} is a {type(named).__name__}; give a dict such as {form}")
+    for name, layers in named.items():
+        if name not in own:
+            near = nearest(str(name), own) or f"; there are {', '.join(own)}"
+            raise InputError(f"{what} names {name!r}, which is no model registered there{near}")
+        listed = isinstance(layers, Iterable) and not isinstance(layers, str)
+        if not (listed and all(isinstance(layer, str) for layer in layers)):
+            raise InputError(f"{what} gives {layers!r} for {name}; give a list of names: {form}")
     return tuple(named.get(architecture, ()))
 
 
@@ -155,6 +185,8 @@ def _skipped() -> set[str]:
 
 
 def _load(entry_point: EntryPoint, base: type) -> Plugin:
+    before = _modules_of_models() if _is_backbone(entry_point) else {}
+    imported = entry_point.module in sys.modules
     try:
         with warnings.catch_warnings():
             # timm lets a model take the name of another.
@@ -165,18 +197,35 @@ def _load(entry_point: EntryPoint, base: type) -> Plugin:
         if taken := re.search(r"Overwriting (\S+) in registry", cause):
             cause = f"timm has a model {taken[1]!r} already; register yours by another name"
         return Plugin(entry_point, cause)
-    if entry_point.group == ATTRIBUTIONS:
+    if not _is_backbone(entry_point):
         return Plugin(entry_point, _unfit(plugin, base, entry_point.name), (entry_point.name,))
-    models = _models(entry_point.module.partition(".")[0])
-    cause = "" if models else f"importing {entry_point.module} registers no model with timm"
-    return Plugin(entry_point, cause, models)
+    models, module = _modules_of_models(), sys.modules[entry_point.module]
+    package = _package(module.__name__)
+    if not imported:
+        _GAINED[module] = models.keys() - before.keys()
+    # Its own ones, and those of a package that it imports.
+    gained = {
+        name for name, other in models.items() if _package(other) == _package(module.__name__)
+    }
+    gained |= _GAINED.get(module, set())
+    nothing = f"importing {entry_point.module} registers no model with timm"
+    # Where something else imported it before nobody saw what timm gained.
+    cause = nothing if module in _GAINED and not gained else ""
+    return Plugin(entry_point, cause, tuple(name for name in models if name in gained))
 
 
-def _models(package: str) -> tuple[str, ...]:
-    """Return the timm models whose functions lie in a package."""
+def _is_backbone(entry_point: EntryPoint) -> bool:
+    return entry_point.group == BACKBONES
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _modules_of_models() -> dict[str, str]:
+    """Return every model's name with the module in which its function lies."""
     names: Iterable[str] = timm.list_models()
-    modules = {name: timm.model_entrypoint(name).__module__ for name in names}
-    return tuple(name for name, module in modules.items() if module.partition(".")[0] == package)
+    return {name: timm.model_entrypoint(name).__module__ for name in names}
 
 
 def _unfit(plugin: Any, base: type, name: str) -> str:

@@ -524,7 +524,11 @@ def _has_layers(trial: _BackboneTrial) -> None:
     layers = usable_layers(trial.backbone)
     if not any(layer.attributable for layer in layers) or len(layers) < 2:
         _fail("no two of its modules can be tapped; a layer is a module that runs once in a pass")
-    for name in layers_of_interest(trial.name):
+    try:
+        of_interest = layers_of_interest(trial.name)
+    except InputError as error:
+        _fail(str(error))
+    for name in of_interest:
         if name not in {str(layer.layer) for layer in layers}:
             _fail(f"LAYERS names {name!r}, which mti layers does not list")
 

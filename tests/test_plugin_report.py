@@ -1,5 +1,7 @@
 """`mti plugins`, `mti plugins check NAME` and `mti layers MODEL` at the terminal."""
 
+from zlib import crc32
+
 import pytest
 
 from mti_lightning import registry
@@ -167,3 +169,32 @@ def test_a_model_names_its_layers_of_interest(alone: Site, capsys) -> None:
         1,
         "failed  tests_wrong: layers: LAYERS names 'layer2.0.relu', which mti layers does not list",
     )
+
+
+@pytest.mark.parametrize(
+    ("layers", "cause"),
+    [
+        ("('layer2', 'layer3')", "is a tuple; give a dict such as {{'{0}': ['LAYER', ...]}}"),
+        (
+            "{{'{0}t': ['layer2']}}",
+            "names '{0}t', which is no model registered there; did you mean '{0}'?",
+        ),
+        ("{{3: ['layer2']}}", "names 3, which is no model registered there; there are {0}"),
+        (
+            "{{'{0}': 'layer2'}}",
+            "gives 'layer2' for {0}; give a list of names: {{'{0}': ['LAYER', ...]}}",
+        ),
+        ("{{'{0}': 2}}", "gives 2 for {0}; give a list of names: {{'{0}': ['LAYER', ...]}}"),
+    ],
+)
+def test_layers_of_interest_that_are_none(layers: str, cause: str, alone: Site, capsys) -> None:
+    model = f"tests_odd_layers_{crc32(layers.encode())}"
+    source = f'default_cfgs = {{"{model}": {{"input_size": (3, 64, 64)}}}}\n'
+    source += MODEL.format(name=model) + f"LAYERS = {layers.format(model)}\n"
+    alone.install("mti-odd", "7.7", BACKBONES, {"odd": model}, **{model: source})
+    cause = f"LAYERS of {model} (mti-odd 7.7) {cause.format(model)}"
+    code, lines, said = run(capsys, "layers", model)
+    assert (code, said) == (2, f"mti: error: {cause}\n")
+    assert lines[0].startswith("attribution_layer")  # what can be told is told
+    code, lines, _ = run(capsys, "plugins", "check", "odd")
+    assert (code, lines[-1]) == (1, f"failed  {model}: layers: {cause}")

@@ -12,7 +12,7 @@ import timm
 from mti_lightning.attribution import ActGrad, Attribution
 from mti_lightning.cli import main
 from mti_lightning.errors import InputError
-from mti_lightning.registry import ATTRIBUTIONS, BACKBONES, load_plugins
+from mti_lightning.registry import ATTRIBUTIONS, BACKBONES, find_plugins, load_plugins
 
 GOOD = """
 from mti_lightning.attribution import Attribution
@@ -246,8 +246,72 @@ def test_skipped_plugins_are_not_loaded_and_the_log_says_so(
         "plugin a (bad_a:x, from bad-a 1) is left out by MTI_LIGHTNING_SKIP",
     ]
     monkeypatch.setenv("MTI_LIGHTNING_SKIP", "a,b,Constan")
+    assert message().startswith(
+        "MTI_LIGHTNING_SKIP: there is no plugin 'Constan'; did you mean 'Constant'"
+    )
+
+
+def test_a_wrapper_of_another_package_s_model(site: Site) -> None:
+    model = MODEL.format(name="tests_wrapped_resnet")
+    site.install("wrap", "1", BACKBONES, {"wrapped": "wrap_one"}, wrap_one="import wrapped_one")
+    (site.folder / "wrapped_one.py").write_text(model)
+    for _ in range(2):  # the second time in a process nothing is imported
+        (found,) = [one for one in find_plugins(Attribution) if one.name == "wrapped"]
+        assert (found.cause, found.offers) == ("", ("tests_wrapped_resnet",))
+
+
+def test_a_wrapper_that_was_imported_before_is_not_called_broken(site: Site) -> None:
+    model = MODEL.format(name="tests_early_resnet")
+    site.install("early", "1", BACKBONES, {"early": "early_one"}, early_one="import early_net")
+    (site.folder / "early_net.py").write_text(model)
+    importlib.import_module("early_one")
+    assert "early" in load_plugins(Attribution)[BACKBONES]
+
+
+def test_a_wrapper_of_a_model_whose_name_is_taken(site: Site) -> None:
+    (site.folder / "taken_net.py").write_text(MODEL.format(name="test_resnet"))
+    site.install("taken", "1", BACKBONES, {"taken": "taken_one"}, taken_one="import taken_net")
     assert message() == (
-        "MTI_LIGHTNING_SKIP: there is no plugin 'Constan'; did you mean 'Constant'?"
+        f"{HEAD}taken (taken_one, from taken 1): timm has a model 'test_resnet' already; register "
+        "yours by another name"
+    )
+
+
+def test_a_skipped_model_does_not_come_in_by_another_name(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = MODEL.format(name="tests_twofold_resnet")
+    two = {"first": "twofold_one", "second": "twofold_one"}
+    site.install("twofold", "1", BACKBONES, two, twofold_one=model + GOOD)
+    site.install("its-method", "2", ATTRIBUTIONS, {"Constant": "twofold_one:Constant"})
+    monkeypatch.setenv("MTI_LIGHTNING_SKIP", "first")
+    with caplog.at_level(logging.INFO, "mti_lightning"):
+        loaded = load_plugins(Attribution)
+    assert not {"first", "second", "Constant"} & {
+        name for found in loaded.values() for name in found
+    }
+    assert not timm.is_model("tests_twofold_resnet")
+    also = "is left out by MTI_LIGHTNING_SKIP=first, which is of the same module"
+    assert caplog.messages == [
+        "plugin first (twofold_one, from twofold 1) is left out by MTI_LIGHTNING_SKIP",
+        f"plugin second (twofold_one, from twofold 1) {also}",
+        f"plugin Constant (twofold_one:Constant, from its-method 2) {also}",
+    ]
+
+
+def test_a_skipped_model_that_something_else_imports_is_told_of(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = MODEL.format(name="tests_backdoor_resnet")
+    site.install("front", "1", BACKBONES, {"front": "front_one"}, front_one=model)
+    site.install("back", "1", BACKBONES, {"back": "back_one"}, back_one="import front_one")
+    monkeypatch.setenv("MTI_LIGHTNING_SKIP", "front")
+    with caplog.at_level(logging.INFO, "mti_lightning"):
+        load_plugins(Attribution)
+    (said,) = caplog.messages
+    assert said == (
+        "plugin front (front_one, from front 1) is left out by MTI_LIGHTNING_SKIP, but something "
+        "else imported its module: its models are there"
     )
 
 
