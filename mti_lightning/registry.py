@@ -204,9 +204,7 @@ def _load(entry_point: EntryPoint, base: type) -> Plugin:
     if not imported:
         _GAINED[module] = models.keys() - before.keys()
     # Its own ones, and those of a package that it imports.
-    gained = {
-        name for name, other in models.items() if _package(other) == _package(module.__name__)
-    }
+    gained = {name for name, other in models.items() if _package(other) == package}
     gained |= _GAINED.get(module, set())
     nothing = f"importing {entry_point.module} registers no model with timm"
     # Where something else imported it before nobody saw what timm gained.

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from mti_lightning import Attribution, Backbone, InputError, Layer
 from mti_lightning.attribution import Pass
+from mti_lightning.backbone import Site
 from mti_lightning.feature import Probe
+from mti_lightning.signs import excitation, inhibition
 from mti_sae.dictionary import Dictionary
 
 
@@ -30,6 +32,21 @@ class Atoms:
     codes: Tensor
     responses: Tensor
 
+    @property
+    def excitation(self) -> Tensor:
+        """E⁺ of each atom, over the positions, [N, K]."""
+        return excitation(self.attribution.flatten(0, 1)).view_as(self.attribution[..., 0])
+
+    @property
+    def inhibition(self) -> Tensor:
+        """E⁻ of each atom, over the positions, [N, K], not negative."""
+        return inhibition(self.attribution.flatten(0, 1)).view_as(self.attribution[..., 0])
+
+    @property
+    def tension(self) -> Tensor:
+        """√(E⁺E⁻) of each atom, [N, K]: large where it excites in one place, inhibits in another."""
+        return (self.excitation * self.inhibition).sqrt()
+
 
 @torch.enable_grad()
 def attribute_atoms(
@@ -47,12 +64,15 @@ def attribute_atoms(
     Raises:
         InputError: If the dictionary does not fit the layer.
     """
+    site = backbone.site(layer)
+    dictionary.check_fits(site)
     tapped = backbone.run(pictures, [layer, probe.layer], cut=layer)
     activations, responses = tapped[layer], probe(tapped[probe.layer])
     (gradient,) = torch.autograd.grad(responses.sum(), activations)
-    dim = dictionary.channel_dim(activations)
     values, slopes = (
-        t.detach().movedim(dim, -1).flatten(1, -2) if t.ndim > 2 else t.detach()[:, None]
+        t.detach().movedim(site.channel_dim, -1).flatten(1, -2)
+        if t.ndim > 2
+        else t.detach()[:, None]
         for t in (activations, gradient)
     )  # [N, P, C]
     codes = dictionary.encode(values)  # [N, P, K]
@@ -100,18 +120,18 @@ class AtomGradient(Attribution):
         (gradient,) = torch.autograd.grad(
             forward.responses.sum(), forward.activations, create_graph=create_graph
         )
-        return self._counted(forward.activations) * gradient
+        return self._counted(forward.activations, forward.site) * gradient
 
-    def _counted(self, activations: Tensor) -> Tensor:
+    def _counted(self, activations: Tensor, site: Site) -> Tensor:
         """Return what part of the activations counts."""
         if self.dictionary is None:
             return activations
-        dim = self.dictionary.channel_dim(activations)
-        values = activations.movedim(dim, -1)  # [N, ..., C]
+        self.dictionary.check_fits(site)
+        values = activations.movedim(site.channel_dim, -1)  # [N, ..., C]
         codes = self.dictionary.encode(values)  # [N, ..., K]
         atoms = self.dictionary.atoms.to(values)
         explained = codes @ atoms
         chosen = explained if self.atoms is None else codes[..., self.atoms] @ atoms[self.atoms]
         if self.rest:
             chosen = chosen + values - explained
-        return chosen.movedim(-1, dim)
+        return chosen.movedim(-1, site.channel_dim)

@@ -19,7 +19,11 @@ from mti_lightning.feature import Probe
 from mti_sae.atoms import Atoms, attribute_atoms
 from mti_sae.dictionary import Dictionary
 
-COLUMNS = ("picture", "response", "rest", "sign", "atom", "attribution", "row", "column")
+SPLIT = ("excitation", "inhibition", "tension")
+COLUMNS = (
+    *("picture", "response", "rest", "sign", "atom", "attribution", *SPLIT),
+    *("row", "column"),  # where it is strongest
+)
 Row = tuple[object, ...]
 
 
@@ -31,12 +35,14 @@ def rank(
     data: PictureData,
     count: int = 5,
     out: str = "atoms.csv",
+    summary: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Rank the atoms of a dictionary by how much they excite and inhibit a feature.
 
     Writes a table, for each picture its most exciting and most inhibiting atoms, and prints those
-    that do so on the average.
+    that do so on the average. An atom's attribution is its excitation (E+) less its inhibition
+    (E-); it has both, and tension, where it excites in one place and inhibits in another.
 
     Args:
         backbone: The frozen network.
@@ -46,14 +52,15 @@ def rank(
         data: The pictures.
         count: Atoms of each sign.
         out: The table to write.
+        summary: Another table to write, of all atoms: excitation, inhibition and tension, each the
+            average over the pictures.
         overwrite: Replace what is there.
     """
-    if Path(out).exists() and not overwrite:
-        raise InputError(f"{out} exists; give --out another name, or --overwrite true")
+    _check_free(overwrite, out=out, summary=summary)
     probe, layer = Probe(Feature.parse(feature), backbone), Layer.parse(attribution_layer)
     check_path(backbone, probe, layer)
     data.use(backbone.preprocessing)
-    total, pictures = torch.zeros(len(dictionary.atoms)), 0
+    total, pictures = torch.zeros(len(SPLIT), len(dictionary.atoms)), 0
     with Path(out).open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
@@ -65,13 +72,34 @@ def rank(
             keys = [data.pictures.keys[index] for index in batch.indices.tolist()]
             for number, key in enumerate(keys):
                 writer.writerows((key, *row) for row in _rows(atoms, number, count, grid))
-            total += atoms.attribution.sum((0, 2))
+            total += _split(atoms).sum(1)
             pictures += len(keys)
+    mean = total / max(pictures, 1)
     print(out)
-    if pictures:
-        mean = total / pictures
-        for sign, atom in _strongest(mean, count):
-            print(f"{sign} atom {atom}: {mean[atom]:+.4g} on the average of {pictures} pictures")
+    if summary is not None:
+        with Path(summary).open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("atom", *SPLIT))
+            writer.writerows((atom, *row) for atom, row in enumerate(mean.T.tolist()))
+        print(summary)
+    net = mean[0] - mean[1]
+    for sign, atom in _strongest(net, count):
+        excited, inhibited, tension = mean[:, atom].tolist()
+        print(
+            f"{sign} atom {atom}: {net[atom]:+.4g} on the average of {pictures} pictures; "
+            f"E+ {excited:.4g}, E- {inhibited:.4g}, tension {tension:.4g}"
+        )
+
+
+def _check_free(overwrite: bool, **outputs: str | None) -> None:
+    for name, path in outputs.items():
+        if path is not None and Path(path).exists() and not overwrite:
+            raise InputError(f"{path} exists; give --{name} another name, or --overwrite true")
+
+
+def _split(atoms: Atoms) -> Tensor:
+    """Return E⁺, E⁻ and tension, [3, N, K]."""
+    return torch.stack([atoms.excitation, atoms.inhibition, atoms.tension])
 
 
 def _strongest(attribution: Tensor, count: int) -> Iterator[tuple[str, int]]:
@@ -87,13 +115,15 @@ def _rows(atoms: Atoms, number: int, count: int, grid: tuple[int, int] | None) -
     """Describe a picture's strongest atoms, each with the position where it is strongest."""
     attribution = atoms.attribution[number]  # [K, P]
     summed = attribution.sum(1)
+    split = _split(atoms)[:, number]
     response, rest = float(atoms.responses[number]), float(atoms.rest[number].sum())
     for sign, atom in _strongest(summed, count):
         place = int((attribution[atom] * (1 if sign == "+" else -1)).argmax())
         # Tokens that stand before the grid, such as the class token, have no row.
         place -= 0 if grid is None else attribution.shape[1] - grid[0] * grid[1]
         row, column = ("", "") if grid is None or place < 0 else divmod(place, grid[1])
-        yield (response, rest, sign, atom, float(summed[atom]), row, column)
+        of_atom = (float(summed[atom]), *split[:, atom].tolist())
+        yield (response, rest, sign, atom, *of_atom, row, column)
 
 
 def export(
@@ -116,8 +146,7 @@ def export(
         raise InputError(f"dictionary {dictionary.path} has no encoder; give --side atoms")
     if not out.endswith(".npy"):
         raise InputError(f"out {out!r}: features read .npy files")
-    if Path(out).exists() and not overwrite:
-        raise InputError(f"{out} exists; give --out another name, or --overwrite true")
+    _check_free(overwrite, out=out)
     np.save(out, directions.contiguous().numpy())
     print(f"{out}: {len(directions)} directions of {directions.shape[1]} channels")
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mti_lightning import InputError
+from mti_lightning.backbone import Site
 
 # What sparse autoencoders call their parts. Linear layers keep weights transposed.
 _ATOMS = (("W_dec", False), ("decoder.weight", True), ("dictionary", False), ("atoms", False))
@@ -100,20 +101,18 @@ class Dictionary:
             codes = torch.zeros_like(codes).scatter(-1, largest.indices, largest.values)
         return codes
 
-    def channel_dim(self, activations: Tensor) -> int:
-        """Return where activations [N, C], [N, T, C], [N, C, H, W] or [N, H, W, C] have channels.
+    def check_fits(self, site: Site) -> None:
+        """Make sure that a layer's activations have as many channels as the atoms.
 
         Raises:
-            InputError: If they have another number of channels.
+            InputError: If they have not.
         """
         channels = self.atoms.shape[1]
-        for dim in (1, -1) if activations.ndim == 4 else (-1,):
-            if activations.shape[dim] == channels:
-                return dim
-        raise InputError(
-            f"dictionary {self.path}: its atoms have {channels} channels, which the layer's "
-            f"activations {list(activations.shape[1:])} have not"
-        )
+        if site.channels != channels:
+            raise InputError(
+                f"dictionary {self.path}: its atoms have {channels} channels, the layer's "
+                f"activations {list(site.shape)} have {site.channels}"
+            )
 
 
 def _part(parts: Mapping[str, Tensor], names: tuple[str, ...], size: int, path: str) -> Tensor:

@@ -1,6 +1,7 @@
 """Dictionaries: files, codes, what atoms contribute, and the commands."""
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,46 @@ def test_atoms_and_rest_add_up_to_act_grad(
     close(some.sum(site.channel_dim).flatten(1), found.attribution[:, atoms].sum(1))
 
 
+@pytest.mark.parametrize("model", ["channels last", "channels first"])
+def test_maps_as_wide_as_they_have_channels(model: str, tmp_path: Path) -> None:
+    swin = {"embed_dim": 16, "depths": (1, 1), "num_heads": (2, 2), "window_size": 4}
+    backbone, layer = {
+        "channels last": (
+            Backbone("swin_tiny_patch4_window7_224", "random", 0, (64, 64), swin),
+            Layer("layers.0"),  # [N, 16, 16, 16]
+        ),
+        "channels first": (Backbone("test_resnet", "random", 0, (128, 128)), Layer("layer1")),
+    }[model]
+    site = backbone.site(layer)
+    assert site.shape[0] == site.shape[1] == site.shape[2]
+    np.save(tmp_path / "channels.npy", np.eye(site.channels, dtype=np.float32))
+    dictionary = Dictionary(str(tmp_path / "channels.npy"))
+    pictures = torch.rand(2, 3, *backbone.preprocessing.size)
+    feature = "head.fc:3" if model == "channels last" else "fc:3"
+    probe = Probe(Feature.parse(feature), backbone)
+    expected = run(backbone, pictures, feature, str(layer), ActGrad())
+    found = attribute_atoms(backbone, pictures, probe, layer, dictionary)
+    close(found.attribution, expected.movedim(site.channel_dim, 1).flatten(2))
+    method = AtomGradient(dictionary, [3])
+    some = run(backbone, pictures, feature, str(layer), method)
+    only = torch.zeros_like(expected)
+    only.select(site.channel_dim, 3).copy_(expected.select(site.channel_dim, 3))
+    close(some, only)
+
+
+def test_an_atom_s_excitation_inhibition_and_tension(path: str) -> None:
+    backbone, pictures = Backbone("vetoed_shapes_resnet"), shapes(3)
+    probe = Probe(Feature("fc", 3), backbone)
+    atoms = attribute_atoms(backbone, pictures, probe, Layer("layer3"), Dictionary(path))
+    parts = atoms.attribution.numpy()  # [N, K, P]
+    close(atoms.excitation, torch.from_numpy(np.where(parts > 0, parts, 0).sum(2)))
+    close(atoms.inhibition, torch.from_numpy(np.where(parts < 0, -parts, 0).sum(2)))
+    close(atoms.excitation - atoms.inhibition, atoms.attribution.sum(2))
+    both = (parts > 0).any(2) & (parts < 0).any(2)
+    assert torch.equal(atoms.tension > 0, torch.from_numpy(both))
+    close(atoms.tension**2, atoms.excitation * atoms.inhibition)
+
+
 def test_channels_as_atoms_are_act_grad(tmp_path: Path) -> None:
     backbone, pictures = Backbone("vetoed_shapes_resnet"), shapes(3)
     np.save(tmp_path / "channels.npy", np.eye(CHANNELS, dtype=np.float32))
@@ -205,7 +246,9 @@ def test_its_own_derivative_equals_finite_differences(path: str) -> None:
 
 def test_what_does_not_fit_is_refused(path: str) -> None:
     backbone = Backbone("vetoed_shapes_resnet")
-    with pytest.raises(InputError, match="its atoms have 128 channels, which the layer's activ"):
+    with pytest.raises(
+        InputError, match=r"128 channels, the layer's activations \[192, 6, 6\] have"
+    ):
         run(backbone, shapes(1), "fc:3", "layer4", AtomGradient(Dictionary(path)))
     with pytest.raises(InputError, match=r"atoms: 300 is out of range; there are atoms 0\.\.299"):
         AtomGradient(Dictionary(path), [2, 300])
@@ -230,9 +273,11 @@ def test_in_the_embedded_world_a_shape_s_atom_excites_and_its_veto_s_inhibits(
     arguments += ["--attribution_layer=layer4", f"--dictionary.path={tmp_path / 'shapes.npy'}"]
     arguments += ["--data=VetoedShapesPictures", "--data.size=64", "--data.contents=tense"]
     arguments += ["--count=1", f"--out={tmp_path / 'atoms.csv'}"]
+    arguments += [f"--summary={tmp_path / 'summary.csv'}"]
     command(arguments)
     printed = capsys.readouterr().out.splitlines()
-    assert printed[1].startswith("+ atom 3: +")
+    assert printed[:2] == [str(tmp_path / "atoms.csv"), str(tmp_path / "summary.csv")]
+    assert printed[2].startswith("+ atom 3: +")
     with (tmp_path / "atoms.csv").open() as file:
         rows = list(csv.DictReader(file))
     pictures_named = list(dict.fromkeys(row["picture"] for row in rows))
@@ -245,10 +290,22 @@ def test_in_the_embedded_world_a_shape_s_atom_excites_and_its_veto_s_inhibits(
     assert strongest == {"+": [3] * 8, "-": [veto_of(3)] * 8}
     for row in rows:
         assert (float(row["attribution"]) > 0) == (row["sign"] == "+")
+        net = float(row["excitation"]) - float(row["inhibition"])
+        assert net == pytest.approx(float(row["attribution"]), rel=1e-3, abs=1e-4)
         assert 0 <= int(row["row"]) < backbone.site(Layer("layer4")).grid[0]
+    with (tmp_path / "summary.csv").open() as file:
+        summary = list(csv.DictReader(file))
+    assert [int(row["atom"]) for row in summary] == [*range(9)]
+    said = re.search(r"E\+ (\S+), E- (\S+), tension (\S+)", printed[2])
+    assert said is not None
+    for name, value in zip(("excitation", "inhibition", "tension"), said.groups(), strict=True):
+        assert float(summary[3][name]) == pytest.approx(float(value), rel=1e-3)
     with pytest.raises(SystemExit):
         command(arguments)
     assert "atoms.csv exists; give --out another name" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command([*arguments, f"--out={tmp_path / 'other.csv'}"])
+    assert "summary.csv exists; give --summary another name" in capsys.readouterr().err
 
 
 def test_exported_directions_are_features(path: str, tmp_path: Path) -> None:
