@@ -44,7 +44,7 @@ class Atoms:
 
     @property
     def tension(self) -> Tensor:
-        """√(E⁺E⁻) of each atom, [N, K]: large where it excites in one place, inhibits in another."""
+        """√(E⁺E⁻) of each atom, [N, K]: large if it excites in some places, inhibits in others."""
         return (self.excitation * self.inhibition).sqrt()
 
 
@@ -70,10 +70,8 @@ def attribute_atoms(
     activations, responses = tapped[layer], probe(tapped[probe.layer])
     (gradient,) = torch.autograd.grad(responses.sum(), activations)
     values, slopes = (
-        t.detach().movedim(site.channel_dim, -1).flatten(1, -2)
-        if t.ndim > 2
-        else t.detach()[:, None]
-        for t in (activations, gradient)
+        part.detach().movedim(site.channel_dim, -1).reshape(len(part), -1, site.channels)
+        for part in (activations, gradient)
     )  # [N, P, C]
     codes = dictionary.encode(values)  # [N, P, K]
     attribution = codes * (slopes @ dictionary.atoms.T.to(slopes))

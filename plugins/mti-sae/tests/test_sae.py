@@ -246,9 +246,7 @@ def test_its_own_derivative_equals_finite_differences(path: str) -> None:
 
 def test_what_does_not_fit_is_refused(path: str) -> None:
     backbone = Backbone("vetoed_shapes_resnet")
-    with pytest.raises(
-        InputError, match=r"128 channels, the layer's activations \[192, 6, 6\] have"
-    ):
+    with pytest.raises(InputError, match=r"128 channels, the layer's activations \[192, 6,"):
         run(backbone, shapes(1), "fc:3", "layer4", AtomGradient(Dictionary(path)))
     with pytest.raises(InputError, match=r"atoms: 300 is out of range; there are atoms 0\.\.299"):
         AtomGradient(Dictionary(path), [2, 300])
