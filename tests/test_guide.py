@@ -33,7 +33,7 @@ print(mti_plainnet.__file__, mti_smoothgrad.__file__, sep="\\n")
 def python(folder: Path, *arguments: str) -> list[str]:
     paths = [folder / "site", *(folder / name for name in FILES), ROOT]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: PLW1510  what it said is told below
         [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -47,7 +47,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     (folder / "site").mkdir()
     written, commands = [], []
     for path, language, block in re.findall(
-        r"(?:^`(mti-[^`]+)`(?:(?!```).)*?)?^```(\w*)\n(.*?)^```$", GUIDE, re.M | re.S
+        r"(?:^`(mti-[^`]+)`(?:(?!```).)*?)?^```(\w*)\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL
     ):
         if language:  # in the folder that a command has made
             (folder / path).write_text(block)
