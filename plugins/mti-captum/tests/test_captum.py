@@ -29,6 +29,7 @@ from mti_lightning import ActGrad, Attribution, Backbone, Feature, InputError, L
 from mti_lightning.attribution import Pass
 from mti_lightning.cli import main
 from mti_lightning.feature import Probe
+from mti_lightning.testing import check_attribution
 from mti_lightning.vetoed_shapes import VetoedShapes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -77,6 +78,15 @@ def passing(backbone: Backbone, pictures: Tensor, feature: str, layer: str) -> P
     method = Passing()
     run(backbone, pictures, feature, layer, method)
     return method.forward
+
+
+@pytest.mark.parametrize(
+    "method",
+    [*METHODS, pytest.param(IntegratedGradients(), marks=pytest.mark.slow)],
+    ids=lambda method: f"{type(method).__name__}-{method.arguments.get('steps')}",
+)
+def test_it_keeps_its_word(method: Attribution) -> None:
+    check_attribution(method)
 
 
 @pytest.mark.parametrize("layer", ["layer4", "layer3", "layer2.0.bn2"])

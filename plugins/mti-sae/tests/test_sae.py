@@ -16,6 +16,7 @@ from torch import Tensor
 from mti_lightning import ActGrad, Attribution, Backbone, Feature, InputError, Layer, attribute
 from mti_lightning.cli import main
 from mti_lightning.feature import Probe
+from mti_lightning.testing import check_attribution
 from mti_lightning.vetoed_shapes import VetoedShapes, veto_of
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -213,6 +214,10 @@ def test_an_atom_s_excitation_inhibition_and_tension(path: str) -> None:
     both = (parts > 0).any(2) & (parts < 0).any(2)
     assert torch.equal(atoms.tension > 0, torch.from_numpy(both))
     close(atoms.tension**2, atoms.excitation * atoms.inhibition)
+
+
+def test_it_keeps_its_word() -> None:
+    check_attribution(AtomGradient())
 
 
 def test_channels_as_atoms_are_act_grad(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torchvision
 from mti_zennit import ModifiedGradient, Relevance
 from torch import Tensor, nn
 from zennit import composites
+from zennit.attribution import Gradient
 from zennit.rules import Epsilon
 from zennit.torchvision import ResNetCanonizer
 from zennit.types import Linear
@@ -18,6 +19,7 @@ from zennit.types import Linear
 from mti_lightning import ActGrad, Attribution, Backbone, Feature, InputError, Layer, attribute
 from mti_lightning.cli import main
 from mti_lightning.feature import Probe
+from mti_lightning.testing import check_attribution
 from mti_lightning.vetoed_shapes import VetoedShapes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -176,6 +178,22 @@ def test_the_plain_gradient_is_act_times_grad(layer: str) -> None:
         )
 
 
+@pytest.mark.parametrize("place", [1, 2, 3], ids=["layer2", "layer3", "layer4"])
+def test_act_grad_captum_and_zennit_give_the_same(place: int) -> None:
+    captum = pytest.importorskip("mti_captum")
+    backbone, pictures = Backbone("vetoed_shapes_resnet"), shapes(4)
+    network, layer = backbone.network, f"layer{place + 1}"
+    stages = [network.layer1, network.layer2, network.layer3, network.layer4]
+    head = nn.Sequential(*stages[place + 1 :], network.global_pool, network.fc)
+    activations = backbone.run(pictures, [Layer(layer)])[Layer(layer)].detach()
+    for kind in (0, 3):
+        one = torch.eye(8)[[kind] * len(pictures)]
+        _, gradient = Gradient(head)(activations.clone(), one)
+        for method in (ActGrad(), captum.GradientXActivation(), ModifiedGradient("none")):
+            found = run(backbone, pictures, f"fc:{kind}", layer, method)
+            close(found, activations * gradient, 1e-6)
+
+
 def test_over_a_linear_head_every_composite_is_act_times_grad() -> None:
     backbone, pictures = Backbone("vetoed_shapes_resnet"), shapes(8)
     expected = run(backbone, pictures, "fc:3", "layer4", ActGrad())
@@ -192,6 +210,13 @@ def test_the_layer_below_the_feature_keeps_its_signs() -> None:
     for name in ("epsilon_plus", "epsilon_alpha2_beta1"):
         _, found, _ = attribute(backbone, pictures, [probe] * 8, layer, Relevance(name))
         close(found, expected, 1e-4)
+
+
+@pytest.mark.parametrize(
+    "method", [Relevance(), ModifiedGradient(), ModifiedGradient("none")], ids=lambda m: m.composite
+)
+def test_it_keeps_its_word(method: Attribution) -> None:
+    check_attribution(method)
 
 
 def test_relevance_is_linear_in_the_feature() -> None:
