@@ -1,12 +1,15 @@
 """`mti plugins`, `mti plugins check NAME` and `mti layers MODEL` at the terminal."""
 
+import tomllib
+from pathlib import Path
 from zlib import crc32
 
 import pytest
 
-from mti_lightning import registry
+from mti_lightning import plugin_report, registry
 from mti_lightning.cli import main
 from mti_lightning.registry import ATTRIBUTIONS, BACKBONES
+from mti_lightning.testing import Check
 from tests.test_registry import GOOD, MODEL, Site, site  # noqa: F401  the fixture
 
 FIT = """
@@ -76,6 +79,21 @@ def test_a_table_of_what_is_installed(alone: Site, capsys, monkeypatch) -> None:
     assert fit.split() == ["Fit", "method", "mti-fit", "7.7", "Fit", "ok", "(12)"]
     assert left.split() == ["Left", "method", "mti-left", "7.7", "-", "skipped"]
     assert "  failed signs on a linear head: over a linear head" in unfit
+
+
+def test_the_five_plugins_of_this_repository_are_listed(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(plugin_report, "run_checks", lambda _: [Check("loads", True)])
+    code, lines, _ = run(capsys, "plugins")
+    assert code == 0
+    listed = {tuple(line.split()[:4]) for line in lines[1:]}
+    files = sorted((Path(__file__).parents[1] / "plugins").glob("*/pyproject.toml"))
+    assert len(files) == 5
+    for file in files:
+        project = tomllib.loads(file.read_text())["project"]
+        for group, names in project["entry-points"].items():
+            kind = "model" if group == BACKBONES else "method"
+            rows = {(name, kind, project["name"], project["version"]) for name in names}
+            assert rows <= listed
 
 
 def test_nothing_is_installed(alone: Site, capsys) -> None:

@@ -48,7 +48,8 @@ class Conductance(Attribution):
 
     def __init__(self, steps: int = 64, grey: float = 0.5) -> None:
         _check(steps, grey)
-        self.steps, self.grey = steps, grey
+        self.steps = steps
+        self.grey: float = grey
 
     def attribute(self, forward: Pass, create_graph: bool) -> Tensor:
         last, gradient = _pass_at(forward, self.grey, 0.0)
@@ -80,7 +81,8 @@ class InternalInfluence(Attribution):
 
     def __init__(self, steps: int = 64, grey: float = 0.5) -> None:
         _check(steps, grey)
-        self.steps, self.grey = steps, grey
+        self.steps = steps
+        self.grey: float = grey
 
     def attribute(self, forward: Pass, create_graph: bool) -> Tensor:
         points, weights = np.polynomial.legendre.leggauss(self.steps)  # as Captum's, from -1 to 1
