@@ -94,8 +94,8 @@ def main() -> None:
 
                 for name, method, forward in (
                     ("ActGrad", ActGrad(), zero),
-                    ("IntegratedGradients", IntegratedGradients(), zero),
-                    ("IntegratedGradients, from the mean", IntegratedGradients(), centred),
+                    ("IntegratedGradients", IntegratedGradients(most=0), zero),
+                    ("IntegratedGradients, from the mean", IntegratedGradients(most=0), centred),
                     ("DeepLift", DeepLift(), zero),
                     ("DeepLift, from the mean", DeepLift(), centred),
                     ("GradientShap", GradientShap(), zero),
