@@ -128,8 +128,8 @@ class SweepStore:
         if lacking:
             version = self.made.get("version", "an unknown version")
             raise InputError(
-                f"the sweep at {self.path} lacks {', '.join(lacking)}: mti_lightning {version} made "
-                "it without; run its mti predict again with --model.overwrite true, or give another"
+                f"the sweep at {self.path} lacks {', '.join(lacking)}: mti_lightning {version} "
+                "made it without; move it away and sweep again, or give another"
             )
 
     @classmethod

@@ -138,8 +138,8 @@ def test_a_sweep_of_another_version_that_lacks_something_is_refused(
         del store.group[name.replace("rivals/", "rivals/0/")]
     with pytest.raises(
         InputError,
-        match=rf"^the sweep at {path} lacks {name}: mti_lightning 0 made it without; run its mti "
-        "predict again with --model.overwrite true, or give another$",
+        match=rf"^the sweep at {path} lacks {name}: mti_lightning 0 made it without; move it away "
+        "and sweep again, or give another$",
     ):
         SweepStore(path).rivals(0)
     check_place(path)  # it may be replaced
@@ -149,7 +149,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     store = SweepStore.begin(tmp_path / "s.zarr", MADE, KEYS, np.ones(4, np.float32), 2)
     moved = {**MADE["data"], "init_args": {"path": "/there", "limit": 3}}
     store.check({**MADE, "version": "1", "data": moved}, KEYS)
-    with pytest.raises(InputError, match=r"lacks precision: mti_lightning 0 made it without; run"):
+    with pytest.raises(InputError, match=r"lacks precision: mti_lightning 0 made it without; move"):
         store.check({**MADE, "precision": "32-true"}, KEYS)
     with pytest.raises(InputError, match=r"made with features \['fc:0', 'fc:1'\], not \['fc:0'\]"):
         store.check({**MADE, "features": ["fc:0"]}, KEYS)

@@ -1,10 +1,12 @@
-"""What the judge says of rendered pictures. `python -m tests.tools.verdicts` prints the table of
-the README.
+"""What the judge says of rendered pictures, and how well measures rank tense pictures.
+
+`python -m tests.tools.verdicts` prints the README's figures.
 """
 
 import argparse
 import warnings
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -241,7 +243,17 @@ def main() -> None:
             f"{tense.balance.min():.2f}, "
             f"tension {(tense.tension / tense.natural).min():.1f} times the 99th percentile or more"
         )
+    measures = ("tension", "tension_centred", "minimum", "harmonic", "tension_l2")
+    print("| pictures | attribution layer | " + " | ".join(measures) + " |")
+    print("|---" * (2 + len(measures)) + "|")
     with TemporaryDirectory() as folder:
+        for contents, layer in (
+            *product(("random",), ("layer4", "layer3", "layer2")),
+            *product(("overlap",), ("layer4", "layer3")),
+        ):
+            ranked = rank_tense(layer, Path(folder, f"{contents}_{layer}.zarr"), contents=contents)
+            figures = " | ".join(f"{ranked[measure]:.3f}" for measure in measures)
+            print(f"| {contents} | {layer} | {figures} |", flush=True)
         for kind in range(len(KINDS)):
             for sign, face in judge_atlas(kind, Path(folder, f"{kind}.zarr")).items():
                 print(
