@@ -1,11 +1,13 @@
 """What the toys cost beside one start at a time, and how well interference is told from inhibition.
 
-`python -m benchmarks.superposition` prints four tables, which takes hours; `make bench` prints the
-first two, docs/interference.md holds the last. Speed: a step of 1,000 starts as a model, run by the
-trainer, beside a step of one network in plain PyTorch on samples drawn beforehand. Loss: the same
-starts on the same samples, one by one and as one model. Halving: where the start that ends best
-stood when others are dropped. Interference: AUROC of telling genuine tension from interference,
-over toys of several sizes and sparsities; 0.5 is chance.
+`python -m benchmarks.superposition` prints five tables, which takes hours; `make bench` prints the
+first two, docs/interference.md holds the last two. Speed: a step of 1,000 starts as a model, run by
+the trainer, beside a step of one network in plain PyTorch on samples drawn beforehand. Loss: the
+same starts on the same samples, one by one and as one model. Halving: where the start that ends
+best stood when others are dropped. Interference: AUROC of telling genuine tension from
+interference, over toys of several sizes and sparsities; 0.5 is chance. Narrow: the same in a vision
+network with fewer channels than the world has shapes, with the tension of signs that are split at
+each position and with that of signs that are split after positions are summed.
 """
 
 import argparse
@@ -16,13 +18,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 
-from mti_lightning import interference
+from mti_lightning import Backbone, Sweep, SweepStore, VetoedShapesPictures, interference
 from mti_lightning.signs import Tension, cosine
 from mti_lightning.streams import stream, stream_key
 from mti_lightning.superposition import AbsoluteValue, ExclusiveOr, Toy, Weights, tension_causes
@@ -242,13 +246,17 @@ def scores(toy: Toy, weights: Weights, samples: int, seed: int) -> dict[str, flo
     truth = genuine[chosen].long()
     if min(truth.sum(), (1 - truth).sum()) < FEWEST:
         return {}
+    return aurocs(ways, chosen, truth) | {"genuine": float(truth.float().mean())}
+
+
+def aurocs(ways: dict[str, Tensor], chosen: Tensor, truth: Tensor) -> dict[str, float]:
+    """Return the AUROC of each way's values where `chosen`."""
     # Ranks, since binary_auroc takes scores outside 0..1 for logits, and squeezes them.
     ranks = {way: values[chosen].unique(return_inverse=True)[1] for way, values in ways.items()}
-    found = {
+    return {
         way: float(binary_auroc(rank / rank.max().clamp(min=1), truth))
         for way, rank in ranks.items()
     }
-    return found | {"genuine": float(truth.float().mean())}
 
 
 def tell_apart(size: tuple[type[Toy], int, int, float], groups: int, seeds: Sequence[int]) -> Row:
@@ -268,9 +276,38 @@ def tell_apart(size: tuple[type[Toy], int, int, float], groups: int, seeds: Sequ
     return row
 
 
+def tell_apart_in_pictures(summed: Literal["channels", "positions"], pictures: int = 1500) -> Row:
+    """Return the AUROC of each measure of a sweep of the narrow backbone, over all classes.
+
+    Genuine: shape and veto are in the picture. Interference: neither is.
+    """
+    data = VetoedShapesPictures(pictures, seed=41, contents="random")
+    with TemporaryDirectory() as folder:
+        store = Path(folder, "sweep.zarr")
+        sweep = Sweep(
+            Backbone("vetoed_shapes_narrow"),
+            ["fc:*"],
+            "layer4",
+            tension=Tension(summed=summed),
+            store=str(store),
+            calibrate=1024,
+        )
+        trainer = Trainer(logger=False, enable_progress_bar=False, accelerator="cpu")
+        trainer.predict(sweep, datamodule=data, return_predictions=False)
+        found = SweepStore(store)
+        measures = ("tension", "tension_centred", "response", "interference")
+        values = {name: torch.from_numpy(found.values(name)) for name in measures}
+    held = [data.world[index] for index in range(pictures)]
+    present, tense = (torch.stack([of[name] for of in held]) for name in ("present", "tense"))
+    neither = (present + present.roll(-3, 1)) == 0  # the veto of shape k is shape k + 3
+    chosen = neither | (tense == 1)
+    values["index"] = -values.pop("interference")
+    return {"summed": summed} | aurocs(values, chosen, tense[chosen].long())
+
+
 def main() -> None:
     """Print the tables, and write them where asked."""
-    tables = ("speed", "loss", "halving", "interference")
+    tables = ("speed", "loss", "halving", "interference", "narrow")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=tables, default=tables)
     parser.add_argument(
@@ -293,6 +330,7 @@ def main() -> None:
         "interference": lambda: [
             tell_apart(size, given.groups, given.seeds) for size in [*SIZES, *OTHER_SIZES]
         ],
+        "narrow": lambda: [tell_apart_in_pictures("channels"), tell_apart_in_pictures("positions")],
     }
     written = {name: rows[name]() for name in tables if name in given.only}
     page = "\n".join(f"## {name}\n\n{table(of)}" for name, of in written.items())

@@ -21,7 +21,10 @@ COLUMNS: Final = {
     "excitation": "E⁺, the sum of what adds to the response.",
     "inhibition": "E⁻, the sum of what takes from the response.",
     "tension": "Large only where excitation and inhibition are both large.",
-    "interference": "0: the feature's own inputs excite it. 1: another feature's inputs do.",
+    "interference": (
+        "0: the feature's own inputs excite it. 1: another feature's do. Means nothing where there "
+        "is no tension."
+    ),
 }
 _ALWAYS: Final = ("response", "excitation", "inhibition", "tension")  # of every sweep
 MOST_DOTS: Final = 20_000  # that are drawn of a map: more take long, and cover each other

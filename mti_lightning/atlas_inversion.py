@@ -26,7 +26,7 @@ FACES: Final[dict[Face, Sign | None]] = {"positive": "+", "negative": "-", "both
 _INSTEAD: Final = "give the same, or another chart.sweep"
 # Of how a sweep is made, what an atlas depends on; it may have been made of further features.
 _SAME = ("weights", "attribution_layer", "attribution", "tension", "preprocessing")
-_SAME_DATA = ("data", "keep", "keep_by")
+_SAME_DATA = ("data", "keep", "keep_by", "rivals")
 
 
 @final
@@ -161,6 +161,9 @@ class AtlasInversion(Inversion):
             strongest cell's: divided by its norm, next to nothing would look like something.
         keep: Where the sweep has to be made first: the attribution maps of this many top pictures
             by each measure of `chart.by` go into the atlas.
+        rivals: Where the sweep has to be made first: how many features, this one and other channels
+            of its layer, may explain each other's tension. With it the atlas can be coloured by the
+            interference index; by default it cannot.
     """
 
     needs_sources = False
@@ -173,6 +176,7 @@ class AtlasInversion(Inversion):
         faces: tuple[Face, ...] = ("positive", "negative", "both"),
         faint: float = 0.05,
         keep: int = 1000,
+        rivals: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -184,8 +188,9 @@ class AtlasInversion(Inversion):
             raise InputError("faces: name at least one of " + ", ".join(FACES))
         check_range(0, 1, faint=faint)
         check_range(1, keep=keep)
+        check_range(0, rivals=rivals or 0)
         self.chart, self.faces = chart or Chart(), faces
-        self.faint, self.keep = faint, keep
+        self.faint, self.keep, self.rivals = faint, keep, rivals
         self.map: Map | None = None
         self._cells: list[dict[Face, Tensor]] = []  # the targets of each
 
@@ -207,7 +212,9 @@ class AtlasInversion(Inversion):
 
     def _sweep(self, data: PictureData | None, path: Path) -> None:
         """Make the sweep, or make sure that the one that is there is the one that is meant."""
-        kept: dict[str, Any] = {} if data is None else {"keep": self.keep, "keep_by": self.chart.by}
+        asked: dict[str, Any] = {}
+        if data is not None:
+            asked = {"keep": self.keep, "keep_by": self.chart.by, "rivals": self.rivals}
         sweep = Sweep(
             self.backbone,
             [str(feature) for feature in self.features],
@@ -215,7 +222,7 @@ class AtlasInversion(Inversion):
             self.attribution,
             self.tension,
             store=str(path),
-            **kept,
+            **asked,
         )
         if data is not None:
             sweep.check_data(data).use(self.backbone.preprocessing)

@@ -47,6 +47,11 @@ _LOOKS: Final = {  # of `Canonical`
     "expressed": ("rival",),
 }
 _KEPT: Final = {"attribution": "float32", "activation_sign": "int8"}
+_OF_KEPT: Final = (*_KEPT, "attribution_feature", "attribution_picture")
+# What another version may have left out: attributes, what the results depend on, arrays.
+_ATTRIBUTES: Final = ("block", "complete")
+_MADE: Final = ("backbone", "weights", "attribution_layer", "preprocessing", "data")
+_ARRAYS: Final = ("key", "mean_activation", *COLUMNS, "status", "reason", "stamp")
 _AT_ONCE: Final = 2**22  # numbers that are read together: 16 MiB
 _AGAIN: Final = "give another --model.store, or --model.overwrite true to begin anew"
 PENDING, MEASURED, UNREADABLE = 0, 1, 2
@@ -99,19 +104,33 @@ class SweepStore:
         path: The zarr group's folder.
 
     Raises:
-        InputError: If there is no sweep at `path`.
+        InputError: If there is no sweep at `path`, or one that lacks what this version needs.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        try:
-            self.group = zarr.open_group(self.path, mode="r+")
-            self.made = cast("dict[str, Any]", self.group.attrs["sweep"])
-        except (OSError, KeyError, ValueError) as error:  # ValueError: damaged, or an array
+        self.group = _open(self.path)
+        self.made = cast("dict[str, Any]", self.group.attrs["sweep"])
+        there = {*self.group.array_keys()}
+        needed = [*_ARRAYS, *(_OF_KEPT if "attribution" in there else ())]
+        self._need(
+            [name for name in _ATTRIBUTES if name not in self.group.attrs]
+            + [name for name in _MADE if name not in self.made]
+            + [name for name in needed if name not in there]
+        )
+
+    def _need(self, lacking: Sequence[str]) -> None:
+        """Refuse a sweep of another version that lacks something.
+
+        Raises:
+            InputError: If it does, naming that.
+        """
+        if lacking:
+            version = self.made.get("version", "an unknown version")
             raise InputError(
-                f"{self.path} holds no sweep; give the folder of one, such as "
-                "tb_logs/NAME/sweep.zarr, made by mti predict"
-            ) from error
+                f"the sweep at {self.path} lacks {', '.join(lacking)}: mti_lightning {version} "
+                "made it without; move it away and sweep again, or give another"
+            )
 
     @classmethod
     def begin(
@@ -202,6 +221,7 @@ class SweepStore:
         Raises:
             InputError: If it was made otherwise, naming the first difference.
         """
+        self._need([name for name in made if name not in self.made])
         old, new = _comparable(self.made), _comparable(made)
         for name in new:
             if old.get(name) != new[name]:
@@ -354,6 +374,7 @@ class SweepStore:
         for _, group in there.groups() if there is not None else ():
             told = dict(group.attrs)
             if feature in told.get("places", ()):
+                self._need([f"rivals/{name}" for name in _LOOKS if name not in group])
                 looks = Canonical(**{f: torch.from_numpy(group[f][:]) for f in _LOOKS})
                 return told["names"], told["box"] and tuple(told["box"]), looks
         return None
@@ -490,10 +511,23 @@ def check_place(path: Path) -> None:
 def holds_sweep(path: Path) -> bool:
     """Return whether there is a sweep at `path`."""
     try:
-        SweepStore(path)
+        _open(path)
     except InputError:
         return False
     return True
+
+
+def _open(path: Path) -> zarr.Group:
+    """Open a sweep's group, also a half-made one's, or one of another version."""
+    try:
+        group = zarr.open_group(path, mode="r+")
+        cast("dict[str, Any]", group.attrs["sweep"])["features"]
+    except (OSError, LookupError, ValueError, TypeError) as error:  # damaged, or another thing
+        raise InputError(
+            f"{path} holds no sweep; give the folder of one, such as tb_logs/NAME/sweep.zarr, made "
+            "by mti predict"
+        ) from error
+    return group
 
 
 def _replaceable(folder: Path) -> bool:

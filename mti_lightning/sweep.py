@@ -593,8 +593,9 @@ class Sweep(LightningModule):
             named = "; ".join(reasons[:NAMED_WHEN_SKIPPED])
             named += "; ..." if len(reasons) > NAMED_WHEN_SKIPPED else ""
             rank_zero_warn(
-                f"{len(reasons)} of {self._store.size} pictures cannot be read: {named}; the array "
-                f"`reason` of {self._store.path} has all"
+                f"{len(reasons)} of {self._store.size} pictures could not be read: {named}; the "
+                f"array `reason` of {self._store.path} has all. Going on does not read them again: "
+                "where they were repaired, begin anew by --model.overwrite true"
             )
         status = self._store.status
         if not status.all():

@@ -35,6 +35,7 @@ from mti_lightning.atlas import (
     thinned,
 )
 from mti_lightning.vetoed_shapes import veto_of
+from tests.test_store import MADE
 
 NUMBERS = st.floats(-1e30, 1e30) | st.sampled_from([0.0, 0.5, 1.0])
 POINTS = st.integers(1, 60).flatmap(
@@ -244,8 +245,7 @@ def test_thinning_is_even(count: int, most: int) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> SweepStore:
     """Ten pictures, two features; the second picture cannot be read, the maps of six are kept."""
-    made = {"features": ["fc:0", "fc:1"]}
-    store = SweepStore.begin(tmp_path / "s.zarr", made, list("abcdefghij"), np.ones(2), 10)
+    store = SweepStore.begin(tmp_path / "s.zarr", MADE, list("abcdefghij"), np.ones(2), 10)
     values = np.arange(20, dtype=np.float32).reshape(10, 2)
     values[1] = np.nan
     names = ("response", "excitation", "inhibition", "tension")

@@ -167,9 +167,13 @@ def test_numbers_out_of_range_are_refused_at_once(given: dict[str, object], told
 
 @pytest.mark.parametrize(
     ("given", "told"),
-    [({"faint": 2}, "faint 2: give 0 to 1"), ({"power": -1}, "power -1: give 0 or more")],
+    [
+        ({"faint": 2}, "faint 2: give 0 to 1"),
+        ({"power": -1}, "power -1: give 0 or more"),
+        ({"rivals": -1}, "rivals -1: give 0 or more"),
+    ],
 )
-def test_shares_out_of_range_are_refused(given: dict[str, object], told: str) -> None:
+def test_options_out_of_range_are_refused(given: dict[str, object], told: str) -> None:
     with pytest.raises(InputError, match=told):
         inversion(Chart(), **given)
 
@@ -204,6 +208,7 @@ class Other(ActGrad):
         (VetoedShapesPictures(60, 5, contents="tense"), {}, "data.init_args.size 48, not 60; give"),
         (VetoedShapesPictures(48, 6, contents="tense"), {}, "data.init_args.seed 5, not 6; give"),
         (world(), {"keep": 9}, "keep 48, not 9; give the same, or another chart.sweep"),
+        (world(), {"rivals": 8}, "rivals None, not 8; give the same, or another chart.sweep"),
         (
             None,
             {"attribution": Other()},
@@ -216,13 +221,23 @@ class Other(ActGrad):
             r"preprocessing.size \[96, 96\], not \[64, 64\]; give",
         ),
     ],
-    ids=["size", "seed", "keep", "attribution", "tension", "input size"],
+    ids=["size", "seed", "keep", "rivals", "attribution", "tension", "input size"],
 )
 def test_a_sweep_that_was_made_otherwise_is_refused(
     chart: Chart, data: object, options: dict[str, object], words: str
 ) -> None:
     with pytest.raises(InputError, match=f"was made with {words}"):
         inversion(chart, **options).build_bank(data)
+
+
+def test_with_rivals_its_sweep_measures_interference(tmp_path: Path) -> None:
+    made = Chart(str(tmp_path / "sweep.zarr"), size=(2, 2), minimum=5)
+    objective = inversion(made, rivals=8)
+    objective.build_bank(world())
+    index = objective.map.columns["interference"]
+    assert ((index > 0) & (index < 1)).all()
+    assert all(0 < cell.means["interference"] < 1 for cell in objective.map.cells)
+    assert objective.measure()["interference"].isfinite().all()
 
 
 def test_a_sweep_s_own_data_are_taken(chart: Chart) -> None:

@@ -3,6 +3,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -334,6 +335,26 @@ def test_a_click_shows_the_cells_numbers_and_exemplars(page: Browser) -> None:
             assert image.get_property("naturalWidth") == 80
         assert page.texts("figcaption") == ["+ excites", "− inhibits", "both"]
     assert page.complaints() == []
+
+
+@pytest.mark.parametrize("unit", [1e-7, 1, 1e4])
+def test_numbers_are_of_three_digits_and_rounding_is_zero(
+    opened: Browser, tmp_path: Path, unit: float
+) -> None:
+    given = world()
+    for name in ("response", "excitation", "inhibition", "tension"):
+        given["columns"][name] = given["columns"][name] * unit
+    means = {"response": -8.76543, "excitation": 3.14159, "inhibition": 1e-12, "tension": 2e-6}
+    first = replace(
+        given["cells"][0],
+        means={name: unit * mean for name, mean in means.items()} | {"interference": 0.012345},
+    )
+    write_page(tmp_path / "a.html", **given | {"cells": [first, *given["cells"][1:]]})
+    opened.open(tmp_path / "a.html")
+    opened.mouse(first.row + 0.5, first.column + 0.5).perform()
+    told = {1e-7: ["−8.77e−7", "3.14e−7"], 1: ["−8.77", "3.14"], 1e4: ["−87700", "31400"]}
+    assert opened.texts("#cell td:nth-child(2)") == [*told[unit], "0", "0", "0.0123"]
+    assert opened.complaints() == []
 
 
 def test_a_cell_that_is_clicked_stays(page: Browser) -> None:

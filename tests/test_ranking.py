@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from mti_lightning import Backbone, InputError, PictureFolder, Sweep, SweepStore
 from mti_lightning.ranking import layer_table, log, make_ranking, scatter, table
 from mti_lightning.store import MEASURES
+from tests.test_store import MADE
 from tests.test_sweep import predict, sweep, world
 
 
@@ -59,7 +60,7 @@ def test_features_are_ranked_in_little_memory(
 ) -> None:
     monkeypatch.setattr("mti_lightning.store._AT_ONCE", 2**15)
     rows, wide = 40_000, 64
-    made = {"features": [f"fc:{k}" for k in range(wide)], "data": {}}
+    made = {**MADE, "features": [f"fc:{k}" for k in range(wide)]}
     store = SweepStore.begin(tmp_path / "s.zarr", made, ["x"] * rows, np.ones(4), 250)
     values = np.random.default_rng(0).random((rows, wide), np.float32)
     store.group["tension"][:] = values

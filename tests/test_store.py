@@ -4,16 +4,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mti_lightning import InputError, SweepStore
+from mti_lightning.interference import Canonical
 from mti_lightning.store import COLUMNS, check_place, holds_sweep, select
 
 MADE = {
     "features": ["fc:0", "fc:1"],
     "version": "0",
+    "backbone": "test_resnet",
+    "weights": "0f",
+    "attribution_layer": "layer4",
+    "preprocessing": {"size": [8, 8]},
     "data": {"class_path": "Folder", "init_args": {"path": "/here", "limit": 3}},
 }
 KEYS = ["a b/ä.png", "b.png", "日本.png"]
@@ -112,10 +118,39 @@ def test_what_is_no_sweep_is_said_to_be_none(tmp_path: Path, what: str) -> None:
         SweepStore(path)
 
 
+@pytest.mark.parametrize(
+    "name", ["stamp", "interference", "key", "block", "data", "attribution_picture", "rivals/mean"]
+)
+def test_a_sweep_of_another_version_that_lacks_something_is_refused(
+    tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "s.zarr"
+    store = SweepStore.begin(path, MADE, KEYS, np.ones(4, np.float32), 2)
+    store.write_candidates(0, [(0, 1, np.ones((2, 4), np.float32))])
+    store.finish([(0, 1)], ["channel"])
+    looks = Canonical(*(torch.ones([1] * dims) for dims in (1, 2, 3, 1)))
+    store.write_rivals([0], ["fc:0"], None, looks)
+    if name in MADE:
+        store.group.attrs["sweep"] = {k: v for k, v in MADE.items() if k != name}
+    elif name == "block":
+        del store.group.attrs[name]
+    else:
+        del store.group[name.replace("rivals/", "rivals/0/")]
+    with pytest.raises(
+        InputError,
+        match=rf"^the sweep at {path} lacks {name}: mti_lightning 0 made it without; move it away "
+        "and sweep again, or give another$",
+    ):
+        SweepStore(path).rivals(0)
+    check_place(path)  # it may be replaced
+
+
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     store = SweepStore.begin(tmp_path / "s.zarr", MADE, KEYS, np.ones(4, np.float32), 2)
     moved = {**MADE["data"], "init_args": {"path": "/there", "limit": 3}}
     store.check({**MADE, "version": "1", "data": moved}, KEYS)
+    with pytest.raises(InputError, match=r"lacks precision: mti_lightning 0 made it without; move"):
+        store.check({**MADE, "precision": "32-true"}, KEYS)
     with pytest.raises(InputError, match=r"made with features \['fc:0', 'fc:1'\], not \['fc:0'\]"):
         store.check({**MADE, "features": ["fc:0"]}, KEYS)
     with pytest.raises(

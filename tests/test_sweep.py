@@ -404,7 +404,7 @@ def test_a_process_with_nothing_left_to_do_waits_for_the_other(tmp_path: Path) -
     assert store.complete
     assert store.status.tolist() == [1, 2, 1, 1, 1, 2]
     assert list(store.unreadable) == ["1.png", "5.png"]
-    with pytest.warns(UserWarning, match="2 of 6 pictures cannot be read"):
+    with pytest.warns(UserWarning, match="2 of 6 pictures could not be read"):
         predict(sweep(tmp_path / "one.zarr", block=2), PictureFolder(pictures, batch_size=2))
     assert_same(path, tmp_path / "one.zarr")
 
@@ -412,9 +412,12 @@ def test_a_process_with_nothing_left_to_do_waits_for_the_other(tmp_path: Path) -
 def test_what_cannot_be_read_is_counted_and_the_rest_is_right(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     save_pictures(folder, 6)
-    (folder / "2.png").write_bytes(b"no picture")
-    told = r"1 of 6 pictures cannot be read: .*2\.png is not a picture.*`reason` of"
-    for _ in range(2):  # by this process, and by an earlier one
+    told = (
+        r"1 of 6 pictures could not be read: .*2\.png is not a picture.*`reason` of .* has all\. "
+        "Going on does not read them again: where they were repaired, begin anew by --model.overw"
+    )
+    for content in (b"no picture", (folder / "3.png").read_bytes()):  # now, and as it is known
+        (folder / "2.png").write_bytes(content)
         with pytest.warns(UserWarning, match=told):
             predict(sweep(tmp_path / "s.zarr"), PictureFolder(folder))
     store = SweepStore(tmp_path / "s.zarr")
@@ -424,6 +427,8 @@ def test_what_cannot_be_read_is_counted_and_the_rest_is_right(tmp_path: Path) ->
     assert np.isnan(store.values("tension")[2]).all()
     assert np.isfinite(np.delete(store.values("tension"), 2, 0)).all()
     assert 2 not in store.kept(0)[1]
+    predict(sweep(tmp_path / "anew.zarr"), PictureFolder(folder))
+    np.testing.assert_array_equal(*SweepStore(tmp_path / "anew.zarr").values("response")[2:4])
     (folder / "9.png").write_bytes((folder / "5.png").read_bytes())
     with pytest.raises(
         InputError, match=r"there were 6, there are 7; number 6 was no picture, is 9"

@@ -1,10 +1,12 @@
-"""What the judge says of rendered pictures. `python -m tests.tools.verdicts` prints the table of
-the README.
+"""What the judge says of rendered pictures, and how well measures rank tense pictures.
+
+`python -m tests.tools.verdicts` prints the figures of the README, and of docs/judge.md.
 """
 
 import argparse
 import warnings
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,6 +33,7 @@ from mti_lightning.compose import composite, opacity
 from mti_lightning.objectives import Objective
 from mti_lightning.store import MEASURES as STORE_MEASURES
 from mti_lightning.vetoed_shapes import KINDS, Contents, VetoedShapes, veto_of
+from mti_lightning.vetoed_shapes_backbone import disturb
 from mti_lightning.vetoed_shapes_judge import judge_scores
 
 CLASSES = [f"fc:{kind}" for kind in range(len(KINDS))]
@@ -210,12 +213,49 @@ def rank_tense(
     }
 
 
+def rate_judge(contents: Contents, disturbed: bool = False, pictures: int = 1024) -> list[float]:
+    """Return of the judge on fresh pictures its mean average precision, how often the strongest
+    shape is there, and the shares of shapes that are there, and that are not, with a logit above 0.
+    """
+    world = VetoedShapes(pictures, 31, contents=contents)
+    scores, present = [], torch.zeros(pictures, len(KINDS), dtype=torch.long)
+    torch.manual_seed(0)
+    for start in range(0, pictures, 64):
+        rows = range(start, min(start + 64, pictures))
+        shown = torch.stack([world[row]["picture"] for row in rows])
+        scores.append(judge_scores(disturb(shown) if disturbed else shown))
+        for row in rows:
+            present[row, list(world.kinds(row))] = 1
+    every = torch.cat(scores)
+    return [
+        float(multilabel_average_precision(every.sigmoid(), present, len(KINDS))),
+        float(present.gather(1, every.argmax(1, keepdim=True)).float().mean()),
+        float((every > 0)[present == 1].float().mean()),
+        float((every > 0)[present == 0].float().mean()),
+    ]
+
+
+def print_judge() -> None:
+    """Print how good the judge is."""
+    print("| pictures | mean average precision | strongest is there | found | claimed |")
+    print("|---|---|---|---|---|")
+    shown: list[tuple[Contents, bool]] = [(c, False) for c in ("random", "tense", "overlap")]
+    for contents, disturbed in [*shown, ("random", True)]:
+        precise, *shares = rate_judge(contents, disturbed)
+        told = f"{contents}, disturbed" if disturbed else contents
+        print(f"| {told} | {precise:.3f} | {' | '.join(f'{s:.0%}' for s in shares)} |", flush=True)
+
+
 def main() -> None:
-    """Print the verdicts of several layers, ways and contents."""
+    """Print how good the judge is, and its verdicts of several layers, ways and contents."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sources", type=int, default=64)
+    parser.add_argument("--judge", action="store_true", help="Print no more than that.")
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
+    print_judge()
+    if given.judge:
+        return
     print(
         "| attribution layer | sources | way | + names the shape (masked) | − names the veto "
         "(masked) | moved +, − |"
@@ -241,7 +281,17 @@ def main() -> None:
             f"{tense.balance.min():.2f}, "
             f"tension {(tense.tension / tense.natural).min():.1f} times the 99th percentile or more"
         )
+    measures = ("tension", "tension_centred", "minimum", "harmonic", "tension_l2")
+    print("| pictures | attribution layer | " + " | ".join(measures) + " |")
+    print("|---" * (2 + len(measures)) + "|")
     with TemporaryDirectory() as folder:
+        for contents, layer in (
+            *product(("random",), ("layer4", "layer3", "layer2")),
+            *product(("overlap",), ("layer4", "layer3")),
+        ):
+            ranked = rank_tense(layer, Path(folder, f"{contents}_{layer}.zarr"), contents=contents)
+            figures = " | ".join(f"{ranked[measure]:.3f}" for measure in measures)
+            print(f"| {contents} | {layer} | {figures} |", flush=True)
         for kind in range(len(KINDS)):
             for sign, face in judge_atlas(kind, Path(folder, f"{kind}.zarr")).items():
                 print(
