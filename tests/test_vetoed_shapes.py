@@ -324,10 +324,15 @@ def test_only_what_is_asked_for_is_trained(tmp_path: Path) -> None:
     classifier = VetoedShapesClassifier(
         "vetoed_shapes_narrow", start="vetoed_shapes_resnet", trained=("layer4", "fc")
     )
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
-    Trainer(max_epochs=1, logger=False, enable_checkpointing=False, accelerator="cpu", **quiet).fit(
-        classifier, VetoedShapesData(32, 16, batch_size=16, num_workers=0)
-    )
+    Trainer(
+        max_epochs=1,
+        default_root_dir=tmp_path,
+        logger=False,
+        accelerator="cpu",
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(classifier, VetoedShapesData(32, 16, batch_size=16, num_workers=0))
     after = classifier.network.state_dict()
     for name, value in after.items():
         assert name.startswith(("layer4", "fc")) or torch.equal(value, before[name])
