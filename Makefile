@@ -38,11 +38,15 @@ atlas: $(INSTALLED)  ## the attribution atlas of a class of the embedded world
 	@$(BIN)/mti fit --config configs/demo_atlas.yaml
 	@echo "The page is atlas.html in that folder."
 
+# A process for each core, with one thread each: most tests are too small for more.
+test test-all: export OMP_NUM_THREADS = 1
+PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile
+
 test: $(INSTALLED)  ## all tests but the slow ones
-	@$(BIN)/pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-all: $(INSTALLED)  ## all tests
-	@$(BIN)/pytest
+	@$(PYTEST)
 
 lint: $(INSTALLED)  ## style, types and the floors of the code
 	@$(BIN)/ruff check
