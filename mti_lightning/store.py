@@ -112,12 +112,14 @@ class SweepStore:
         self.group = _open(self.path)
         self.made = cast("dict[str, Any]", self.group.attrs["sweep"])
         there = {*self.group.array_keys()}
-        needed = [*_ARRAYS, *(_OF_KEPT if "attribution" in there else ())]
         self._need(
             [name for name in _ATTRIBUTES if name not in self.group.attrs]
             + [name for name in _MADE if name not in self.made]
-            + [name for name in needed if name not in there]
+            + [name for name in _ARRAYS if name not in there]
         )
+        # They are written last: a sweep that was stopped there has some of them.
+        if self.complete and "attribution" in there:
+            self._need([name for name in _OF_KEPT if name not in there])
 
     def _need(self, lacking: Sequence[str]) -> None:
         """Refuse a sweep of another version that lacks something.
