@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from typing import Any, final
 from weakref import WeakKeyDictionary
 
@@ -95,7 +95,7 @@ def activation_warning(feature: Feature, backbone: Backbone) -> str | None:
         functions = trace.behind(layer)
         told = [
             f"; before it is {other}"
-            for other, ahead in trace.ahead().items()
+            for other, ahead in trace.ahead.items()
             if functions <= ahead and trace.values[other].shape == trace.values[layer].shape
         ]
         found[layer] = ["", *told][-1] if functions else None
@@ -192,7 +192,7 @@ class _Trace:
         """Return the side of activation functions that a layer's values are from, if any."""
         if self.behind(layer):
             return "after"
-        return "before" if layer in self.ahead() else ""
+        return "before" if layer in self.ahead else ""
 
     def behind(self, layer: Layer) -> set[str]:
         """Return the activation functions that all of a layer's values are from, moved at most."""
@@ -205,9 +205,9 @@ class _Trace:
                 return set()
         return functions
 
-    @cache  # noqa: B019  a trace does not live long
+    @cached_property
     def ahead(self) -> dict[Layer, set[str]]:
-        """Return the activation functions that all of a layer's values go into, moved at most."""
+        """The activation functions that all of a layer's values go into, moved at most."""
         functions: dict[Layer, set[str]] = {}
         counts: dict[Layer, int] = {}
         for name, value in self._inputs:

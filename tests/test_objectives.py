@@ -1,7 +1,9 @@
 """Objectives and their bank of images, through the real trainer."""
 
 import copy
+import gc
 import itertools
+import weakref
 from pathlib import Path
 
 import pytest
@@ -384,3 +386,12 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_image() -> No
         RenderError, match=r"not finite for image fc-1_mti_seed0 .*lower learning rate"
     ):
         fit(objective, callbacks=[Poison()])
+
+
+def test_nothing_holds_a_network_that_is_done_with() -> None:
+    objective = inversion(classes=CLASSES[:1])
+    fit(objective, 1, 1)
+    module = weakref.ref(next(objective.backbone.network.children()))
+    del objective
+    gc.collect()
+    assert module() is None
