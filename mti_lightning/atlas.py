@@ -202,15 +202,19 @@ def embed(vectors: Array, seed: int = 0, neighbours: int = 15, min_dist: float =
         return np.stack([line, np.zeros_like(line)], 1)[back]
     from umap import UMAP  # noqa: PLC0415  takes seconds; most runs do without
 
-    points = UMAP(
-        n_neighbors=min(neighbours, len(unique) - 1),
-        min_dist=min_dist,
-        metric="cosine",
-        disconnection_distance=float("inf"),  # else it warns of opposites and lets them drift
-        init="spectral" if len(unique) <= _MOST_SPECTRAL else "pca",
-        random_state=seed,
-        n_jobs=1,
-    ).fit_transform(unique)
+    threads = torch.get_num_threads()
+    try:
+        points = UMAP(
+            n_neighbors=min(neighbours, len(unique) - 1),
+            min_dist=min_dist,
+            metric="cosine",
+            disconnection_distance=float("inf"),  # else it warns of opposites and lets them drift
+            init="spectral" if len(unique) <= _MOST_SPECTRAL else "pca",
+            random_state=seed,
+            n_jobs=1,
+        ).fit_transform(unique)
+    finally:
+        torch.set_num_threads(threads)  # Numba sets its own number for all that use OpenMP
     return cast("Array", points[back])
 
 

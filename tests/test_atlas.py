@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -183,6 +184,16 @@ def test_any_vectors_can_be_laid_out(name: str) -> None:
         assert len(np.unique(points[back == group], axis=0)) == 1
     turned = np.random.default_rng(0).permutation(len(vectors))
     assert embed(vectors[turned]).tobytes() == points[turned].tobytes()
+
+
+def test_the_number_of_threads_is_left_alone() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        embed(VECTORS["40, one zero, a constant column"])
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_vectors_that_cannot_be_laid_out() -> None:
