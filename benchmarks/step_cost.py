@@ -6,6 +6,7 @@ batch size; both are timed in turn in one process, and the median of their ratio
 
 import argparse
 import json
+import logging
 import platform
 import statistics
 import time
@@ -127,6 +128,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     rows = []
     print(
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, "
