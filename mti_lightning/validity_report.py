@@ -34,8 +34,8 @@ MANY = 0.15  # share of checks that warn; the world 1 in 12, no training 2, shuf
 
 DISBELIEF = "do not believe it"
 _LIMITS_OF = (
-    "What warns was set on the embedded world's backbone, which therefore passes: on another "
-    "network the figures say more than the verdict."
+    "What warns was set on the embedded world's backbone: on another network the figures say more "
+    "than the verdict."
 )
 
 
