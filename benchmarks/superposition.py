@@ -30,6 +30,7 @@ from mti_lightning import Backbone, Sweep, SweepStore, VetoedShapesPictures, int
 from mti_lightning.signs import Tension, cosine
 from mti_lightning.streams import stream, stream_key
 from mti_lightning.superposition import AbsoluteValue, ExclusiveOr, Toy, Weights, tension_causes
+from mti_lightning.vetoed_shapes import VETO_OFFSET, VetoedShapes
 
 STEPS = 20_000
 AS_THE_AUTHORS: dict[type[Toy], dict[str, float]] = {
@@ -277,10 +278,7 @@ def tell_apart(size: tuple[type[Toy], int, int, float], groups: int, seeds: Sequ
 
 
 def tell_apart_in_pictures(summed: Literal["channels", "positions"], pictures: int = 1500) -> Row:
-    """Return the AUROC of each measure of a sweep of the narrow backbone, over all classes.
-
-    Genuine: shape and veto are in the picture. Interference: neither is.
-    """
+    """Return the AUROC of each measure of a sweep of the narrow backbone, over all classes."""
     data = VetoedShapesPictures(pictures, seed=41, contents="random")
     with TemporaryDirectory() as folder:
         store = Path(folder, "sweep.zarr")
@@ -297,12 +295,24 @@ def tell_apart_in_pictures(summed: Literal["channels", "positions"], pictures: i
         found = SweepStore(store)
         measures = ("tension", "tension_centred", "response", "interference")
         values = {name: torch.from_numpy(found.values(name)) for name in measures}
-    held = [data.world[index] for index in range(pictures)]
-    present, tense = (torch.stack([of[name] for of in held]) for name in ("present", "tense"))
-    neither = (present + present.roll(-3, 1)) == 0  # the veto of shape k is shape k + 3
-    chosen = neither | (tense == 1)
+    chosen, truth = causes_in_pictures(data.world)
     values["index"] = -values.pop("interference")
-    return {"summed": summed} | aurocs(values, chosen, tense[chosen].long())
+    return {"summed": summed} | aurocs(values, chosen, truth)
+
+
+def causes_in_pictures(world: VetoedShapes) -> tuple[Tensor, Tensor]:
+    """Return for which pictures and classes it is known what causes tension, and whether genuinely.
+
+    Genuine: shape and veto are in the picture. Interference: neither is, whatever tension there is.
+
+    Returns:
+        [N, 8], True where one or the other is so; of those, in their order, 1 where it is genuine.
+    """
+    held = [world[index] for index in range(len(world))]
+    present, tense = (torch.stack([of[name] for of in held]) for name in ("present", "tense"))
+    neither = (present + present.roll(-VETO_OFFSET, 1)) == 0
+    chosen = neither | (tense == 1)
+    return chosen, tense[chosen].long()
 
 
 def main() -> None:

@@ -111,8 +111,8 @@ def find_plugins(attribution_base: type) -> list[Plugin]:
     modules = {one.module: one.name for one in found if _is_backbone(one) and one.name in skipped}
     plugins: list[Plugin] = []
     for entry_point in found:
-        if entry_point.name in skipped or entry_point.module in modules:
-            by = entry_point.name if entry_point.name in skipped else modules[entry_point.module]
+        own = entry_point.name if entry_point.name in skipped else ""
+        if by := own or modules.get(entry_point.module, ""):
             plugins.append(Plugin(entry_point, skipped=by))
             continue
         plugin = _load(entry_point, attribution_base)

@@ -218,15 +218,14 @@ def rate_judge(contents: Contents, disturbed: bool = False, pictures: int = 1024
     shape is there, and the shares of shapes that are there, and that are not, with a logit above 0.
     """
     world = VetoedShapes(pictures, 31, contents=contents)
-    scores, present = [], torch.zeros(pictures, len(KINDS), dtype=torch.long)
+    scores, held = [], []
     torch.manual_seed(0)
     for start in range(0, pictures, 64):
-        rows = range(start, min(start + 64, pictures))
-        shown = torch.stack([world[row]["picture"] for row in rows])
+        samples = [world[row] for row in range(start, min(start + 64, pictures))]
+        shown = torch.stack([sample["picture"] for sample in samples])
         scores.append(judge_scores(disturb(shown) if disturbed else shown))
-        for row in rows:
-            present[row, list(world.kinds(row))] = 1
-    every = torch.cat(scores)
+        held += [sample["present"] for sample in samples]
+    every, present = torch.cat(scores), torch.stack(held).long()
     return [
         float(multilabel_average_precision(every.sigmoid(), present, len(KINDS))),
         float(present.gather(1, every.argmax(1, keepdim=True)).float().mean()),

@@ -70,9 +70,11 @@ def rank(
                 continue
             atoms = attribute_atoms(backbone, batch.pictures, probe, layer, dictionary)
             keys = [data.pictures.keys[index] for index in batch.indices.tolist()]
+            split = torch.stack([atoms.excitation, atoms.inhibition, atoms.tension])  # [3, N, K]
             for number, key in enumerate(keys):
-                writer.writerows((key, *row) for row in _rows(atoms, number, count, grid))
-            total += _split(atoms).sum(1)
+                rows = _rows(atoms, split[:, number], number, count, grid)
+                writer.writerows((key, *row) for row in rows)
+            total += split.sum(1)
             pictures += len(keys)
     mean = total / max(pictures, 1)
     print(out)
@@ -97,11 +99,6 @@ def _check_free(overwrite: bool, **outputs: str | None) -> None:
             raise InputError(f"{path} exists; give --{name} another name, or --overwrite true")
 
 
-def _split(atoms: Atoms) -> Tensor:
-    """Return E⁺, E⁻ and tension, [3, N, K]."""
-    return torch.stack([atoms.excitation, atoms.inhibition, atoms.tension])
-
-
 def _strongest(attribution: Tensor, count: int) -> Iterator[tuple[str, int]]:
     """Find the atoms that excite and that inhibit most, [K]."""
     for sign, signed in (("+", attribution), ("-", -attribution)):
@@ -111,11 +108,12 @@ def _strongest(attribution: Tensor, count: int) -> Iterator[tuple[str, int]]:
                 yield sign, atom
 
 
-def _rows(atoms: Atoms, number: int, count: int, grid: tuple[int, int] | None) -> Iterator[Row]:
-    """Describe a picture's strongest atoms, each with the position where it is strongest."""
+def _rows(
+    atoms: Atoms, split: Tensor, number: int, count: int, grid: tuple[int, int] | None
+) -> Iterator[Row]:
+    """Describe a picture's strongest atoms, each with its `split`, [3, K], and where it is most."""
     attribution = atoms.attribution[number]  # [K, P]
     summed = attribution.sum(1)
-    split = _split(atoms)[:, number]
     response, rest = float(atoms.responses[number]), float(atoms.rest[number].sum())
     for sign, atom in _strongest(summed, count):
         place = int((attribution[atom] * (1 if sign == "+" else -1)).argmax())
