@@ -136,6 +136,7 @@ class Backbone(nn.Module):
         self.name = name
         network = _create(name, weights, seed, input_size, arguments or {})
         self._unregistered = (network.eval().requires_grad_(False),)
+        self._lay_out(torch.device("cpu"))
         config = resolve_data_config(model=network)  # type: ignore[no-untyped-call]
         height, width = input_size or config["input_size"][1:]
         self.preprocessing = Preprocessing(
@@ -161,7 +162,14 @@ class Backbone(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.network._apply(fn)  # type: ignore[no-untyped-call]  # noqa: SLF001  overridden here
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._lay_out(self.mean.device)
         return self
+
+    def _lay_out(self, device: torch.device) -> None:
+        """Put channels last on a CPU: pools run several times as fast, and convolutions faster."""
+        last = device.type == "cpu"
+        layout = torch.channels_last if last else torch.contiguous_format
+        self.network.to(memory_format=layout)  # type: ignore[call-overload]
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return the whole network's output for pictures [N, 3, H, W] in 0..1."""

@@ -20,6 +20,7 @@ from mti_lightning.signs import Sign
 from mti_lightning.views import whole
 
 _MOST_SHOWN = 64
+_WIDEST = 2048  # pixels of a row of pictures; full size they are on disk
 _MOST_CURVES = 16
 
 
@@ -29,12 +30,15 @@ def _writer(trainer: Trainer) -> SummaryWriter | None:
     return cast("TensorBoardLogger", logger).experiment if first else None
 
 
-def _shown(objective: Objective) -> tuple[Tensor, Tensor]:
-    """Return the first pictures of the bank and their opacity."""
+def _shown(objective: Objective, columns: int) -> tuple[Tensor, Tensor]:
+    """Return the first pictures of the bank and their opacity, as large as a row has room for."""
+    height, width = objective.canvas
+    shrink = min(1.0, _WIDEST / min(columns, len(objective.entries)) / width)
+    size = round(height * shrink), round(width * shrink)
     pictures, alphas, count = [], [], 0
     for chunk in objective.chunks:
-        pictures.append(chunk().detach().cpu())
-        alphas.append(opacity(chunk.saliency()).cpu())
+        pictures.append(whole(chunk(), size).cpu())
+        alphas.append(opacity(whole(chunk.moved[:, None], size)[:, 0]).cpu())
         count += len(chunk.entries)
         if count >= _MOST_SHOWN:
             break
@@ -52,10 +56,10 @@ class PictureLog(Callback):
         writer = _writer(trainer)
         if writer is None or not isinstance(pl_module, Objective):
             return
-        with torch.no_grad():
-            pictures, alphas = _shown(pl_module)
-        epoch, entries = trainer.current_epoch, pl_module.entries
         columns = 8
+        with torch.no_grad():
+            pictures, alphas = _shown(pl_module, columns)
+        epoch, entries = trainer.current_epoch, pl_module.entries
         writer.add_image("pictures", grid(pictures, columns), epoch)
         rows = composite(pictures, alphas)
         if pl_module.sources is not None:
@@ -63,7 +67,7 @@ class PictureLog(Callback):
             made: dict[tuple[int | None, int, int], dict[Sign | None, Tensor]] = {}
             for entry, row in zip(entries, rows, strict=False):
                 made.setdefault((entry.source, entry.feature, entry.seed), {})[entry.sign] = row
-            sources = whole(pl_module.sources[[key[0] for key in made]], pl_module.canvas)
+            sources = whole(pl_module.sources[[key[0] for key in made]], pictures.shape[2:])
             blank = torch.ones_like(rows[0])
             rows = torch.stack(
                 [

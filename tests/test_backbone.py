@@ -311,7 +311,7 @@ def test_weights_from_a_file(tmp_path: Path, name: str, suffix: str, classes: in
     arguments = {"num_classes": classes} if classes else None
     trained = Backbone(name, "random", seed=3, arguments=arguments)
     file = str(tmp_path / f"weights{suffix}")
-    state = trained.network.state_dict()
+    state = {name: value.contiguous() for name, value in trained.network.state_dict().items()}
     save_file(state, file) if suffix == ".safetensors" else torch.save(state, file)
     loaded = Backbone(name, file, arguments=arguments)
     picture = torch.rand(1, 3, *trained.preprocessing.size)

@@ -55,6 +55,31 @@ class Concatenation(nn.Module):
 
 
 @final
+class LocalResponseNorm(nn.Module):
+    """Divides by the root of 1 + 1e-4 · the mean square of the nine channels around each.
+
+    The channels are summed up by a convolution: by PyTorch's own module, which pools over them, the
+    two of these norms would take a third of the time that the network takes up to mixed3a.
+
+    Args:
+        channels: Of what is normalised.
+    """
+
+    band: Tensor  # [C, C, 1, 1]
+    one: Tensor  # [C]
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        around = torch.ones(channels, channels).tril(4).triu(-4)
+        self.register_buffer("band", 1e-4 / 9 * around[:, :, None, None], persistent=False)
+        self.register_buffer("one", torch.ones(channels), persistent=False)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return values [N, C, H, W], normalised."""
+        return values * nn.functional.conv2d(values.square(), self.band, self.one).rsqrt()
+
+
+@final
 class InceptionV1(nn.Module):
     """InceptionV1, a module for each node of the TensorFlow graph, all of them on the way.
 
@@ -72,10 +97,10 @@ class InceptionV1(nn.Module):
         self.num_classes, self.in_chans = num_classes, in_chans
         self._add_conv("conv2d0", in_chans, 64, 7, stride=2)
         self.maxpool0 = _pool()
-        self.localresponsenorm0 = nn.LocalResponseNorm(9, alpha=1e-4, beta=0.5, k=1.0)
+        self.localresponsenorm0 = LocalResponseNorm(64)
         self._add_conv("conv2d1", 64, 64, 1)
         self._add_conv("conv2d2", 64, 192, 3)
-        self.localresponsenorm1 = nn.LocalResponseNorm(9, alpha=1e-4, beta=0.5, k=1.0)
+        self.localresponsenorm1 = LocalResponseNorm(192)
         self.maxpool1 = _pool()
         channels = 192
         for name in MIXED:
