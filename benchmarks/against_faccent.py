@@ -86,8 +86,9 @@ STARTS = {
     "mti_lightning.Backbone('inceptionv1_tf', 'random')",
 }
 
+
 def authors_network(backbone: Backbone) -> nn.Module:
-    """Return the authors' InceptionV1, whose layers before the ReLU have a name, with our weights."""
+    """Return the authors' InceptionV1, which names layers before the ReLU, with our weights."""
     network: nn.Module = inceptionv1_decomposed(pretrained=False, redirected_ReLU=False)
     network.load_state_dict(backbone.network.state_dict())
     return network.to(backbone.mean.device).requires_grad_(True)

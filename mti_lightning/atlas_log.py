@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from shutil import rmtree
 from typing import Final, cast
@@ -21,7 +21,7 @@ from mti_lightning.atlas_inversion import AtlasInversion, Chart, Map, open_map
 from mti_lightning.atlas_page import write_page
 from mti_lightning.attribution import attribute
 from mti_lightning.bank import file_name
-from mti_lightning.compose import opacity, to_image
+from mti_lightning.compose import opacity, to_image, within
 from mti_lightning.data import Pictures
 from mti_lightning.errors import InputError
 from mti_lightning.feature import Feature
@@ -33,6 +33,7 @@ from mti_lightning.views import whole
 
 _SPRITE: Final = 8192  # TensorBoard's largest, pixels a side
 _MOST_PROJECTED: Final = 10_000
+_ICON: Final = 240  # pixels: no atlas shows it wider
 
 
 class AtlasLog(Callback):
@@ -126,21 +127,15 @@ class AtlasLog(Callback):
     def _pictures(self, objective: Objective) -> Iterator[tuple[str, Callable[[], Image.Image]]]:
         """Yield name and maker of each picture of the atlas."""
         if isinstance(objective, AtlasInversion):
-            found = self._maps[0]
-            for face, icons in _icons(objective).items():
-                title = _title(objective, found)
-                yield (
-                    face,
-                    partial(
-                        atlas_picture.draw,
-                        found.layout,
-                        found.cells,
-                        icons,
-                        found.columns,
-                        title,
-                        face,
-                    ),
+            found, title = self._maps[0], _title(objective, self._maps[0])
+            icons = cache(partial(_icons, objective))
+
+            def draw(face: Face) -> Image.Image:
+                return atlas_picture.draw(
+                    found.layout, found.cells, icons()[face], found.columns, title, face
                 )
+
+            yield from ((face, partial(draw, face)) for face in objective.faces)
             return
         placed = _placed(objective, self._maps)
         for place, found in self._maps.items():
@@ -188,10 +183,11 @@ def _icons(objective: AtlasInversion) -> dict[Face, dict[tuple[int, int], Image.
     """Return the icons of each face by row and column; of several seeds the first."""
     assert objective.map is not None
     icons: dict[Face, dict[tuple[int, int], Image.Image]] = {face: {} for face in objective.faces}
+    size = within(objective.canvas, _ICON)
     with torch.no_grad():
         for chunk in objective.chunks:
             for entry, picture, alpha in zip(
-                chunk.entries, chunk(), opacity(chunk.saliency()), strict=True
+                chunk.entries, chunk(size), opacity(chunk.saliency(size)), strict=True
             ):
                 cell = objective.map.cells[entry.source or 0]
                 icon = to_image(picture, alpha)

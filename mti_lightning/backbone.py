@@ -169,7 +169,7 @@ class Backbone(nn.Module):
         """Put channels last on a CPU: pools run several times as fast, and convolutions faster."""
         last = device.type == "cpu"
         layout = torch.channels_last if last else torch.contiguous_format
-        self.network.to(memory_format=layout)  # type: ignore[call-overload]
+        self.network.to(memory_format=layout)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return the whole network's output for pictures [N, 3, H, W] in 0..1."""

@@ -112,17 +112,20 @@ class ImageChunk(nn.Module):
             self.register_buffer(name, value, persistent=False)
         self.register_buffer("moved", torch.zeros(len(entries), *grid))
 
-    def forward(self) -> Tensor:
-        """Return the pictures on their canvas, [N, 3, H, W] in 0..1."""
-        return self._decode(self.canvas, None)
+    def forward(self, size: Size | None = None) -> Tensor:
+        """Return the pictures, [N, 3, H, W] in 0..1, of their canvas or brought to a size."""
+        if size is None:
+            return self._decode(self.canvas, None)
+        enough = all(own >= wanted for own, wanted in zip(self.grid, size, strict=True))
+        return whole(self._decode(self.grid if enough else self.canvas, None), size)
 
     def optimised(self, box: Box | None = None) -> Tensor:
         """Return the pictures as they are optimised, or a box of each, [N, 3, h, w] in 0..1."""
         return self._decode(self.grid, box)
 
-    def saliency(self) -> Tensor:
-        """Return on the canvas how much each pixel was moved, [N, H, W]."""
-        return whole(self.moved[:, None], self.canvas)[:, 0]
+    def saliency(self, size: Size | None = None) -> Tensor:
+        """Return how much each pixel was moved, [N, H, W], of the pictures of that size."""
+        return whole(self.moved[:, None], size or self.canvas)[:, 0]
 
     def _decode(self, size: Size, box: Box | None) -> Tensor:
         fixed = {name: self.get_buffer(name) for name in self._fixed}

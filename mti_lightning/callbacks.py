@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from mti_lightning.bank import file_name
-from mti_lightning.compose import composite, grid, opacity, to_image
+from mti_lightning.compose import composite, grid, opacity, to_image, within
 from mti_lightning.errors import InputError
 from mti_lightning.log import run_folder
 from mti_lightning.objectives import Objective
@@ -32,13 +32,11 @@ def _writer(trainer: Trainer) -> SummaryWriter | None:
 
 def _shown(objective: Objective, columns: int) -> tuple[Tensor, Tensor]:
     """Return the first pictures of the bank and their opacity, as large as a row has room for."""
-    height, width = objective.canvas
-    shrink = min(1.0, _WIDEST / min(columns, len(objective.entries)) / width)
-    size = round(height * shrink), round(width * shrink)
+    size = within(objective.canvas, _WIDEST / min(columns, len(objective.entries)))
     pictures, alphas, count = [], [], 0
     for chunk in objective.chunks:
-        pictures.append(whole(chunk(), size).cpu())
-        alphas.append(opacity(whole(chunk.moved[:, None], size)[:, 0]).cpu())
+        pictures.append(chunk(size).cpu())
+        alphas.append(opacity(chunk.saliency(size)).cpu())
         count += len(chunk.entries)
         if count >= _MOST_SHOWN:
             break
@@ -67,7 +65,8 @@ class PictureLog(Callback):
             made: dict[tuple[int | None, int, int], dict[Sign | None, Tensor]] = {}
             for entry, row in zip(entries, rows, strict=False):
                 made.setdefault((entry.source, entry.feature, entry.seed), {})[entry.sign] = row
-            sources = whole(pl_module.sources[[key[0] for key in made]], pictures.shape[2:])
+            height, width = rows.shape[2:]
+            sources = whole(pl_module.sources[[key[0] for key in made]], (height, width))
             blank = torch.ones_like(rows[0])
             rows = torch.stack(
                 [
@@ -142,7 +141,10 @@ class Results(Callback):
                 for entry, picture, alpha in zip(
                     chunk.entries, chunk(), opacity(chunk.saliency()), strict=True
                 ):
-                    to_image(picture, alpha).save(folder / "pictures" / f"{entry.id}.png")
+                    # Twice as quick as the default, for 6% more bytes.
+                    to_image(picture, alpha).save(
+                        folder / "pictures" / f"{entry.id}.png", compress_level=1
+                    )
         names = [
             {
                 "id": entry.id,

@@ -35,6 +35,12 @@ def opacity(saliency: Tensor, percentile: float = 95.0, blur: float = 0.015) -> 
     return alpha
 
 
+def within(size: tuple[int, int], widest: float) -> tuple[int, int]:
+    """Return a height and width of the same shape, at most so wide."""
+    shrink = min(1.0, widest / size[1])
+    return max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))
+
+
 def composite(pictures: Tensor, alpha: Tensor) -> Tensor:
     """Lay pictures over light grey, [N, 3, H, W]."""
     return pictures * alpha + _GROUND * (1 - alpha)

@@ -82,6 +82,9 @@ class FourierPhase(ImageParameters):
     On a canvas that is larger than views can show only the frequencies that they do show are there:
     nothing would move the others from where they happened to start.
 
+    Spectra are kept by column, [N, 3, W // 2 + 1, H], as the first of the two transforms runs along
+    columns.
+
     Args:
         canvas: Height and width of the pictures in pixels; None for the backbone's input size.
         magnitude: `1/f`, or `measured` on the run's own pictures.
@@ -118,8 +121,9 @@ class FourierPhase(ImageParameters):
     ) -> tuple[Values, Values]:
         height, width = size
         if sources is not None:
-            source = spectrum.encode(sources)  # [N, 3, H, W // 2 + 1]
-            planes = spectrum.decode(source, width).flatten(1)
+            encoded = spectrum.encode(sources)
+            planes = spectrum.decode(encoded, width).flatten(1)
+            source = encoded.mT.contiguous()
             trained = {"phase": source.angle(), "attenuation": torch.full_like(source.abs(), 5.0)}
             return trained, {
                 "magnitude": source.abs(),
@@ -127,7 +131,7 @@ class FourierPhase(ImageParameters):
                 "deviation": planes.std(1, correction=0)[:, None, None, None],
             }
         shape = (3, height, width // 2 + 1)
-        phase = torch.stack([torch.rand(shape, generator=stream(key, START)) for key in keys])
+        phase = torch.stack([torch.rand(shape, generator=stream(key, START)).mT for key in keys])
         magnitude = (
             self.measured
             if self.measured is not None
@@ -135,7 +139,7 @@ class FourierPhase(ImageParameters):
         )
         ones = torch.ones(len(keys), 1, 1, 1)
         return {"phase": (2 * phase - 1) * math.pi}, {
-            "magnitude": magnitude.expand(len(keys), -1, -1, -1).clone(),
+            "magnitude": magnitude.mT.expand(len(keys), -1, -1, -1).clone(),
             "mean": 0 * ones,
             "deviation": self.contrast * ones,
         }
@@ -150,11 +154,11 @@ class FourierPhase(ImageParameters):
         if "attenuation" in values:
             magnitude = magnitude * values["attenuation"].sigmoid()
         whole = None if magnitude.requires_grad else box
-        magnitude, phase = spectrum.enlarged(magnitude, values["phase"], size)
+        magnitude, phase = spectrum.enlarged(magnitude.mT, values["phase"].mT, size)
         planes = spectrum.phase_picture(magnitude, phase, size[1], whole)
         if box is not None and whole is None:
             planes = cut(planes, box)
-        return (planes * values["deviation"] + values["mean"]).sigmoid()
+        return torch.addcmul(values["mean"], planes, values["deviation"]).sigmoid()
 
 
 @final

@@ -307,6 +307,14 @@ class Objective(LightningModule, ABC):
     def probes_of(self, chunk: ImageChunk) -> list[Probe]:
         return [self.probes[entry.feature] for entry in chunk.entries]  # type: ignore[misc]
 
+    def probes_within(self, chunk: ImageChunk) -> list[Probe]:
+        """Return each image's feature, where it is in the chunk's window."""
+        probes = self.probes_of(chunk)
+        if chunk.window is None:
+            return probes
+        moved = {probe: probe.moved(chunk.window.group.position) for probe in set(probes)}
+        return [moved[probe] for probe in probes]
+
     def sources_of(self, chunk: ImageChunk) -> Tensor:
         """Return each image's source picture, [N, 3, h, w]."""
         assert self.sources is not None
@@ -428,8 +436,9 @@ class Objective(LightningModule, ABC):
         metrics = picture_metrics(self.tension, self.channel_dim).to(self.device)
         for chunk in self.chunks:
             shown = self.sources_of(chunk) if of_sources else whole(chunk(), self.input_size)
+            seen = cut(shown, chunk.window.box) if chunk.window else shown
             activations, attribution, response = attribute(
-                self.backbone, shown, self.probes_of(chunk), self.layer, self.attribution
+                self.backbone, seen, self.probes_within(chunk), self.layer, self.attribution
             )
             cosine, index = self.cosine_to_target(activations, chunk), self._index(shown, chunk)
             metrics.update(attribution, response, cosine, index)
@@ -447,7 +456,12 @@ class Objective(LightningModule, ABC):
         return index
 
     def cosine_to_target(self, activations: Tensor, chunk: ImageChunk) -> Tensor:
-        """Return the cosine of activations and the chunk's target, [N]; NaN where there is none."""
+        """Return the cosine of activations and the chunk's target, [N]; NaN where there is none.
+
+        Args:
+            activations: At the attribution layer, of the chunk's window.
+            chunk: Of the images, or their sources.
+        """
         return activations.new_full((len(activations),), torch.nan)
 
 
@@ -480,10 +494,7 @@ class MaximallyTense(Objective):
             )
 
     def losses(self, views: Tensor, chunk: ImageChunk, target: Any) -> Tensor:
-        probes = [probe for probe in self.probes_of(chunk) for _ in range(self.views.count)]
-        if chunk.window:
-            moved = {probe: probe.moved(chunk.window.group.position) for probe in set(probes)}
-            probes = [moved[probe] for probe in probes]
+        probes = [probe for probe in self.probes_within(chunk) for _ in range(self.views.count)]
         _, attribution, _ = attribute(
             self.backbone, views, probes, self.layer, self.attribution, create_graph=True
         )
@@ -573,22 +584,33 @@ class Inversion(Objective):
         return kept
 
     def losses(self, views: Tensor, chunk: ImageChunk, target: tuple[Tensor, Tensor]) -> Tensor:
-        if chunk.window:
-            target = (cut(target[0], chunk.window.map_box), cut(target[1], chunk.window.map_box))
-        wanted, window = (t.repeat_interleave(self.views.count, 0) for t in target)
+        wanted, window = _within(chunk, target)
+        if self.views.count > 1:
+            wanted, window = (t.repeat_interleave(self.views.count, 0) for t in (wanted, window))
         shown = self.backbone.run(views, [self.layer])[self.layer] * window
-        norm = torch.linalg.vector_norm(wanted.flatten(1), dim=1).clamp(min=1e-12)
-        dot = (shown * wanted).flatten(1).sum(1) / norm
+        dims = tuple(range(1, shown.ndim))
+        of_shown, of_wanted = (
+            torch.linalg.vector_norm(values, dim=dims).clamp(min=1e-12)
+            for values in (shown, wanted)
+        )
+        dot = (shown * wanted).sum(dims) / of_wanted
         # Below 0 the slope would vanish; noise may start there, where activations have both signs.
-        similar = signs.cosine(shown, wanted).clamp(min=_LEAST_COSINE)
+        similar = (dot / of_shown).clamp(min=_LEAST_COSINE)
         # A power of few floats is off by the last bit or not, depending on how many there are.
         losses: Tensor = -dot * (similar.double() ** self.power).to(dot)
         return losses
 
     def cosine_to_target(self, activations: Tensor, chunk: ImageChunk) -> Tensor:
-        wanted, window = self.target(chunk)
+        wanted, window = _within(chunk, self.target(chunk))
         cosine: Tensor = signs.cosine(activations * window, wanted)
         return cosine
+
+
+def _within(chunk: ImageChunk, maps: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return what of two maps the chunk's window covers."""
+    if chunk.window is None:
+        return maps
+    return cut(maps[0], chunk.window.map_box), cut(maps[1], chunk.window.map_box)
 
 
 @final

@@ -4,7 +4,7 @@ Pure functions on tensors.
 """
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,34 +91,37 @@ class _PhasePicture(torch.autograd.Function):
     """A box of the standardised planes of m e^{iφ}, with a gradient in φ only.
 
     Only the first of the two transforms is of the whole; mean and deviation come by Parseval's
-    theorem. Written out because autograd passes several times as often over memory.
+    theorem. Written out because autograd passes several times as often over memory. Nothing is
+    copied where the rows of a column of m and φ lie side by side in memory.
     """
 
     @staticmethod
     def forward(ctx: Any, magnitude: Tensor, phase: Tensor, width: int, box: Box) -> Tensor:
         top, left, rows, columns = box
         height = phase.shape[2]
+        magnitude, phase = magnitude.mT.contiguous(), phase.mT.contiguous()  # [N, 3, W // 2 + 1, H]
         waves = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
-        # The way the transform leaves them in memory: [N, 3, W // 2 + 1, H].
-        lines = torch.fft.ifft(waves, dim=2).mT.contiguous()
+        lines = torch.fft.ifft(waves)
         real = torch.view_as_real(lines).flatten(2)
         # Each frequency stands for two, but for the edges, whose imaginary part has no effect.
         gram = 2 * (real @ real.mT)  # [N, 3, 3]
         for edge in _edges(width):
-            seen, unseen = lines[:, :, edge].real, lines[:, :, edge].imag
-            gram -= seen @ seen.mT + 2 * (unseen @ unseen.mT)
+            pair = torch.view_as_real(lines[:, :, edge])
+            weighted = pair * pair.new_tensor([1.0, 2.0])
+            gram -= (pair[:, :, None] * weighted[:, None]).sum((3, 4))
         colour = _COLOUR.to(real)
         mean = lines[:, :, 0].real.mean(2) / width @ colour.mean(0)
         power = (gram * (colour.T @ colour)).sum((1, 2)) / (3 * height * width**2)
         mean, deviation = (
-            value[:, None, None, None] for value in (mean, (power - mean**2).clamp(1e-12).sqrt())
+            value[:, None, None] for value in (mean, (power - mean**2).clamp(1e-12).sqrt())
         )
         planes = torch.fft.irfft(lines[..., top : top + rows].mT, n=width)
-        planes = planes[..., left : left + columns]
-        standardised = (mix_colours(planes) - mean) / deviation
+        planes = planes[..., left : left + columns].flatten(2)
+        flat = torch.baddbmm(-mean / deviation, colour / deviation, planes)
+        standardised = flat.view(-1, 3, rows, columns)
         ctx.save_for_backward(waves, lines, standardised, mean, deviation)
         ctx.width, ctx.box = width, box
-        return cast("Tensor", standardised)
+        return standardised
 
     @staticmethod
     @once_differentiable
@@ -126,9 +129,9 @@ class _PhasePicture(torch.autograd.Function):
         waves, lines, standardised, mean, deviation = ctx.saved_tensors
         (top, left, rows, columns), width, height = ctx.box, ctx.width, lines.shape[3]
         colour = _COLOUR.to(gradient)
-        gradient = gradient / deviation
-        of_deviation = -(gradient * standardised).sum((1, 2, 3))
-        of_mean = -gradient.sum((1, 2, 3)) - of_deviation * (mean / deviation).flatten()
+        of_deviation = -(gradient * standardised).sum((1, 2, 3)) / deviation.flatten()
+        of_mean = -gradient.sum((1, 2, 3)) / deviation.flatten()
+        of_mean -= of_deviation * (mean / deviation).flatten()
         of_power = of_deviation / (deviation.flatten() * 6 * height * width**2)
         # Through the power, of all frequencies ...
         mixing = 4 * of_power[:, None, None] * (colour.T @ colour)
@@ -140,14 +143,16 @@ class _PhasePicture(torch.autograd.Function):
         of_lines[:, :, 0, :, 0] += (of_mean[:, None] * colour.mean(0) / (height * width))[..., None]
         # ... and through the pixels of the box.
         padded = gradient.new_zeros(*gradient.shape[:3], width)
-        padded[..., left : left + columns] = torch.einsum("rc,nrhw->nchw", colour, gradient)
-        of_rows = torch.fft.rfft(padded) * (2 / width)
+        unmixed = colour.T * (2 / width) / deviation @ gradient.flatten(2)
+        padded[..., left : left + columns] = unmixed.view(-1, 3, rows, columns)
+        of_rows = torch.fft.rfft(padded)
         for edge in _edges(width):
             of_rows[..., edge] /= 2
         of_lines = torch.view_as_complex(of_lines)
         of_lines[..., top : top + rows] += of_rows.mT
-        turned = torch.fft.fft(of_lines, norm="forward").mT
-        return None, turned.imag * waves.real - turned.real * waves.imag, None, None
+        turned = torch.fft.fft(of_lines, norm="forward")
+        turning = turned.imag * waves.real
+        return None, turning.addcmul_(turned.real, waves.imag, value=-1).mT, None, None
 
 
 def _edges(width: int) -> tuple[int, ...]:

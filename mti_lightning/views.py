@@ -7,17 +7,30 @@ from typing import final
 import torch
 from torch import Tensor
 
-from mti_lightning.boxes import Box, cut
+from mti_lightning.boxes import Box
 from mti_lightning.errors import InputError, check_range
 from mti_lightning.streams import stream
 
 
-def _filter(start: Tensor, extent: Tensor, source: int, target: int) -> Tensor:
-    """Return the weights, [N, target, source], of an anti-aliased linear resampling of one axis."""
-    steps = (torch.arange(target, device=start.device) + 0.5) / target
-    centre = (start[:, None] + steps * extent[:, None]) * source - 0.5  # [N, target]
+def _filter(
+    start: Tensor, extent: Tensor, source: int, target: int, seen: range, made: range
+) -> Tensor:
+    """Return the weights, [N, made, seen], of an anti-aliased linear resampling of one axis.
+
+    Args:
+        start: Of each box, in shares of the source, [N].
+        extent: Of each box, in shares of the source, [N].
+        source: How many pixels there are.
+        target: How many pixels a box becomes.
+        seen: Those of the source that are there; all others weigh nothing.
+        made: Those of the target that are asked for.
+    """
+    pixels, places = (
+        torch.arange(part.start, part.stop, device=start.device) for part in (seen, made)
+    )
+    centre = (start[:, None] + (places + 0.5) / target * extent[:, None]) * source - 0.5
     support = (extent * source / target).clamp(min=1)[:, None, None]
-    offset = torch.arange(source, device=start.device) - centre[:, :, None]  # [N, target, source]
+    offset = pixels - centre[:, :, None]  # [N, made, seen]
     weights = (1 - offset.abs() / support).clamp(min=0)
     return weights / weights.sum(2, keepdim=True).clamp(min=1e-12)
 
@@ -44,11 +57,18 @@ def resample(
     top, left, *size_of_part = part or (0, 0, *size)
     given, canvas = within or ((0, 0, *pictures.shape[2:]), pictures.shape[2:])
     # In the boxes' precision: half precision cannot tell places apart.
-    rows = _filter(boxes[:, 0], boxes[:, 2], canvas[0], size[0])  # [N, h, H]
-    columns = _filter(boxes[:, 1], boxes[:, 3], canvas[1], size[1])  # [N, w, W]
-    rows = cut(rows, (top, given[0], size_of_part[0], given[2]))
-    columns = cut(columns, (left, given[1], size_of_part[1], given[3]))
-    rows, columns = rows.to(pictures), columns.to(pictures).mT  # [N, h, H], [N, W, w]
+    rows, columns = (
+        _filter(
+            boxes[:, axis],
+            boxes[:, axis + 2],
+            canvas[axis],
+            size[axis],
+            range(given[axis], given[axis] + given[axis + 2]),
+            range(first, first + size_of_part[axis]),
+        ).to(pictures)
+        for axis, first in enumerate((top, left))
+    )
+    columns = columns.mT  # rows: [N, h, H], columns: [N, W, w]
     # The channels of a picture go through one product: broadcast ones copy the weights for each.
     count, channels, height, _ = pictures.shape
     height_of_part, width = size_of_part

@@ -122,7 +122,7 @@ def test_attenuation_fades_a_frequency() -> None:
     source = (0.5 + coarse + fine).expand(1, 3, 64, 48)
     image = FourierPhase()
     trained, fixed = image.start([0], (64, 48), source)
-    trained["attenuation"][:, :, 15:50] = -20  # rows of high frequency
+    trained["attenuation"][..., 15:50] = -20  # rows of high frequency
     shown = image.decode({**trained, **fixed}, (64, 48))
     spectrum = torch.fft.rfft2(shown[0, 0])[:, 0].abs()
     before = torch.fft.rfft2(source[0, 0])[:, 0].abs()
