@@ -156,6 +156,7 @@ class Results(Callback):
             for entry in objective.entries
         ]
         measures = objective.measure()
+        objective.caution(measures)
         rows = [{**name, **row} for name, row in zip(names, _rows(measures), strict=True)]
         for row in rows:
             row["file"] = f"pictures/{row['id']}.png"

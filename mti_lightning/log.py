@@ -15,6 +15,12 @@ def say(message: str) -> None:
     LOG.info(message)
 
 
+@rank_zero_only
+def caution(message: str) -> None:
+    """Put on the log what is seen also where the log was not asked for, as in a notebook."""
+    LOG.warning(message)
+
+
 def show() -> None:
     """Show the log on the terminal, once."""
     if not LOG.handlers:

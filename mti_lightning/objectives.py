@@ -3,7 +3,7 @@
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, final
 
@@ -31,7 +31,7 @@ from mti_lightning.errors import InputError, RenderError, check_range
 from mti_lightning.feature import Feature, Probe, ProbeGroup
 from mti_lightning.image import FourierPhase, ImageParameters
 from mti_lightning.layers import activation_warning
-from mti_lightning.log import say
+from mti_lightning.log import caution, say
 from mti_lightning.metrics import MEASURES, picture_metrics
 from mti_lightning.preflight import check_bank, check_options
 from mti_lightning.receptive_field import Window, find_window
@@ -446,6 +446,16 @@ class Objective(LightningModule, ABC):
         # It comes in alphabetical order, and the one value of a bank of one image is squeezed.
         return {name: computed[name].cpu().reshape(-1) for name in MEASURES}
 
+    def caution(self, measures: Mapping[str, Tensor]) -> None:
+        """Say which finished images have next to nothing of their target, as `measure` tells."""
+        cosines = zip(self.entries, measures["cosine"].tolist(), strict=True)
+        if failed := [entry.id for entry, cosine in cosines if cosine < _LEAST_COSINE]:
+            caution(
+                f"{len(failed)} of {len(self.entries)} images did not become what they are for: "
+                f"their cosine is below {_LEAST_COSINE}, so they show nothing: {_listed(failed)}; "
+                "more --trainer.max_epochs or another --model.seed may do"
+            )
+
     def _index(self, shown: Tensor, chunk: ImageChunk) -> Tensor:
         """Return the interference index of each picture, [N]; NaN where rivals are not known."""
         index = shown.new_full((len(shown),), torch.nan)
@@ -572,11 +582,10 @@ class Inversion(Objective):
             for e in entries
             if e in left_out
         )
-        named = ", ".join([*barren][:_MOST_NAMED]) + (", ..." if len(barren) > _MOST_NAMED else "")
         self.barren = (
             f"{len(left_out)} of {len(entries)} images cannot be made, as nothing "
-            f"excites (+) or inhibits (-) at layer {self.layer}: {named}; try an earlier "
-            "attribution layer, or coherent: false"
+            f"excites (+) or inhibits (-) at layer {self.layer}: {_listed([*barren])}; try an "
+            "earlier attribution layer, or coherent: false"
         )
         if not kept:
             raise RenderError(self.barren)
@@ -604,6 +613,10 @@ class Inversion(Objective):
         wanted, window = _within(chunk, self.target(chunk))
         cosine: Tensor = signs.cosine(activations * window, wanted)
         return cosine
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
 
 
 def _within(chunk: ImageChunk, maps: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

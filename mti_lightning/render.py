@@ -47,6 +47,7 @@ def render(
     quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     Trainer(max_epochs=epochs, **{**quiet, **trainer}).fit(objective, datamodule=data)
     measures = objective.measure()
+    objective.caution(measures)
     images = []
     with torch.no_grad():
         for chunk in objective.chunks:

@@ -374,6 +374,21 @@ def test_what_cannot_be_rendered_is_said_before_any_step() -> None:
         inversion(0)
 
 
+def test_images_that_show_nothing_of_their_target_are_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def said(steps: int) -> list[str]:
+        caplog.clear()
+        objective = inversion(layer="layer4", classes=CLASSES[:1], seed=2, steps_per_epoch=steps)
+        render(objective, VetoedShapesPictures(1), 1, enable_progress_bar=False, accelerator="cpu")
+        return [text for text in caplog.messages if "did not become" in text]
+
+    assert not said(20)
+    (message,) = said(1)
+    assert message.startswith("1 of 2 images did not become what they are for: their cosine is ")
+    assert "_positive_seed2; more --trainer.max_epochs or another --model.seed" in message
+
+
 def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_image() -> None:
     objective = MaximallyTense(Backbone(WORLD), CLASSES[:2], "layer4", steps_per_epoch=4)
 
