@@ -76,7 +76,7 @@ CANVAS = (512, 512)
 ONE, EVERY, STEP = "sweep, one feature", f"sweep, all {CHANNELS} channels", "inversion step"
 ICON = "atlas icons"
 FLOOR, THEIR_FLOOR = "floor", "floor, authors' module"
-EPOCHS, EPOCH = 5, 32  # by default of `mti fit`
+EPOCHS, EPOCH = 5, 20  # by default of `mti fit`
 OUR_STEPS, THEIR_STEPS = EPOCHS * EPOCH, 201
 # What a process does before its first step: it imports the package and builds the network.
 STARTS = {

@@ -60,7 +60,7 @@ class Objective(LightningModule, ABC):
         tension: The tension measure, or its name.
         image: The image parameters; phases of contrast 1.25, of 1.5 for MTIs, by default.
         views: Crops and noise against adversarial patterns, or how many of each picture and step.
-        optimizer: Moves the image parameters; Adam, lr 0.05, by default. Its rate falls to 0 along
+        optimizer: Moves the image parameters; Adam, lr 0.1, by default. Its rate falls to 0 along
             half a cosine.
         batch_size: Images per chunk: it bounds memory, and has no say in what the images become.
         steps_per_epoch: Steps for each image between two looks at the pictures.
@@ -89,10 +89,10 @@ class Objective(LightningModule, ABC):
         image: ImageParameters | None = None,
         views: Views | int | None = None,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(
-            parameters, lr=0.05, fused=True
+            parameters, lr=0.1, fused=True
         ),
         batch_size: int = 16,
-        steps_per_epoch: int = 32,
+        steps_per_epoch: int = 20,
         seed: int = 0,
         seeds: int = 1,
         accentuate: bool = False,

@@ -9,7 +9,7 @@ from lightning import Trainer
 
 from mti_lightning.errors import InputError
 
-_GIVE = "give one such as tb_logs/NAME/version_0/checkpoints/epoch=4-step=160.ckpt"
+_GIVE = "give one such as tb_logs/NAME/version_0/checkpoints/epoch=4-step=100.ckpt"
 
 
 def check_options(trainer: Trainer) -> None:

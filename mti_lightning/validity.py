@@ -119,7 +119,7 @@ class Validity(LightningModule):
         pictures: int = 256,
         tensest: int = 16,
         rendered: int = 4,
-        steps: int = 160,
+        steps: int = 100,
         seed: int = 0,
     ) -> None:
         super().__init__()

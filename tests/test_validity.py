@@ -202,7 +202,7 @@ def test_a_sound_backbone_and_method_are_believed():
 
 
 def test_the_judge_names_what_is_in_the_pictures_of_the_embedded_world():
-    found = report(Backbone(WORLD), features=["fc:4"], steps=160)["truth: what a judge sees"]
+    found = report(Backbone(WORLD), features=["fc:4"], steps=100)["truth: what a judge sees"]
     assert found.values["pictures"] == 8
     assert found.values["named"] >= 0.5  # chance is 0.125
     entries = [Entry("", 0, 3, "", 0, sign, source) for source in (0, 1) for sign in "+-"]
