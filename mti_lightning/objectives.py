@@ -44,6 +44,7 @@ from mti_lightning.views import Views, whole
 
 _SPECTRUM_PICTURES = 256
 _LEAST_COSINE = 0.1
+_TRIAL = 20  # steps after which an image that is stuck starts anew
 _MOST_NAMED = 8
 
 
@@ -371,15 +372,17 @@ class Objective(LightningModule, ABC):
         chunk: ImageChunk = self.bank[batch.chunk]  # type: ignore[assignment]
         if self._target[0] != batch.chunk:
             self._target = (batch.chunk, self.target(chunk))
+        step = self.current_epoch * self.steps_per_epoch + batch.step
+        epochs = self.trainer.max_epochs or -1
+        self.progress = min(step / (epochs * self.steps_per_epoch), 1.0) if epochs > 0 else 0.0
+        self._anneal()
+        if step == _TRIAL and self.progress <= 0.25:  # else there is no time for it
+            self._renew(chunk)
         part = chunk.window and chunk.window.box
         box = self.views.reach(part, self.input_size, chunk.grid) if part else None
         pictures = chunk.optimised(box)
         pictures.retain_grad()
         self._rendered = (chunk, pictures, box)
-        step = self.current_epoch * self.steps_per_epoch + batch.step
-        epochs = self.trainer.max_epochs or -1
-        self.progress = min(step / (epochs * self.steps_per_epoch), 1.0) if epochs > 0 else 0.0
-        self._anneal()
         with torch.autocast(self.device.type, enabled=False):
             keys = [entry.key for entry in chunk.entries]
             views = self.views(
@@ -395,6 +398,30 @@ class Objective(LightningModule, ABC):
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             group.setdefault("initial_lr", group["lr"])
             group["lr"] = group["initial_lr"] * (1 + math.cos(math.pi * self.progress)) / 2
+
+    @torch.no_grad()
+    def _renew(self, chunk: ImageChunk) -> None:
+        """Give images that are as good as nothing a fresh start from noise.
+
+        Where nothing of the target answers to the first noise there is no gradient either, and no
+        number of steps would change it: of eight starts of one such picture one stayed at 0.04.
+        """
+        if self.accentuate:
+            return
+        shown = whole(chunk.optimised(), self.input_size)
+        seen = cut(shown, chunk.window.box) if chunk.window else shown
+        activations = self.backbone.run(seen, [self.layer])[self.layer]
+        stuck = (self.cosine_to_target(activations, chunk) < _LEAST_COSINE).nonzero().flatten()
+        if not len(stuck):
+            return
+        keys = [stream_key(chunk.entries[row].key, "renewed") for row in stuck.tolist()]
+        for name, values in self.image.start(keys, chunk.grid, None)[0].items():
+            chunk.trained[name][stuck] = values.to(self.device)
+            state = self.optimizers().state[chunk.trained[name]]  # type: ignore[union-attr]
+            for moment in state.values():
+                if moment.shape == chunk.trained[name].shape:
+                    moment[stuck] = 0
+        chunk.moved[stuck] = 0
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._rendered is None:

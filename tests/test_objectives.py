@@ -389,6 +389,18 @@ def test_images_that_show_nothing_of_their_target_are_named(
     assert "_positive_seed2; more --trainer.max_epochs or another --model.seed" in message
 
 
+def test_an_image_that_is_stuck_starts_anew_and_its_neighbours_do_not() -> None:
+    def made(**seeds: int) -> tuple[list[float], Tensor]:
+        options = {"classes": CLASSES[:1], "layer": "layer4", "steps_per_epoch": 100, **seeds}
+        objective = inversion(**options)
+        fit(objective, 1, 1, seed=0)
+        return objective.measure()["cosine"].tolist(), pictures(objective)
+
+    cosines, both = made(seed=0, seeds=2)
+    assert min(cosines) > 0.4  # without a fresh start 0.06
+    assert torch.equal(both[2:], made(seed=1)[1])
+
+
 def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_image() -> None:
     objective = MaximallyTense(Backbone(WORLD), CLASSES[:2], "layer4", steps_per_epoch=4)
 
