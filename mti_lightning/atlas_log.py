@@ -33,7 +33,6 @@ from mti_lightning.views import whole
 
 _SPRITE: Final = 8192  # TensorBoard's largest, pixels a side
 _MOST_PROJECTED: Final = 10_000
-_ICON: Final = 240  # pixels: no atlas shows it wider
 
 
 class AtlasLog(Callback):
@@ -137,14 +136,15 @@ class AtlasLog(Callback):
 
             yield from ((face, partial(draw, face)) for face in objective.faces)
             return
-        placed = _placed(objective, self._maps)
-        for place, found in self._maps.items():
+        placed = cache(partial(_placed, objective, self._maps))
+
+        def mark(place: int, found: Map) -> Image.Image:
             title = f"{type(objective).__name__} on the map of {_title(objective, found)}"
             response = found.columns["response"]
-            yield (
-                str(objective.features[place]),
-                partial(atlas_picture.mark, found.layout, response, *placed[place], title),
-            )
+            return atlas_picture.mark(found.layout, response, *placed()[place], title)
+
+        for place, found in self._maps.items():
+            yield str(objective.features[place]), partial(mark, place, found)
 
 
 def _write_page(path: Path, objective: AtlasInversion, found: Map) -> None:
@@ -183,7 +183,7 @@ def _icons(objective: AtlasInversion) -> dict[Face, dict[tuple[int, int], Image.
     """Return the icons of each face by row and column; of several seeds the first."""
     assert objective.map is not None
     icons: dict[Face, dict[tuple[int, int], Image.Image]] = {face: {} for face in objective.faces}
-    size = within(objective.canvas, _ICON)
+    size = within(objective.canvas, atlas_picture.LARGEST)
     with torch.no_grad():
         for chunk in objective.chunks:
             for entry, picture, alpha in zip(

@@ -19,7 +19,8 @@ _BELOW = ("excitation", "inhibition")  # columns that have no scatter; tension s
 _GROUND, _OUTLINE = "#f2f2f2", "#5a5a5a"
 _DPI = 100
 _WIDTH, _HEAD, _FOOT, _EDGE = 1800, 110, 780, 30  # pixels
-_LARGEST, _SMALLEST = 240, 0.75  # a cell's side in pixels; an icon's as a share of it
+LARGEST = 240  # pixels: a cell's side
+_SMALLEST = 0.75  # an icon's side as a share of it
 _MOST_SHOWN = 32  # a run's pictures that are shown beside the map
 _MAP_HIGH = 1000
 
@@ -175,7 +176,7 @@ def _icons(
         )
     )
     # Square cells, and the map not higher than wide.
-    side = min((_WIDTH - 2 * _EDGE) // max(len(rows), len(columns)), _LARGEST)
+    side = min((_WIDTH - 2 * _EDGE) // max(len(rows), len(columns)), LARGEST)
     border = max(2, round(side * 0.06))
     left, high = (_WIDTH - len(columns) * side) // 2, len(rows) * side
     sheet = Image.new("RGB", (_WIDTH, high + 2 * _EDGE), "white")

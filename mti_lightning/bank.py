@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mti_lightning.boxes import Box
+from mti_lightning.boxes import Box, cut
 from mti_lightning.errors import InputError
 from mti_lightning.image import ImageParameters
 from mti_lightning.receptive_field import Window
@@ -122,6 +122,10 @@ class ImageChunk(nn.Module):
     def optimised(self, box: Box | None = None) -> Tensor:
         """Return the pictures as they are optimised, or a box of each, [N, 3, h, w] in 0..1."""
         return self._decode(self.grid, box)
+
+    def seen(self, pictures: Tensor) -> Tensor:
+        """Return what of pictures of the backbone's input size the window covers."""
+        return pictures if self.window is None else cut(pictures, self.window.box)
 
     def saliency(self, size: Size | None = None) -> Tensor:
         """Return how much each pixel was moved, [N, H, W], of the pictures of that size."""

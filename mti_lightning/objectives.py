@@ -138,6 +138,9 @@ class Objective(LightningModule, ABC):
         """Return what the chunk's images shall become; asked for when the chunk's turn comes."""
         return None
 
+    def renew(self, chunk: ImageChunk) -> None:
+        """Give those of a chunk's images that are stuck a fresh start."""
+
     # --- the bank ---
 
     @property
@@ -377,7 +380,7 @@ class Objective(LightningModule, ABC):
         self.progress = min(step / (epochs * self.steps_per_epoch), 1.0) if epochs > 0 else 0.0
         self._anneal()
         if step == _TRIAL and self.progress <= 0.25:  # else there is no time for it
-            self._renew(chunk)
+            self.renew(chunk)
         part = chunk.window and chunk.window.box
         box = self.views.reach(part, self.input_size, chunk.grid) if part else None
         pictures = chunk.optimised(box)
@@ -398,30 +401,6 @@ class Objective(LightningModule, ABC):
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             group.setdefault("initial_lr", group["lr"])
             group["lr"] = group["initial_lr"] * (1 + math.cos(math.pi * self.progress)) / 2
-
-    @torch.no_grad()
-    def _renew(self, chunk: ImageChunk) -> None:
-        """Give images that are as good as nothing a fresh start from noise.
-
-        Where nothing of the target answers to the first noise there is no gradient either, and no
-        number of steps would change it: of eight starts of one such picture one stayed at 0.04.
-        """
-        if self.accentuate:
-            return
-        shown = whole(chunk.optimised(), self.input_size)
-        seen = cut(shown, chunk.window.box) if chunk.window else shown
-        activations = self.backbone.run(seen, [self.layer])[self.layer]
-        stuck = (self.cosine_to_target(activations, chunk) < _LEAST_COSINE).nonzero().flatten()
-        if not len(stuck):
-            return
-        keys = [stream_key(chunk.entries[row].key, "renewed") for row in stuck.tolist()]
-        for name, values in self.image.start(keys, chunk.grid, None)[0].items():
-            chunk.trained[name][stuck] = values.to(self.device)
-            state = self.optimizers().state[chunk.trained[name]]  # type: ignore[union-attr]
-            for moment in state.values():
-                if moment.shape == chunk.trained[name].shape:
-                    moment[stuck] = 0
-        chunk.moved[stuck] = 0
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._rendered is None:
@@ -463,9 +442,12 @@ class Objective(LightningModule, ABC):
         metrics = picture_metrics(self.tension, self.channel_dim).to(self.device)
         for chunk in self.chunks:
             shown = self.sources_of(chunk) if of_sources else whole(chunk(), self.input_size)
-            seen = cut(shown, chunk.window.box) if chunk.window else shown
             activations, attribution, response = attribute(
-                self.backbone, seen, self.probes_within(chunk), self.layer, self.attribution
+                self.backbone,
+                chunk.seen(shown),
+                self.probes_within(chunk),
+                self.layer,
+                self.attribution,
             )
             cosine, index = self.cosine_to_target(activations, chunk), self._index(shown, chunk)
             metrics.update(attribution, response, cosine, index)
@@ -635,6 +617,30 @@ class Inversion(Objective):
         # A power of few floats is off by the last bit or not, depending on how many there are.
         losses: Tensor = -dot * (similar.double() ** self.power).to(dot)
         return losses
+
+    @torch.no_grad()
+    def renew(self, chunk: ImageChunk) -> None:
+        """Give images that are as good as nothing a fresh start from noise.
+
+        Where nothing of the target answers to the first noise there is no gradient either, and no
+        number of steps would change it: of eight starts of one such picture one stayed at 0.04.
+        """
+        if self.accentuate:
+            return
+        seen = chunk.seen(chunk(self.input_size))
+        activations = self.backbone.run(seen, [self.layer])[self.layer]
+        stuck = (self.cosine_to_target(activations, chunk) < _LEAST_COSINE).nonzero().flatten()
+        if not len(stuck):
+            return
+        keys = [stream_key(chunk.entries[row].key, "renewed") for row in stuck.tolist()]
+        for name, values in self.image.start(keys, chunk.grid, None)[0].items():
+            parameter = chunk.trained[name]
+            parameter[stuck] = values.to(self.device)
+            state = self.optimizers().state[parameter]  # type: ignore[union-attr]
+            for moment in state.values():
+                if moment.shape == parameter.shape:
+                    moment[stuck] = 0
+        chunk.moved[stuck] = 0
 
     def cosine_to_target(self, activations: Tensor, chunk: ImageChunk) -> Tensor:
         wanted, window = _within(chunk, self.target(chunk))
