@@ -33,7 +33,9 @@ CASES = [
     ("vetoed_shapes_resnet", "pretrained", "fc:0", "layer4", 16),
     ("vetoed_shapes_resnet", "pretrained", "fc:0", "layer3", 64),
     ("resnet18", "random", "layer4.0.act2/input:0@mean", "layer3", 8),
+    ("resnet50", "random", "layer4.0.act3/input:0@mean", "layer3", 1),
     ("resnet50", "random", "layer4.0.act3/input:0@mean", "layer3", 8),
+    ("vit_tiny_patch16_224", "random", "blocks.9.mlp.act/input:0@mean", "blocks.8", 1),
     ("vit_tiny_patch16_224", "random", "blocks.9.mlp.act/input:0@mean", "blocks.8", 8),
 ]
 

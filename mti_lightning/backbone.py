@@ -16,6 +16,7 @@ from timm.data import resolve_data_config
 from torch import Tensor, nn
 
 from mti_lightning.errors import InputError, nearest
+from mti_lightning.evenness import Evenness
 
 
 @dataclass(frozen=True, order=True)
@@ -145,6 +146,7 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(config["mean"])[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(config["std"])[:, None, None], persistent=False)
         self._sites: dict[Layer, Site] = {}
+        self._evenness = Evenness()
 
     @property
     def network(self) -> nn.Module:
@@ -202,45 +204,28 @@ class Backbone(nn.Module):
             InputError: If one of the layers does not exist, is not passed a tensor, or did not run.
         """
         captured: dict[Layer, Tensor] = {}
-        insert, count = insert or {}, len(pictures)
-        padding = self._padding(count)
+        insert = insert or {}
 
         def tap(layer: Layer, value: Tensor) -> Tensor:
-            own = len(value) * count // (count + padding)  # inside windows there are several each
-            passed, rest = value[:own], value[own:]
-            if layer in insert:  # its size may be another one
-                passed = insert[layer]
-                rest = passed[-1:].detach().expand(padding, *passed.shape[1:])
+            value = insert.get(layer, value)
             if layer in layers:
                 # Cloned twice: the first copy is ours, the network may overwrite the second.
-                copy = passed.clone()
-                passed = captured[layer] = copy.detach().requires_grad_() if layer == cut else copy
+                copy = value.clone()
+                value = captured[layer] = copy.detach().requires_grad_() if layer == cut else copy
                 if len(captured) == len(set(layers)):
                     raise _Stop
-            return torch.cat([passed, rest]) if padding else passed.clone()
+            return value.clone()
 
-        shown = pictures.detach() if cut else pictures
-        if padding:
-            shown = torch.cat([shown, shown[-1:].detach().expand(padding, -1, -1, -1)])
-        with self._hooks({*layers, *insert}, tap), contextlib.suppress(_Stop):
-            self(shown)
+        on_cpu = self.mean.device.type == "cpu"
+        evenly = self._evenness(self.network) if on_cpu else contextlib.nullcontext()
+        with evenly, self._hooks({*layers, *insert}, tap), contextlib.suppress(_Stop):
+            self(pictures.detach() if cut else pictures)
         for layer in layers:
             if layer not in captured:
                 raise InputError(
                     f"layer {str(layer)!r} of {self.name} takes no part in its forward pass"
                 )
         return captured
-
-    def _padding(self, count: int) -> int:
-        """Return how many pictures to run beside `count`, so that theirs do not depend on it.
-
-        oneDNN shares the pictures of a batch out among the threads, and takes other kernels, which
-        differ in the last bit, where that leaves a remainder or where a picture is alone. An
-        optimisation makes a visible difference of it within a hundred steps.
-        """
-        if self.mean.device.type != "cpu":
-            return 0
-        return -count % max(2, torch.get_num_threads())
 
     @contextlib.contextmanager
     def _hooks(self, layers: set[Layer], tap: Callable[[Layer, Tensor], Tensor]) -> Iterator[None]:
@@ -261,8 +246,8 @@ class Backbone(nn.Module):
             return lambda _module, _inputs, output: checked(layer, output)
 
         modules = {layer: self._module(layer) for layer in layers}
-        handles = [
-            module.register_forward_pre_hook(on_input(layer))
+        handles = [  # outside what fills a batch up with copies
+            module.register_forward_pre_hook(on_input(layer), prepend=True)
             if layer.side == "input"
             else module.register_forward_hook(on_output(layer))
             for layer, module in modules.items()

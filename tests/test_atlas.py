@@ -358,8 +358,8 @@ def test_the_groups_of_the_embedded_world_lie_apart(layer: str, kind: int, tmp_p
     nearest = NearestNeighbors(n_neighbors=10).fit(points).kneighbors(return_distance=False)
     own = (group[nearest] == group[:, None]).mean(1)
     assert min(own[group == which].mean() for which in range(4)) >= 0.96
-    # Held-out pictures fall among their own.
-    held = np.arange(2000) % 10 == 0
+    # Held-out pictures fall among their own; of a quarter, each group has twenty at least.
+    held = np.arange(2000) % 4 == 0
     placed = place(vectors[held], vectors[~held], points[~held])
     among = NearestNeighbors(n_neighbors=10).fit(points[~held])
     likes = (group[~held][among.kneighbors(placed)[1]] == group[held][:, None]).mean(1)

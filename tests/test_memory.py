@@ -26,7 +26,11 @@ render(
     enable_progress_bar=False,
 )
 """
-PEAK = "\nimport resource\nprint('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+# Not getrusage's: a new process starts with that of the one that started it.
+PEAK = """
+from pathlib import Path
+print("peak", Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+"""
 
 
 def peak(script: str, folder: Path) -> int:
