@@ -216,8 +216,9 @@ class Backbone(nn.Module):
                     raise _Stop
             return value.clone()
 
-        on_cpu = self.mean.device.type == "cpu"
-        evenly = self._evenness(self.network) if on_cpu else contextlib.nullcontext()
+        evenly: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if self.mean.device.type == "cpu":
+            evenly = self._evenness(self.network, len(pictures))
         with evenly, self._hooks({*layers, *insert}, tap), contextlib.suppress(_Stop):
             self(pictures.detach() if cut else pictures)
         for layer in layers:

@@ -27,14 +27,13 @@ class Evenness:
         self._missing: dict[object, int] = {}
 
     @contextlib.contextmanager
-    def __call__(self, network: nn.Module) -> Iterator[None]:
-        """Fill up inside a network's layers; remove the hooks in any case."""
+    def __call__(self, network: nn.Module, count: int) -> Iterator[None]:
+        """Fill up in a network's layers while it runs `count` pictures; leave no hook behind."""
         own: dict[nn.Module, int] = {}
 
         def fill(module: nn.Module, inputs: tuple[Any, ...]) -> Tensor | None:
             rows, *others = inputs or (None,)
-            missing = 0 if others or rows is None else self.missing(module, rows)
-            if not missing:
+            if others or rows is None or not (missing := self.missing(module, rows)):
                 return None
             own[module] = len(rows)
             return torch.cat([rows, rows[-1:].detach().expand(missing, *rows.shape[1:])])
@@ -44,7 +43,7 @@ class Evenness:
 
         handles = []
         for module in network.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
+            if count % _unit(module):
                 # Outside hooks that are there already, as those of attribution rules: what these
                 # take from the graph of the layer has the copies' rows.
                 handles.append(module.register_forward_pre_hook(fill, prepend=True))
@@ -57,16 +56,10 @@ class Evenness:
 
     def missing(self, module: nn.Module, rows: Tensor) -> int:
         """Return how many copies a layer needs beside rows [N, …] of its input."""
-        threads = torch.get_num_threads()
-        unit = 1
-        if isinstance(module, nn.Conv2d) and rows.ndim == 4:
-            unit = max(2, threads)
-        elif isinstance(module, nn.Linear) and rows.ndim == 2:
-            unit = 8
-        most = -len(rows) % unit
-        if not most:
+        most = -len(rows) % _unit(module)
+        if not most or rows.ndim != (4 if isinstance(module, nn.Conv2d) else 2):
             return 0
-        key = (repr(module), rows.shape, rows.dtype, threads)
+        key = (repr(module), rows.shape, rows.dtype, torch.get_num_threads())
         if key not in self._missing:
             even = _compute(module, rows, len(rows) + most)
             for count in (0, 1, most):
@@ -74,6 +67,13 @@ class Evenness:
                     self._missing[key] = count
                     break
         return self._missing[key]
+
+
+def _unit(module: nn.Module) -> int:
+    """Return a number of pictures (rows of a linear layer) whose multiples are computed alike."""
+    if isinstance(module, nn.Conv2d):
+        return max(2, torch.get_num_threads())
+    return 8 if isinstance(module, nn.Linear) else 1
 
 
 @torch.inference_mode(False)
