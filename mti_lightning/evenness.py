@@ -24,7 +24,7 @@ class Evenness:
     """
 
     def __init__(self) -> None:
-        self._missing: dict[object, int] = {}
+        self._tried: dict[object, int] = {}
 
     @contextlib.contextmanager
     def __call__(self, network: nn.Module, count: int) -> Iterator[None]:
@@ -33,7 +33,7 @@ class Evenness:
 
         def fill(module: nn.Module, inputs: tuple[Any, ...]) -> Tensor | None:
             rows, *others = inputs or (None,)
-            if others or rows is None or not (missing := self.missing(module, rows)):
+            if others or rows is None or not (missing := self._missing(module, rows)):
                 return None
             own[module] = len(rows)
             return torch.cat([rows, rows[-1:].detach().expand(missing, *rows.shape[1:])])
@@ -54,19 +54,19 @@ class Evenness:
             for handle in handles:
                 handle.remove()
 
-    def missing(self, module: nn.Module, rows: Tensor) -> int:
+    def _missing(self, module: nn.Module, rows: Tensor) -> int:
         """Return how many copies a layer needs beside rows [N, …] of its input."""
         most = -len(rows) % _unit(module)
         if not most or rows.ndim != (4 if isinstance(module, nn.Conv2d) else 2):
             return 0
         key = (repr(module), rows.shape, rows.dtype, torch.get_num_threads())
-        if key not in self._missing:
+        if key not in self._tried:
             even = _compute(module, rows, len(rows) + most)
             for count in (0, 1, most):
                 if count == most or _agree(_compute(module, rows, len(rows) + count), even):
-                    self._missing[key] = count
+                    self._tried[key] = count
                     break
-        return self._missing[key]
+        return self._tried[key]
 
 
 def _unit(module: nn.Module) -> int:

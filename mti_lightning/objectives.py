@@ -138,8 +138,8 @@ class Objective(LightningModule, ABC):
         """Return what the chunk's images shall become; asked for when the chunk's turn comes."""
         return None
 
-    def renew(self, chunk: ImageChunk) -> None:
-        """Give those of a chunk's images that are stuck a fresh start."""
+    def renew(self, chunk: ImageChunk, target: Any) -> None:
+        """Give those of a chunk's images that are stuck on the way to its target a fresh start."""
 
     # --- the bank ---
 
@@ -380,7 +380,7 @@ class Objective(LightningModule, ABC):
         self.progress = min(step / (epochs * self.steps_per_epoch), 1.0) if epochs > 0 else 0.0
         self._anneal()
         if step == _TRIAL and self.progress <= 0.25:  # else there is no time for it
-            self.renew(chunk)
+            self.renew(chunk, self._target[1])
         part = chunk.window and chunk.window.box
         box = self.views.reach(part, self.input_size, chunk.grid) if part else None
         pictures = chunk.optimised(box)
@@ -619,7 +619,7 @@ class Inversion(Objective):
         return losses
 
     @torch.no_grad()
-    def renew(self, chunk: ImageChunk) -> None:
+    def renew(self, chunk: ImageChunk, target: tuple[Tensor, Tensor]) -> None:
         """Give images that are as good as nothing a fresh start from noise.
 
         Where nothing of the target answers to the first noise there is no gradient either, and no
@@ -629,7 +629,7 @@ class Inversion(Objective):
             return
         seen = chunk.seen(chunk(self.input_size))
         activations = self.backbone.run(seen, [self.layer])[self.layer]
-        stuck = (self.cosine_to_target(activations, chunk) < _LEAST_COSINE).nonzero().flatten()
+        stuck = (_cosine(activations, chunk, target) < _LEAST_COSINE).nonzero().flatten()
         if not len(stuck):
             return
         keys = [stream_key(chunk.entries[row].key, "renewed") for row in stuck.tolist()]
@@ -643,13 +643,17 @@ class Inversion(Objective):
         chunk.moved[stuck] = 0
 
     def cosine_to_target(self, activations: Tensor, chunk: ImageChunk) -> Tensor:
-        wanted, window = _within(chunk, self.target(chunk))
-        cosine: Tensor = signs.cosine(activations * window, wanted)
-        return cosine
+        return _cosine(activations, chunk, self.target(chunk))
 
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
+
+
+def _cosine(activations: Tensor, chunk: ImageChunk, target: tuple[Tensor, Tensor]) -> Tensor:
+    wanted, window = _within(chunk, target)
+    cosine: Tensor = signs.cosine(activations * window, wanted)
+    return cosine
 
 
 def _within(chunk: ImageChunk, maps: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
