@@ -34,7 +34,7 @@ demo: $(INSTALLED)  ## what excites and what inhibits a feature, in a few minute
 	@echo "The contact sheet is tb_logs/demo.png; to see all pictures in TensorBoard:"
 	@echo "    $(BIN)/tensorboard --logdir tb_logs"
 
-atlas: $(INSTALLED)  ## the attribution atlas of a class of the embedded world
+atlas: $(INSTALLED)  ## the attribution atlas of a class of the vetoed shapes
 	@$(BIN)/mti fit --config configs/demo_atlas.yaml
 	@echo "The page is atlas.html in that folder."
 
@@ -71,7 +71,7 @@ bench: $(INSTALLED) $(BENCH)/installed  ## what steps, sweeps and toys cost, bes
 	@$(BIN)/python -m benchmarks.superposition --only speed loss --steps 5000 --out tb_logs/superposition
 	@$(BENCH)/bin/python -m benchmarks.against_faccent --json tb_logs/bench.json
 
-train: $(INSTALLED)  ## train the embedded world's backbone
+train: $(INSTALLED)  ## train the vetoed shapes' backbone
 	@$(BIN)/python -m benchmarks.train_backbone
 
 clean:  ## remove caches and builds; .venv and tb_logs stay

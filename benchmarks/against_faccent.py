@@ -60,8 +60,8 @@ from mti_lightning import (
     attribute,
 )
 from mti_lightning.callbacks import PictureLog, Results
-from mti_lightning.feature import Probe
-from mti_lightning.sweep import Sweep
+from mti_lightning.features.bound import BoundFeature
+from mti_lightning.sweep.module import Sweep
 
 SEED = 0
 LAYER, TARGET, CHANNEL, CHANNELS = "mixed3a", "mixed3b_pre_relu", 379, 480
@@ -82,7 +82,7 @@ OUR_STEPS, THEIR_STEPS = EPOCHS * EPOCH, 201
 STARTS = {
     "faccent": "from faccent import render, param, objectives, cam; "
     "from faccent.modelzoo import inceptionv1_decomposed as build; build(pretrained=False)",
-    "ours": "import mti_lightning.cli, mti_inceptionv1; "
+    "ours": "import mti_lightning.cli.entry, mti_inceptionv1; "
     "mti_lightning.Backbone('inceptionv1_tf', 'random')",
 }
 
@@ -111,7 +111,7 @@ class Race:
         return statistics.median(a / b for a, b in pairs)
 
 
-def say(text: str) -> None:
+def log_info(text: str) -> None:
     """Report progress; stdout is for the tables."""
     print(text, file=sys.stderr, flush=True)
 
@@ -120,7 +120,9 @@ def race(name: str, batch: int, runs: dict[str, Callable[[], float]], rounds: in
     """Let each take its turn, once to warm up and then in every round, in alternating order."""
     result = Race(name, batch, {who: [] for who in runs})
     for number in range(rounds + 1):
-        say(f"{name}, batch {batch}: " + (f"round {number} of {rounds}" if number else "warm up"))
+        log_info(
+            f"{name}, batch {batch}: " + (f"round {number} of {rounds}" if number else "warm up")
+        )
         for who in list(runs) if number % 2 else reversed(runs):
             seconds = runs[who]()
             if number:
@@ -254,8 +256,10 @@ def agreement(
     """
     inputs = pictures * 255 - 117
     attribution, response = faccent_attribution(network, inputs)
-    probe, layer = Probe(Feature.parse(FEATURE), backbone), Layer.parse(LAYER)
-    _, ours, own_response = attribute(backbone, pictures, [probe] * len(pictures), layer, ActGrad())
+    bound_feature, layer = BoundFeature(Feature.parse(FEATURE), backbone), Layer.parse(LAYER)
+    _, ours, own_response = attribute(
+        backbone, pictures, [bound_feature] * len(pictures), layer, ActGrad()
+    )
     with torch.no_grad():
         cropped = reach(network, TARGET, inputs[..., CROP, CROP])
     centre = CENTRE - CROP.start // STRIDE
@@ -305,7 +309,7 @@ def sweep_races(
     whole = Sweep(backbone, [f"{TARGET}:*@centre"], LAYER).to(device)
     for swept in (sweep, whole):
         swept.prepare()
-    say("comparing the numbers")
+    log_info("comparing the numbers")
     errors = agreement(backbone, network, pictures[:4], sweep, whole, channels)
 
     @torch.no_grad()
@@ -490,7 +494,7 @@ def icon_race(
 
 
 def source_pictures(backbone: Backbone, count: int) -> Tensor:
-    """Return pictures of the embedded world at the network's input size, [N, 3, 224, 224]."""
+    """Return pictures of the vetoed shapes at the network's input size, [N, 3, 224, 224]."""
     data = VetoedShapesPictures(count, SEED)
     data.use(backbone.preprocessing)
     return torch.stack([sample["picture"] for sample in data.samples()])

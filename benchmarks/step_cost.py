@@ -26,7 +26,7 @@ from mti_lightning import (
     PositiveInversion,
     VetoedShapesPictures,
 )
-from mti_lightning.bank import Step
+from mti_lightning.objectives.bank import Step
 
 CASES = [
     ("vetoed_shapes_resnet", "pretrained", "fc:0", "layer4", 1),
@@ -99,14 +99,14 @@ def _bare(objective: Objective) -> Callable[[], None]:
     chunk, network = objective.chunks[0], objective.backbone.network
     pictures = torch.rand(len(chunk.entries), 3, *objective.input_size, device=objective.device)
     tense = isinstance(objective, MaximallyTense)
-    layers = [objective.layer, *({objective.probes[0].layer} if tense else ())]
+    layers = [objective.layer, *({objective.bound_features[0].layer} if tense else ())]
 
     def run() -> None:
         shown = pictures.clone().requires_grad_()
         with sdpa_kernel(SDPBackend.MATH if tense else list(SDPBackend.__members__.values())[1:]):
             found = truncated(network, layers, shown, cloned=tense)
             if tense:
-                response = objective.probes[0](found[1]).sum()
+                response = objective.bound_features[0](found[1]).sum()
                 (gradient,) = torch.autograd.grad(response, found[0], create_graph=True)
                 (found[0] * gradient).sum().backward()
             else:

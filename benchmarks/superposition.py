@@ -26,11 +26,18 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 
-from mti_lightning import Backbone, Sweep, SweepStore, VetoedShapesPictures, interference
-from mti_lightning.signs import Tension, cosine
-from mti_lightning.streams import stream, stream_key
-from mti_lightning.superposition import AbsoluteValue, ExclusiveOr, Toy, Weights, tension_causes
-from mti_lightning.vetoed_shapes import VETO_OFFSET, VetoedShapes
+from mti_lightning import Backbone, Sweep, SweepStore, VetoedShapesPictures
+from mti_lightning.attribution.signs import Tension, cosine
+from mti_lightning.images.seeds import derive_seed, generator_at
+from mti_lightning.superposition import interference
+from mti_lightning.superposition.toys import (
+    AbsoluteValue,
+    ExclusiveOr,
+    Toy,
+    Weights,
+    tension_causes,
+)
+from mti_lightning.vetoed_shapes.world import VETO_OFFSET, VetoedShapes
 
 STEPS = 20_000
 AS_THE_AUTHORS: dict[type[Toy], dict[str, float]] = {
@@ -90,7 +97,7 @@ def one(toy: Toy, start: int) -> nn.Sequential:
 def batches(toy: Toy, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Draw what the toy draws at each step, every sample for itself, and the answers."""
     for step in range(steps):
-        inputs, counts = toy.draw(toy.batch_size, stream(stream_key("toy", toy.seed), step))
+        inputs, counts = toy.draw(toy.batch_size, generator_at(derive_seed("toy", toy.seed), step))
         inputs = inputs.repeat_interleave(counts.long(), 0)
         yield inputs, toy.answer(inputs)
 
@@ -217,30 +224,34 @@ def scores(toy: Toy, weights: Weights, samples: int, seed: int) -> dict[str, flo
     """
     measured = []
     for split in ("reference", "test"):
-        inputs, counts = toy.draw(samples, stream(stream_key("toy", split, seed), 0))
+        inputs, counts = toy.draw(samples, generator_at(derive_seed("toy", split, seed), 0))
         inputs = inputs.repeat_interleave(counts.long(), 0)
         activations = weights.activate(inputs)[0]  # [N, m]
         measured.append((inputs, activations, weights.respond(activations[None])[0]))
     (_, reference, reached), (inputs, activations, responses) = measured
     output, mean = weights.output[0], reference.mean(0)
-    canonical = interference.canonical(reference, (reference - mean)[:, None] * output, reached)
+    profiles = interference.profiles(reference, (reference - mean)[:, None] * output, reached)
     attributions = (activations - mean)[:, None] * output  # [N, n, m]
     minimum = Tension("minimum")
     tension = minimum(attributions.flatten(0, 1)).view_as(responses)
     raw = (activations[:, None] * output).flatten(0, 1)
     excitation = attributions.clamp(min=0)
-    alike = cosine(excitation.flatten(0, 1), canonical.excitation.repeat(len(inputs), 1))
-    expressed = canonical.expressed
-    left_over = interference.left_over(activations, canonical).clamp(min=1e-6)
+    alike = cosine(excitation.flatten(0, 1), profiles.excitation.repeat(len(inputs), 1))
+    expressed = profiles.expressed
+    residual = interference.residual(activations, profiles).clamp(min=1e-6)
     ways = {
         "tension": minimum(raw).view_as(responses),
         "tension_centred": tension,
         "response": responses,
         "cosine": alike.view_as(responses),
-        "strength": interference.duel(interference.strength(attributions, canonical), expressed),
-        "explained": interference.duel(interference.explained(activations, canonical), expressed),
-        "left_over": interference.duel(1 / left_over, expressed),
-        "index": -interference.interference_index(activations, attributions, canonical),
+        "strength": interference.share_against_rival(
+            interference.strength(attributions, profiles), expressed
+        ),
+        "explained": interference.share_against_rival(
+            interference.explained(activations, profiles), expressed
+        ),
+        "residual": interference.share_against_rival(1 / residual, expressed),
+        "index": -interference.interference_index(activations, attributions, profiles),
     }
     genuine, other = label(toy, weights, inputs, tension)
     chosen = (genuine | other) & expressed

@@ -1,4 +1,4 @@
-"""Train the embedded world's backbone as the shipped one was: `make train`.
+"""Train the vetoed shapes' backbone as the shipped one was: `make train`.
 
 Learn, harden against a large adversarial step, settle with a small one: 20 minutes on 4 cores.
 The last line says where the weights are.

@@ -1,4 +1,4 @@
-"""Train the embedded world's judge as the shipped one was: `python -m benchmarks.train_judge`.
+"""Train the vetoed shapes' judge as the shipped one was: `python -m benchmarks.train_judge`.
 
 On which shapes are present in pictures, apart and over each other, that were disturbed at random,
 and then on adversarial ones, so that it goes by what a person sees: 15 minutes on 4 cores. The
@@ -11,9 +11,9 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, Dataset
 
-from mti_lightning.vetoed_shapes import Sample, VetoedShapes, VetoedShapesData
-from mti_lightning.vetoed_shapes_backbone import VetoedShapesClassifier
-from mti_lightning.vetoed_shapes_judge import WEIGHTS
+from mti_lightning.vetoed_shapes.backbone import VetoedShapesClassifier
+from mti_lightning.vetoed_shapes.judge import WEIGHTS
+from mti_lightning.vetoed_shapes.world import Sample, VetoedShapes, VetoedShapesData
 
 SEED = 1
 

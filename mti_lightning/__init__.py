@@ -1,12 +1,11 @@
 """Maximally tense images and +/− attribution inversions, for any timm model."""
 
-from mti_lightning import vetoed_shapes_backbone as _embedded_default  # noqa: F401  registers it with timm
-from mti_lightning.atlas_inversion import AtlasInversion, Chart
-from mti_lightning.atlas_log import AtlasLog
-from mti_lightning.attribution import ActGrad, Attribution, attribute
-from mti_lightning.backbone import Backbone, Layer
-from mti_lightning.bank import ImageBankStrategy
-from mti_lightning.data import (
+from mti_lightning.atlas.callback import AtlasLog
+from mti_lightning.atlas.inversion import AtlasInversion, Chart
+from mti_lightning.attribution.methods import ActGrad, Attribution, attribute
+from mti_lightning.attribution.signs import Tension
+from mti_lightning.backbone.network import Backbone, Layer
+from mti_lightning.data.pictures import (
     ImageFolder,
     PictureData,
     PictureFile,
@@ -15,9 +14,11 @@ from mti_lightning.data import (
     VetoedShapesPictures,
 )
 from mti_lightning.errors import InputError, MtiError, RenderError
-from mti_lightning.feature import Feature
-from mti_lightning.image import FourierPhase, ImageParameters, Pixels
-from mti_lightning.objectives import (
+from mti_lightning.features.feature import Feature
+from mti_lightning.images.parameters import FourierPhase, ImageParameters, Pixels
+from mti_lightning.images.views import Views
+from mti_lightning.objectives.bank import ImageBankStrategy
+from mti_lightning.objectives.base import (
     MaximallyTense,
     NegativeInversion,
     Objective,
@@ -25,13 +26,12 @@ from mti_lightning.objectives import (
     SignedInversion,
 )
 from mti_lightning.render import Rendering, render
-from mti_lightning.signs import Tension
-from mti_lightning.store import SweepStore
-from mti_lightning.sweep import Sweep
-from mti_lightning.swept import SweepPictures
-from mti_lightning.validity import Validity
-from mti_lightning.vetoed_shapes import VetoedShapes
-from mti_lightning.views import Views
+from mti_lightning.sweep.module import Sweep
+from mti_lightning.sweep.pictures import SweepPictures
+from mti_lightning.sweep.store import SweepStore
+from mti_lightning.validity.module import Validity
+from mti_lightning.vetoed_shapes import backbone as _default_backbone  # noqa: F401  registers it with timm
+from mti_lightning.vetoed_shapes.world import VetoedShapes
 
 __version__ = "0.1.0"
 __all__ = [

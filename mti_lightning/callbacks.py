@@ -11,13 +11,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from mti_lightning.bank import file_name
+from mti_lightning.attribution.signs import Sign
 from mti_lightning.compose import composite, grid, opacity, to_image, within
 from mti_lightning.errors import InputError
+from mti_lightning.images.views import whole
 from mti_lightning.log import run_folder
-from mti_lightning.objectives import Objective
-from mti_lightning.signs import Sign
-from mti_lightning.views import whole
+from mti_lightning.objectives.bank import file_name
+from mti_lightning.objectives.base import Objective
 
 _MOST_SHOWN = 64
 _WIDEST = 2048  # pixels of a row of pictures; full size they are on disk
@@ -156,7 +156,7 @@ class Results(Callback):
             for entry in objective.entries
         ]
         measures = objective.measure()
-        objective.caution(measures)
+        objective.warn_of_failures(measures)
         rows = [{**name, **row} for name, row in zip(names, _rows(measures), strict=True)]
         for row in rows:
             row["file"] = f"pictures/{row['id']}.png"

@@ -10,13 +10,13 @@ LOG = logging.getLogger("mti_lightning")
 
 
 @rank_zero_only
-def say(message: str) -> None:
+def log_info(message: str) -> None:
     """Put a message on the log."""
     LOG.info(message)
 
 
 @rank_zero_only
-def caution(message: str) -> None:
+def log_warning(message: str) -> None:
     """Put on the log what is seen also where the log was not asked for, as in a notebook."""
     LOG.warning(message)
 

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import timm
 
 from mti_lightning.errors import InputError, nearest
-from mti_lightning.log import say
+from mti_lightning.log import log_info
 
 BACKBONES = "mti_lightning.backbones"
 ATTRIBUTIONS = "mti_lightning.attributions"
@@ -87,7 +87,7 @@ def load_plugins(attribution_base: type) -> dict[str, list[str]]:
                 said += f"={plugin.skipped}, which is of the same module"
             elif _is_backbone(plugin.entry_point) and plugin.entry_point.module in sys.modules:
                 said += ", but something else imported its module: its models are there"
-            say(said)
+            log_info(said)
         else:
             loaded.setdefault(plugin.entry_point.group, []).append(plugin.name)
     return loaded

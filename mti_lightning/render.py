@@ -7,10 +7,10 @@ import torch
 from lightning import Trainer
 from PIL import Image
 
-from mti_lightning.bank import Entry
 from mti_lightning.compose import opacity, to_image
-from mti_lightning.data import PictureData
-from mti_lightning.objectives import Objective
+from mti_lightning.data.pictures import PictureData
+from mti_lightning.objectives.bank import Entry
+from mti_lightning.objectives.base import Objective
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def render(
     quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     Trainer(max_epochs=epochs, **{**quiet, **trainer}).fit(objective, datamodule=data)
     measures = objective.measure()
-    objective.caution(measures)
+    objective.warn_of_failures(measures)
     images = []
     with torch.no_grad():
         for chunk in objective.chunks:

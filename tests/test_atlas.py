@@ -19,7 +19,7 @@ from mti_lightning import (
     VetoedShapes,
     VetoedShapesPictures,
 )
-from mti_lightning.atlas import (
+from mti_lightning.atlas.layout import (
     COLUMNS,
     Layout,
     cells,
@@ -35,7 +35,7 @@ from mti_lightning.atlas import (
     select_pictures,
     thinned,
 )
-from mti_lightning.vetoed_shapes import veto_of
+from mti_lightning.vetoed_shapes.world import veto_of
 from tests.test_store import MADE
 
 NUMBERS = st.floats(-1e30, 1e30) | st.sampled_from([0.0, 0.5, 1.0])

@@ -1,4 +1,4 @@
-"""The atlas of a small sweep of the embedded world: its targets, its pictures, its page."""
+"""The atlas of a small sweep of the vetoed shapes: its targets, its pictures, its page."""
 
 import json
 import os
@@ -33,9 +33,9 @@ from mti_lightning import (
     Tension,
     VetoedShapesPictures,
 )
-from mti_lightning.atlas import COLUMNS
-from mti_lightning.atlas_log import _project
-from mti_lightning.attribution import ActGrad, attribute
+from mti_lightning.atlas.callback import _project
+from mti_lightning.atlas.layout import COLUMNS
+from mti_lightning.attribution.methods import ActGrad, attribute
 from mti_lightning.callbacks import PictureLog, Results
 
 PICTURES, CLASS = 48, "fc:3"
@@ -117,8 +117,10 @@ def test_a_cell_s_targets_are_the_means_of_its_pictures_targets(chart: Chart) ->
         shown = torch.stack(
             [data.pictures[int(found.layout.pictures[i])]["picture"] for i in cell.members]
         )
-        probes = [objective.probes[0]] * cell.count
-        _, attribution, _ = attribute(objective.backbone, shown, probes, objective.layer, ActGrad())
+        bound_features = [objective.bound_features[0]] * cell.count
+        _, attribution, _ = attribute(
+            objective.backbone, shown, bound_features, objective.layer, ActGrad()
+        )
         unit = attribution / attribution.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         excites = unit.sum(1, keepdim=True) > 0
         wanted = {
@@ -212,7 +214,7 @@ class Other(ActGrad):
         (
             None,
             {"attribution": Other()},
-            "attribution.class_path 'mti_lightning.attribution.ActGra",
+            "attribution.class_path 'mti_lightning.attribution.methods.ActGra",
         ),
         (None, {"tension": Tension("minimum")}, "tension.measure 'geometric', not 'minimum'; give"),
         (
@@ -369,7 +371,7 @@ def test_umap_is_fitted_once_for_all_grids(
 ) -> None:
     first, again = inversion(chart), inversion(chart)
     first.build_bank(None)
-    monkeypatch.setattr("mti_lightning.atlas.embed", None)
+    monkeypatch.setattr("mti_lightning.atlas.layout.embed", None)
     again.build_bank(None)
     np.testing.assert_array_equal(first.map.layout.points, again.map.layout.points)
     monkeypatch.chdir(Path(chart.sweep).parent)

@@ -16,9 +16,9 @@ from selenium.webdriver import ActionChains
 from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 from selenium.webdriver.common.keys import Keys
 
-from mti_lightning.atlas import COLUMNS, Cell, cells, lay_out
-from mti_lightning.atlas_page import write_page
-from mti_lightning.atlas_picture import draw
+from mti_lightning.atlas.layout import COLUMNS, Cell, cells, lay_out
+from mti_lightning.atlas.page import write_page
+from mti_lightning.atlas.picture import draw
 from mti_lightning.errors import InputError
 from tests.tools.page import Browser, browser
 

@@ -7,8 +7,8 @@ import pytest
 from matplotlib import colormaps
 from PIL import Image
 
-from mti_lightning.atlas import Cell, Layout, cells, lay_out
-from mti_lightning.atlas_picture import draw, mark, save
+from mti_lightning.atlas.layout import Cell, Layout, cells, lay_out
+from mti_lightning.atlas.picture import draw, mark, save
 
 SIDE, LEFT, TOP = 87, 30, 140  # of a cell among 20 × 20, in pixels
 WIDTH = 1800

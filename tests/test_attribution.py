@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mti_lightning.attribution import (
+from mti_lightning.attribution.methods import (
     ActGrad,
     Attribution,
     Pass,
@@ -19,10 +19,11 @@ from mti_lightning.attribution import (
     check_method,
     check_path,
 )
-from mti_lightning.backbone import Backbone, Layer
+from mti_lightning.backbone.network import Backbone, Layer
 from mti_lightning.errors import InputError, RunError
-from mti_lightning.feature import Feature, Probe
-from mti_lightning.vetoed_shapes import VetoedShapes
+from mti_lightning.features.bound import BoundFeature
+from mti_lightning.features.feature import Feature
+from mti_lightning.vetoed_shapes.world import VetoedShapes
 from tests.test_backbone import FAMILIES, hooks, liven, normalised, plain
 
 Index = tuple[int | slice, ...] | Literal["peak", "mean"]
@@ -134,13 +135,13 @@ def test_attribution_equals_plain_autograd_without_operations_in_place(
     liven(backbone.network)
     before = {key: value.clone() for key, value in backbone.network.state_dict().items()}
     pictures = torch.rand(2, 3, *backbone.preprocessing.size)
-    probe = Probe(Feature.parse(feature), backbone)
-    expected = reference(plain(backbone), pictures, layer, str(probe.layer), index)
+    bound_feature = BoundFeature(Feature.parse(feature), backbone)
+    expected = reference(plain(backbone), pictures, layer, str(bound_feature.layer), index)
     pictures.requires_grad_()
-    check_path(backbone, probe, Layer.parse(layer))
+    check_path(backbone, bound_feature, Layer.parse(layer))
     for create_graph in (False, True):
         results = attribute(
-            backbone, pictures, [probe] * 2, Layer.parse(layer), ActGrad(), create_graph
+            backbone, pictures, [bound_feature] * 2, Layer.parse(layer), ActGrad(), create_graph
         )
         for actual, wanted in zip(results, expected, strict=True):
             close(actual, wanted)
@@ -155,8 +156,8 @@ def test_a_piecewise_linear_head_is_explained_to_the_last_bit_of_its_response() 
     pictures = torch.stack([world[i]["picture"] for i in range(32)])
     logits, bias = backbone(pictures), backbone.network.fc.bias
     for kind in range(8):
-        probes = [Probe(Feature("fc", kind), backbone)] * 32
-        _, a, r = attribute(backbone, pictures, probes, Layer("layer4"), ActGrad())
+        bound_features = [BoundFeature(Feature("fc", kind), backbone)] * 32
+        _, a, r = attribute(backbone, pictures, bound_features, Layer("layer4"), ActGrad())
         torch.testing.assert_close(r, logits[:, kind], rtol=1e-5, atol=1e-5)
         error = (a.flatten(1).double().sum(1) + bias[kind] - r).abs()
         assert (error <= 1e-5 * r.abs().clamp(min=1)).all()
@@ -173,13 +174,15 @@ def test_features_mixed_in_one_batch_are_as_one_by_one() -> None:
         "layer4.0.act1/input:5@mean",
         "layer3:9",
     ]
-    probes = [Probe(Feature.parse(feature), backbone) for feature in features]
+    bound_features = [BoundFeature(Feature.parse(feature), backbone) for feature in features]
     order = [0, 1, 2, 3, 4, 5, 2, 0]
     pictures = torch.rand(len(order), 3, 64, 64)
-    mixed = attribute(backbone, pictures, [probes[i] for i in order], Layer("layer2"), ActGrad())
+    mixed = attribute(
+        backbone, pictures, [bound_features[i] for i in order], Layer("layer2"), ActGrad()
+    )
     for row, i in enumerate(order):
         alone = attribute(
-            backbone, pictures[row : row + 1], [probes[i]], Layer("layer2"), ActGrad()
+            backbone, pictures[row : row + 1], [bound_features[i]], Layer("layer2"), ActGrad()
         )
         for whole, single in zip(mixed, alone, strict=True):
             close(whole[row : row + 1], single)
@@ -198,13 +201,13 @@ def test_the_attribution_s_own_derivative_equals_finite_differences(
 ) -> None:
     backbone = Backbone(name, weights="random").to(torch.float64)
     liven(backbone.network)
-    probe = Probe(Feature.parse(feature), backbone)
+    bound_feature = BoundFeature(Feature.parse(feature), backbone)
     pictures = torch.rand(2, 3, *backbone.preprocessing.size, dtype=torch.float64)
-    weighting = torch.randn(2, *backbone.site(Layer.parse(layer)).shape, dtype=torch.float64)
+    weighting = torch.randn(2, *backbone.layout(Layer.parse(layer)).shape, dtype=torch.float64)
 
     def weighted(pictures: Tensor, create_graph: bool) -> Tensor:
         _, attribution, _ = attribute(
-            backbone, pictures, [probe] * 2, Layer.parse(layer), ActGrad(), create_graph
+            backbone, pictures, [bound_feature] * 2, Layer.parse(layer), ActGrad(), create_graph
         )
         return (attribution * weighting).sum()
 
@@ -222,14 +225,16 @@ def test_the_attribution_s_own_derivative_equals_finite_differences(
 
 def test_without_create_graph_nothing_of_the_graph_is_kept() -> None:
     backbone = Backbone("resnet18", weights="random", input_size=(64, 64))
-    probe = Probe(Feature("fc", 3), backbone)
+    bound_feature = BoundFeature(Feature("fc", 3), backbone)
     pictures = torch.rand(1, 3, 64, 64, requires_grad=True)
-    for kept in attribute(backbone, pictures, [probe], Layer("layer2"), ActGrad()):
+    for kept in attribute(backbone, pictures, [bound_feature], Layer("layer2"), ActGrad()):
         assert not kept.requires_grad
-    (_, a, _) = attribute(backbone, pictures.detach(), [probe], Layer("layer2"), ActGrad(), True)
+    (_, a, _) = attribute(
+        backbone, pictures.detach(), [bound_feature], Layer("layer2"), ActGrad(), True
+    )
     assert a.requires_grad  # by way of the activations alone
     with torch.no_grad():  # as in validation and in predict
-        _, a, _ = attribute(backbone, pictures, [probe], Layer("layer2"), ActGrad())
+        _, a, _ = attribute(backbone, pictures, [bound_feature], Layer("layer2"), ActGrad())
     assert a.abs().sum() > 0
 
 
@@ -250,10 +255,10 @@ class Occlusion(Attribution):
 
 def test_another_method_can_ask_for_other_activations() -> None:
     backbone = Backbone("vetoed_shapes_resnet")
-    probe = Probe(Feature("fc", 3), backbone)
+    bound_feature = BoundFeature(Feature("fc", 3), backbone)
     pictures = torch.stack([VetoedShapes(4, seed=5)[i]["picture"] for i in range(4)])
-    _, a, _ = attribute(backbone, pictures, [probe] * 4, Layer("layer4"), ActGrad())
-    _, lost, _ = attribute(backbone, pictures, [probe] * 4, Layer("layer4"), Occlusion())
+    _, a, _ = attribute(backbone, pictures, [bound_feature] * 4, Layer("layer4"), ActGrad())
+    _, lost, _ = attribute(backbone, pictures, [bound_feature] * 4, Layer("layer4"), Occlusion())
     # The head over the last stage is linear, so what a channel adds is what is lost without it.
     torch.testing.assert_close(lost[:, :3, 0, 0], a[:, :3].sum((2, 3)), rtol=1e-4, atol=1e-5)
 
@@ -267,9 +272,9 @@ def test_a_method_that_fails_leaves_no_hook() -> None:
             raise AssertionError("not reached")
 
     backbone = Backbone("resnet18", weights="random", input_size=(64, 64))
-    probe = Probe(Feature("fc", 3), backbone)
+    bound_feature = BoundFeature(Feature("fc", 3), backbone)
     with pytest.raises(RuntimeError, match="channels"):
-        attribute(backbone, torch.rand(1, 3, 64, 64), [probe], Layer("layer2"), Failing())
+        attribute(backbone, torch.rand(1, 3, 64, 64), [bound_feature], Layer("layer2"), Failing())
     assert hooks(backbone.network) == []
 
 
@@ -286,9 +291,9 @@ def test_an_attribution_layer_that_does_not_feed_the_target_is_refused(
     layer: str, feature: str
 ) -> None:
     backbone = Backbone("resnet18", weights="random", input_size=(64, 64))
-    probe = Probe(Feature.parse(feature), backbone)
+    bound_feature = BoundFeature(Feature.parse(feature), backbone)
     with pytest.raises(InputError) as error:
-        check_path(backbone, probe, Layer.parse(layer))
+        check_path(backbone, bound_feature, Layer.parse(layer))
     assert str(error.value) == (
         f"attribution layer {layer!r} does not feed feature {feature!r}: "
         "it lies behind the target layer or beside it; name an earlier layer"
@@ -298,9 +303,11 @@ def test_an_attribution_layer_that_does_not_feed_the_target_is_refused(
 
 def test_a_layer_may_be_attributed_to_itself() -> None:
     backbone = Backbone("resnet18", weights="random", input_size=(64, 64))
-    probe = Probe(Feature("layer3", 5, position=(1, 2)), backbone)
-    check_path(backbone, probe, Layer("layer3"))
-    _, a, r = attribute(backbone, torch.rand(2, 3, 64, 64), [probe] * 2, Layer("layer3"), ActGrad())
+    bound_feature = BoundFeature(Feature("layer3", 5, position=(1, 2)), backbone)
+    check_path(backbone, bound_feature, Layer("layer3"))
+    _, a, r = attribute(
+        backbone, torch.rand(2, 3, 64, 64), [bound_feature] * 2, Layer("layer3"), ActGrad()
+    )
     torch.testing.assert_close(a[:, 5, 1, 2], r)
     assert a.count_nonzero() == r.count_nonzero()
 
@@ -336,17 +343,17 @@ def test_a_baseline_is_laid_out_as_the_activations_are(
     name: str, layer: str, feature: str, tmp_path: Path
 ) -> None:
     backbone = Backbone(name, "pretrained" if name == "vetoed_shapes_resnet" else "random")
-    site = backbone.site(Layer(layer))
+    site = backbone.layout(Layer(layer))
     values = np.arange(site.channels, dtype=np.float32)
     np.save(tmp_path / "mean.npy", values)
     method = FromBaseline(str(tmp_path / "mean.npy"))
     pictures = torch.rand(2, 3, *backbone.preprocessing.size)
-    probes = [Probe(Feature.parse(feature), backbone)] * 2
-    check_method(method, backbone, Layer(layer), probes[0])
-    a, plain, _ = attribute(backbone, pictures, probes, Layer(layer), ActGrad())
-    _, from_zeros, _ = attribute(backbone, pictures, probes, Layer(layer), FromBaseline())
+    bound_features = [BoundFeature(Feature.parse(feature), backbone)] * 2
+    check_method(method, backbone, Layer(layer), bound_features[0])
+    a, plain, _ = attribute(backbone, pictures, bound_features, Layer(layer), ActGrad())
+    _, from_zeros, _ = attribute(backbone, pictures, bound_features, Layer(layer), FromBaseline())
     torch.testing.assert_close(from_zeros, plain)
-    _, found, _ = attribute(backbone, pictures, probes, Layer(layer), method)
+    _, found, _ = attribute(backbone, pictures, bound_features, Layer(layer), method)
     start = torch.from_numpy(values).view([-1, 1, 1] if site.channel_dim == 1 else [-1])
     gradient = torch.where(a == 0, 0, plain / a)
     torch.testing.assert_close(
@@ -356,7 +363,7 @@ def test_a_baseline_is_laid_out_as_the_activations_are(
 
 def check(method: Attribution, layer: str = "layer4") -> None:
     backbone = Backbone("vetoed_shapes_resnet")
-    check_method(method, backbone, Layer(layer), Probe(Feature("fc", 3), backbone))
+    check_method(method, backbone, Layer(layer), BoundFeature(Feature("fc", 3), backbone))
 
 
 @pytest.mark.parametrize(
@@ -411,15 +418,15 @@ def test_a_pass_leads_to_other_pictures() -> None:
         torch.rand(2, 3, 64, 64),
         Along(),
     )
-    probes = [Probe(Feature("fc", channel), backbone) for channel in (3, 5)]
+    bound_features = [BoundFeature(Feature("fc", channel), backbone) for channel in (3, 5)]
     # A shortcut leads round the layer: the head, too, has to be of the other pictures.
     layer = Layer("layer2.0.conv1")
-    activations, change, _ = attribute(backbone, pictures, probes, layer, method)
+    activations, change, _ = attribute(backbone, pictures, bound_features, layer, method)
     grey = backbone.run(torch.full((1, 3, 64, 64), 0.25), [layer])[layer]
     torch.testing.assert_close(activations - change, grey.expand_as(change))
-    assert method.forward.site == backbone.site(layer)
+    assert method.forward.layout == backbone.layout(layer)
     assert method.forward.pictures is pictures
-    expected = attribute(backbone, 1 - pictures, probes, layer, ActGrad())
+    expected = attribute(backbone, 1 - pictures, bound_features, layer, ActGrad())
     assert torch.equal(method.other.activations, expected[0])
     assert torch.equal(method.other.responses, expected[2])
     torch.testing.assert_close(method.other.head(method.other.activations), expected[2])
@@ -427,7 +434,7 @@ def test_a_pass_leads_to_other_pictures() -> None:
     torch.testing.assert_close(gradient * method.other.activations, expected[1])
     other = method.forward.at(pictures[:1], [1])
     torch.testing.assert_close(
-        other.responses, attribute(backbone, pictures[:1], probes[1:], layer, ActGrad())[2]
+        other.responses, attribute(backbone, pictures[:1], bound_features[1:], layer, ActGrad())[2]
     )
     assert hooks(backbone.network) == []
 
@@ -454,7 +461,9 @@ def test_a_method_is_tried_before_the_run(factor: float, cause: str) -> None:
     assert str(error.value) == f"attribution method Broken of module {__name__} {cause}"
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(InputError, match="'fc' does not feed feature 'layer1:3'"):
-        check_method(FromBaseline(), backbone, Layer("fc"), Probe(Feature("layer1", 3), backbone))
+        check_method(
+            FromBaseline(), backbone, Layer("fc"), BoundFeature(Feature("layer1", 3), backbone)
+        )
 
 
 @pytest.mark.parametrize(
@@ -472,8 +481,8 @@ def test_a_result_that_is_no_attribution_stops_the_run(result: Tensor | None, ca
             return result  # type: ignore[return-value]
 
     backbone = Backbone("vetoed_shapes_resnet")
-    probe = Probe(Feature("fc", 3), backbone)
+    bound_feature = BoundFeature(Feature("fc", 3), backbone)
     with pytest.raises(RunError) as error:
-        attribute(backbone, torch.rand(1, 3, 96, 96), [probe], Layer("layer4"), Wrong())
+        attribute(backbone, torch.rand(1, 3, 96, 96), [bound_feature], Layer("layer4"), Wrong())
     assert str(error.value) == f"attribution method Wrong of module {__name__} {cause}"
     assert hooks(backbone.network) == []

@@ -14,7 +14,7 @@ from lightning import LightningModule
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mti_lightning.backbone import Backbone, Layer, Site
+from mti_lightning.backbone.network import ActivationLayout, Backbone, Layer
 from mti_lightning.errors import InputError
 
 # Small pictures where the family allows them; None is the model's own size.
@@ -107,27 +107,35 @@ def test_both_sides_of_every_activation_equal_plain_hooks(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "layer", "site"),
     [
-        ("resnet18", "layer3", Site((256, 6, 10), 1, (6, 10))),
-        ("resnet18", "global_pool", Site((512,), -1, None)),
-        ("efficientnet_b0", "blocks.3.0.se.conv_reduce", Site((10, 1, 1), 1, (1, 1))),
-        ("efficientnet_b0", "blocks.3.0.bn2.act/input", Site((240, 6, 4), 1, (6, 4))),
-        ("convnext_tiny", "stages.1.blocks.0", Site((192, 8, 12), 1, (8, 12))),
-        ("convnext_tiny", "stages.1.blocks.0.mlp.act/input", Site((8, 12, 768), -1, (8, 12))),
-        ("vit_tiny_patch16_224", "blocks.3", Site((25, 192), -1, (4, 6), 1)),
-        ("vit_tiny_patch16_224", "patch_embed", Site((24, 192), -1, (4, 6), 0)),
-        ("vit_tiny_patch16_224", "head", Site((1000,), -1, None)),
-        ("swin_tiny_patch4_window7_224", "layers.2.blocks.0", Site((14, 14, 384), -1, (14, 14))),
+        ("resnet18", "layer3", ActivationLayout((256, 6, 10), 1, (6, 10))),
+        ("resnet18", "global_pool", ActivationLayout((512,), -1, None)),
+        ("efficientnet_b0", "blocks.3.0.se.conv_reduce", ActivationLayout((10, 1, 1), 1, (1, 1))),
+        ("efficientnet_b0", "blocks.3.0.bn2.act/input", ActivationLayout((240, 6, 4), 1, (6, 4))),
+        ("convnext_tiny", "stages.1.blocks.0", ActivationLayout((192, 8, 12), 1, (8, 12))),
+        (
+            "convnext_tiny",
+            "stages.1.blocks.0.mlp.act/input",
+            ActivationLayout((8, 12, 768), -1, (8, 12)),
+        ),
+        ("vit_tiny_patch16_224", "blocks.3", ActivationLayout((25, 192), -1, (4, 6), 1)),
+        ("vit_tiny_patch16_224", "patch_embed", ActivationLayout((24, 192), -1, (4, 6), 0)),
+        ("vit_tiny_patch16_224", "head", ActivationLayout((1000,), -1, None)),
+        (
+            "swin_tiny_patch4_window7_224",
+            "layers.2.blocks.0",
+            ActivationLayout((14, 14, 384), -1, (14, 14)),
+        ),
         (
             "swin_tiny_patch4_window7_224",
             "layers.2.blocks.0.mlp.act/input",
-            Site((196, 1536), -1, (14, 14)),
+            ActivationLayout((196, 1536), -1, (14, 14)),
         ),
     ],
 )
-def test_how_activations_lie(name: str, layer: str, site: Site) -> None:
+def test_how_activations_lie(name: str, layer: str, site: ActivationLayout) -> None:
     size = {"convnext_tiny": (64, 96)}.get(name, FAMILIES[name])
     backbone = Backbone(name, weights="random", input_size=size)
-    assert backbone.site(Layer.parse(layer)) == site
+    assert backbone.layout(Layer.parse(layer)) == site
     channels = {1: site.shape[0], -1: site.shape[-1]}[site.channel_dim]
     assert site.channels == channels
     assert len(site.position_dims) == len(site.shape) - 1
@@ -136,7 +144,7 @@ def test_how_activations_lie(name: str, layer: str, site: Site) -> None:
 def test_registers_lie_outside_the_grid() -> None:
     backbone = Backbone("test_vit3", weights="random")
     prefix = backbone.network.num_prefix_tokens
-    site = backbone.site(Layer("blocks.1"))
+    site = backbone.layout(Layer("blocks.1"))
     assert site.prefix_tokens == prefix
     assert site.grid is not None
     assert site.shape[0] == prefix + site.grid[0] * site.grid[1]
@@ -237,7 +245,7 @@ def test_no_hook_is_left_and_those_of_others_stay(resnet: Backbone, fails: bool)
     with pytest.raises(InputError):
         resnet.run(pictures, [Layer("layer1"), Layer("layr2")])
     with pytest.raises(InputError):
-        resnet.site(Layer("layr2"))
+        resnet.layout(Layer("layr2"))
     assert hooks(resnet.network) == []
 
 
@@ -536,7 +544,7 @@ def test_pretrained_weights_out_of_reach_are_refused_within_two_seconds(
 def test_a_layer_that_cannot_be_tapped_is_refused(name: str, layer: str, told: str) -> None:
     backbone = Backbone(name, weights="random", input_size=FAMILIES.get(name))
     with pytest.raises(InputError) as error:
-        backbone.site(Layer.parse(layer))
+        backbone.layout(Layer.parse(layer))
     assert told in str(error.value)
     assert hooks(backbone.network) == []
 
@@ -550,4 +558,4 @@ def test_a_layer_that_does_not_run_is_refused_by_a_run() -> None:
 def test_pictures_too_small_for_the_network_are_refused_with_their_size() -> None:
     backbone = Backbone("densenet121", weights="random", input_size=(8, 8))
     with pytest.raises(InputError, match="densenet121 cannot take pictures of 8x8 pixels: "):
-        backbone.site(Layer("features"))
+        backbone.layout(Layer("features"))

@@ -21,10 +21,10 @@ from mti_lightning import (
     SignedInversion,
     VetoedShapesPictures,
 )
-from mti_lightning.attribution import ActGrad, attribute
+from mti_lightning.attribution.methods import ActGrad, attribute
 from mti_lightning.callbacks import PictureLog, Results
-from mti_lightning.data import PictureData
-from mti_lightning.views import whole
+from mti_lightning.data.pictures import PictureData
+from mti_lightning.images.views import whole
 
 COLUMNS = [
     "id",
@@ -96,9 +96,13 @@ def test_the_table_holds_what_the_clean_pictures_on_disk_show(
         picture = (
             torch.from_numpy(np.asarray(image)[..., :3] / 255.0).permute(2, 0, 1)[None].float()
         )
-        probe = objective.probes[objective.entries[number].feature]
+        bound_feature = objective.bound_features[objective.entries[number].feature]
         _, attribution, response = attribute(
-            objective.backbone, whole(picture, (96, 96)), [probe], objective.layer, ActGrad()
+            objective.backbone,
+            whole(picture, (96, 96)),
+            [bound_feature],
+            objective.layer,
+            ActGrad(),
         )
         excited, inhibited = (
             attribution.sum(1).clamp(min=0).sum(),

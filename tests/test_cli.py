@@ -907,7 +907,10 @@ def test_every_sweep_configuration_runs(desk):
             "pictures exists and is no sweep; give --model.store another place",
         ),
         ([*SMALL_SWEEP, "--model.store=note.png"], "note.png exists and is no sweep"),
-        ([*SMALL_SWEEP, "--model.store=note.png/s"], "note.png/s cannot be made: note.png: File "),
+        (
+            [*SMALL_SWEEP, "--model.store=note.png/s"],
+            "note.png/s cannot be made: note.png: File ",
+        ),
         (
             ["rank", "SWEEP", "--feature=fc:3", "--sheet=r.xyz"],
             "r.xyz: Pillow writes no such format; give r.png, or .jpg",

@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader
 from webdataset import ShardWriter, TarWriter
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from mti_lightning import data as data_modules
-from mti_lightning.backbone import Preprocessing
-from mti_lightning.data import (
+from mti_lightning.backbone.network import Preprocessing
+from mti_lightning.data import pictures as data_modules
+from mti_lightning.data.pictures import (
     ImageFolder,
     PictureData,
     PictureFile,
@@ -37,8 +37,8 @@ from mti_lightning.data import (
     prepare,
 )
 from mti_lightning.errors import InputError
-from mti_lightning.feature import Feature
-from mti_lightning.vetoed_shapes import VetoedShapes
+from mti_lightning.features.feature import Feature
+from mti_lightning.vetoed_shapes.world import VetoedShapes
 
 PHOTOGRAPHS = Path(sklearn.__file__).parent / "datasets" / "images"
 WHOLE = Preprocessing((32, 32), 1.0, "center", "bilinear")
@@ -473,7 +473,7 @@ def test_classes_are_listed_as_torchvision_does(classes):
 
 
 def test_what_is_known_of_pictures(classes, folder, shards):
-    """The class of a folder for each class, the truth of the embedded world, else nothing."""
+    """The class of a folder for each class, the truth of the vetoed shapes, else nothing."""
     star = Feature.parse("fc:3")
     data = ImageFolder(classes)
     data.use(WHOLE)
@@ -950,8 +950,8 @@ def test_every_module_is_made_from_its_short_name(name, count, classes, shards):
     samples = list(data.samples())
     assert len(samples) == count
     assert all(math.isfinite(sample["picture"].sum()) for sample in samples)
-    made = json.loads(json.dumps(data.made))
-    assert made["class_path"] == f"mti_lightning.data.{name}"
+    made = json.loads(json.dumps(data.provenance))
+    assert made["class_path"] == f"mti_lightning.data.pictures.{name}"
     again = getattr(data_modules, name)(**made["init_args"])
     again.use(WHOLE)
     assert again.pictures.keys == data.pictures.keys == [sample["key"] for sample in samples]

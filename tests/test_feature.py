@@ -1,4 +1,4 @@
-"""The feature grammar, and what a probe reads where."""
+"""The feature grammar, and what a bound_feature reads where."""
 
 from pathlib import Path
 
@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mti_lightning.backbone import Backbone, Layer
+from mti_lightning.backbone.network import Backbone, Layer
 from mti_lightning.errors import InputError
-from mti_lightning.feature import Feature, Probe
+from mti_lightning.features.bound import BoundFeature
+from mti_lightning.features.feature import Feature
 
 VIT = "vit_tiny_patch16_224"
 _BACKBONES: dict[str, Backbone] = {}
@@ -29,10 +30,10 @@ def backbone(name: str) -> Backbone:
 def read(name: str, feature: str | dict[str, object] | Feature) -> tuple[Tensor, Tensor]:
     """Return the target layer's activations and the responses, for three random pictures."""
     network = backbone(name)
-    probe = Probe(Feature.parse(feature), network)
+    bound_feature = BoundFeature(Feature.parse(feature), network)
     pictures = torch.rand(3, 3, *network.preprocessing.size)
-    activations = network.run(pictures, [probe.layer])[probe.layer]
-    return activations, probe(activations)
+    activations = network.run(pictures, [bound_feature.layer])[bound_feature.layer]
+    return activations, bound_feature(activations)
 
 
 # The short form has no way to write a path that itself looks like a number, a vector or a position.
@@ -197,9 +198,11 @@ def test_positions_of_tokens(name: str, layer: str, prefix: int, columns: int) -
 
 
 def test_the_gradient_of_a_peak_lies_at_one_position() -> None:
-    probe = Probe(Feature("layer2.0.act1/input", 12, position="peak"), backbone("resnet18"))
+    bound_feature = BoundFeature(
+        Feature("layer2.0.act1/input", 12, position="peak"), backbone("resnet18")
+    )
     flat = torch.ones(2, 128, 12, 20, requires_grad=True)
-    (gradient,) = torch.autograd.grad(probe(flat).sum(), flat)
+    (gradient,) = torch.autograd.grad(bound_feature(flat).sum(), flat)
     assert gradient.count_nonzero((1, 2, 3)).tolist() == [1, 1]
     assert gradient.sum() == 2
 
@@ -269,15 +272,15 @@ def test_a_direction_along_an_axis_is_that_channel() -> None:
 )
 def test_a_feature_that_does_not_exist_is_refused(feature: str, told: str) -> None:
     with pytest.raises(InputError) as error:
-        Probe(Feature.parse(feature), backbone("resnet18"))
+        BoundFeature(Feature.parse(feature), backbone("resnet18"))
     assert told in str(error.value)
 
 
 def test_a_token_that_does_not_exist_is_refused() -> None:
     with pytest.raises(InputError, match=r"layer 'blocks\.1' has tokens 0\.\.24"):
-        Probe(Feature.parse("blocks.1:0@25"), backbone(VIT))
+        BoundFeature(Feature.parse("blocks.1:0@25"), backbone(VIT))
     with pytest.raises(InputError, match="position 4,0 is outside the map"):
-        Probe(Feature.parse("blocks.1:0@4,0"), backbone(VIT))
+        BoundFeature(Feature.parse("blocks.1:0@4,0"), backbone(VIT))
 
 
 @pytest.mark.parametrize(
@@ -308,7 +311,7 @@ def test_a_file_that_holds_no_such_direction_is_refused(
     else:
         torch.save(content, path)
     with pytest.raises(InputError) as error:
-        Probe(Feature("fc", direction=f"{path}{row}"), backbone("resnet18"))
+        BoundFeature(Feature("fc", direction=f"{path}{row}"), backbone("resnet18"))
     assert told in str(error.value)
     assert str(path) in str(error.value)
 

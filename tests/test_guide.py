@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_registry import Site
+from tests.test_registry import ActivationLayout
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs/plugins.md").read_text()
@@ -74,7 +74,7 @@ def install(folder: Path, name: str) -> None:
     for package in described["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
         assert (folder / name / package / "__init__.py").is_file()
     ((group, plugins),) = project["entry-points"].items()
-    Site(folder / "site").install(name, project["version"], group, plugins)
+    ActivationLayout(folder / "site").install(name, project["version"], group, plugins)
 
 
 def test_its_commands_run(desk: tuple[Path, list[str]]) -> None:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from mti_lightning.errors import InputError
-from mti_lightning.image import FourierPhase, ImageParameters, Pixels
-from mti_lightning.spectrum import mean_magnitude, natural_magnitude, unmix_colours
-from mti_lightning.vetoed_shapes import VetoedShapes
-from mti_lightning.views import whole
+from mti_lightning.images.parameters import FourierPhase, ImageParameters, Pixels
+from mti_lightning.images.spectrum import mean_magnitude, natural_magnitude, unmix_colours
+from mti_lightning.images.views import whole
+from mti_lightning.vetoed_shapes.world import VetoedShapes
 
 SIZES = [(96, 96), (65, 96), (96, 65), (51, 33)]
 KEYS = [3, -2, 2**40, 7]

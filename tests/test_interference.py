@@ -7,25 +7,25 @@ from torch import Tensor
 
 from benchmarks.superposition import scores, train_best
 from mti_lightning.errors import InputError
-from mti_lightning.interference import (
-    Canonical,
-    canonical,
-    duel,
+from mti_lightning.superposition.interference import (
+    FeatureProfiles,
     explained,
     interference_index,
-    left_over,
+    profile_features,
+    residual,
+    share_against_rival,
     strength,
 )
-from mti_lightning.superposition import ExclusiveOr
+from mti_lightning.superposition.toys import ExclusiveOr
 
 ALL = torch.tensor([True, True, True])
 
 
-def orthogonal() -> Canonical:
+def orthogonal() -> FeatureProfiles:
     """Three features along the axes; the first has a second way to be expressed."""
     patterns = torch.zeros(3, 2, 4)
     patterns[0, 0, 0], patterns[0, 1, 3], patterns[1, 0, 1], patterns[2, 0, 2] = 2, 3, 1, 5
-    return Canonical(torch.full((4,), 10.0), patterns.sum(1), patterns, ALL)
+    return FeatureProfiles(torch.full((4,), 10.0), patterns.sum(1), patterns, ALL)
 
 
 def drawn(pictures: int = 200, features: int = 5, channels: int = 12) -> tuple[Tensor, ...]:
@@ -50,7 +50,7 @@ def test_by_hand() -> None:
         explained(activations, features),
         torch.tensor([[2.0, 0, 0], [0, 1, 0], [2, 1, 0], [3, 0, 0]]),
     )
-    left = left_over(activations, features)
+    left = residual(activations, features)
     torch.testing.assert_close(left[:2], torch.tensor([[0.0, 1, 1], [1, 0, 1]]))
     torch.testing.assert_close(left[2] ** 2, torch.tensor([1 / 5, 4 / 5, 1]))
     index = interference_index(activations, attributions, features)
@@ -68,18 +68,18 @@ def test_duel() -> None:
     expected = torch.tensor(
         [[0.75, 0.25, 0], [0.5, 0.5, 0.5], [0, 0, 0], [0, 0.04 / 1.04, 100 / 104]]
     )
-    torch.testing.assert_close(duel(values, ALL), expected)
+    torch.testing.assert_close(share_against_rival(values, ALL), expected)
     silent = torch.tensor([True, True, False])  # what is never expressed is no rival
-    assert duel(values[3:], silent).tolist() == [[0, 1, 0]]
+    assert share_against_rival(values[3:], silent).tolist() == [[0, 1, 0]]
     with pytest.raises(InputError, match="one feature has no rivals"):
-        duel(values[:, :1], ALL[:1])
+        share_against_rival(values[:, :1], ALL[:1])
 
 
 def test_least_squares_against_scipy() -> None:
     activations, attributions, responses = drawn()
-    features = canonical(activations, attributions, responses)
+    features = profile_features(activations, attributions, responses)
     part = explained(activations, features)
-    left = left_over(activations, features)
+    left = residual(activations, features)
     values = (activations - features.mean).double()
     patterns = features.patterns.double()
     norms = patterns.norm(dim=2).flatten()
@@ -101,7 +101,7 @@ def test_canonical_is_of_pictures_that_clearly_express() -> None:
     head = torch.tensor([[1.0, 0, -1, 1], [-2, 1, 0, 0], [0, 0, -1, 0]])
     mean = activations.mean(0)
     attributions = (activations - mean)[:, None] * head
-    features = canonical(activations, attributions, activations @ head.T)
+    features = profile_features(activations, attributions, activations @ head.T)
     assert features.expressed.tolist() == [True, True, False]  # the third is inhibited only
     first = (attributions[:15, 0].clamp(min=0) + attributions[15:30, 0].clamp(min=0)).mean(0) / 2
     torch.testing.assert_close(features.excitation[0], first)
@@ -120,7 +120,7 @@ def test_canonical_is_of_pictures_that_clearly_express() -> None:
 def test_what_must_not_change_it() -> None:
     activations, attributions, responses = drawn()
     index = interference_index(
-        activations, attributions, canonical(activations, attributions, responses)
+        activations, attributions, profile_features(activations, attributions, responses)
     )
     assert index.isfinite().all()
     assert 0 <= index.min() < 0.3 < 0.7 < index.max() <= 1
@@ -128,15 +128,15 @@ def test_what_must_not_change_it() -> None:
     # The response's and the activations' unit, the order of the features, and the neighbours.
     scale = torch.tensor([1.0, 5, 0.5, 2, 0.3])
     scaled = attributions * scale[:, None]
-    features = canonical(activations * 3, scaled, responses * scale)
+    features = profile_features(activations * 3, scaled, responses * scale)
     torch.testing.assert_close(
         interference_index(activations * 3, scaled, features), index, **close
     )
     order = torch.tensor([3, 1, 4, 0, 2])
-    features = canonical(activations, attributions[:, order], responses[:, order])
+    features = profile_features(activations, attributions[:, order], responses[:, order])
     found = interference_index(activations, attributions[:, order], features)
     torch.testing.assert_close(found, index[:, order], **close)
-    features = canonical(activations, attributions, responses)
+    features = profile_features(activations, attributions, responses)
     alone = [
         interference_index(activations[i : i + 1], attributions[i : i + 1], features)
         for i in range(5)
@@ -146,23 +146,23 @@ def test_what_must_not_change_it() -> None:
 
 def test_a_silent_picture_and_a_silent_network() -> None:
     activations, attributions, responses = drawn()
-    features = canonical(activations, attributions, responses)
+    features = profile_features(activations, attributions, responses)
     rest = interference_index(features.mean[None], torch.zeros(1, 5, 12), features)
     assert rest.isfinite().all()
-    never = canonical(activations, attributions, -responses.abs() - 1)
+    never = profile_features(activations, attributions, -responses.abs() - 1)
     assert not never.expressed.any()
     assert interference_index(activations, attributions, never).isnan().all()
 
 
 def test_what_is_refused() -> None:
     activations, attributions, responses = drawn()
-    features = canonical(activations, attributions, responses)
+    features = profile_features(activations, attributions, responses)
     with pytest.raises(InputError, match=r"give \[N, C\] and \[N, F, C\], pooled over space"):
         interference_index(activations[:, :, None, None], attributions, features)
     with pytest.raises(InputError, match="give the same features and layer"):
         interference_index(activations, attributions[:, :3], features)
     with pytest.raises(InputError, match=r"responses \[200, 4\] .* give \[200, 5\]"):
-        canonical(activations, attributions, responses[:, :4])
+        profile_features(activations, attributions, responses[:, :4])
 
 
 @pytest.mark.slow

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mti_lightning import Backbone, Feature, InputError, Layer
-from mti_lightning.attribution import check_path
-from mti_lightning.feature import Probe
-from mti_lightning.layers import activation_warning, layer_lines, usable_layers
+from mti_lightning.attribution.methods import check_path
+from mti_lightning.backbone.layers import layer_lines, usable_layers
+from mti_lightning.features.bound import BoundFeature, activation_warning
 
 FAMILIES = {  # of each a small one
     "test_byobnet": None,
@@ -37,7 +37,7 @@ FAMILIES = {  # of each a small one
 }
 
 
-def feeds(backbone: Backbone, feature: Probe, pasted: str) -> bool:
+def feeds(backbone: Backbone, feature: BoundFeature, pasted: str) -> bool:
     try:
         check_path(backbone, feature, Layer.parse(pasted))
     except InputError as error:
@@ -54,20 +54,20 @@ def check_every_name(name: str, size: tuple[int, int] | None = None) -> None:
     outputs = backbone(pictures).shape[1:]
     # LeViT has two heads; its output is their mean, and no layer's.
     ends = [
-        Probe(Feature.parse(layer.feature.replace("CHANNEL", "0")), backbone)
+        BoundFeature(Feature.parse(layer.feature.replace("CHANNEL", "0")), backbone)
         for layer in layers
-        if layer.site.shape == outputs
+        if layer.layout.shape == outputs
     ]
     lines = layer_lines(layers)[1:]
     assert len(lines) == len(layers) == len(set(lines)) > 5
     for layer, line in zip(layers, lines, strict=True):
         pasted, feature = line.split()[0], line.split()[-1]
         assert feature.count(":CHANNEL") == 1
-        probe = Probe(Feature.parse(feature.replace("CHANNEL", "0")), backbone)
-        assert str(probe.layer) == str(layer.layer)
-        assert f"{layer.site.channels} channels" in line
-        tapped = backbone.run(pictures, [probe.layer])
-        assert probe(tapped[probe.layer]).shape == (1,)
+        bound_feature = BoundFeature(Feature.parse(feature.replace("CHANNEL", "0")), backbone)
+        assert str(bound_feature.layer) == str(layer.layer)
+        assert f"{layer.layout.channels} channels" in line
+        tapped = backbone.run(pictures, [bound_feature.layer])
+        assert bound_feature(tapped[bound_feature.layer]).shape == (1,)
         if layer.attributable:
             assert any(feeds(backbone, end, pasted) for end in ends)
         else:
@@ -98,7 +98,7 @@ def test_sides_of_a_residual_network() -> None:
     assert listed["global_pool"].feature == "global_pool:CHANNEL"
     assert [name for name, layer in listed.items() if not layer.attributable] == ["fc"]
     assert "layer1.0.drop_path" not in listed
-    assert listed["layer1"].site == backbone.site(Layer("layer1"))
+    assert listed["layer1"].layout == backbone.layout(Layer("layer1"))
     order = list(listed)
     assert order.index("layer1.0.conv1") < order.index("layer1") < order.index("layer2.0.conv1")
 

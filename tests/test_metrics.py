@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mti_lightning import signs
-from mti_lightning.metrics import PictureMetric, picture_metrics
-from mti_lightning.signs import Tension
+from mti_lightning.attribution import signs
+from mti_lightning.attribution.signs import Tension
+from mti_lightning.objectives.metrics import PictureMetric, picture_metrics
 
 NAMES = {"response", "excitation", "inhibition", "tension", "balance", "cosine", "interference"}
 TENSIONS = [

@@ -28,10 +28,10 @@ from mti_lightning import (
     Views,
     render,
 )
-from mti_lightning.bank import Step, Steps
 from mti_lightning.compose import to_image
-from mti_lightning.data import PictureFile, PictureFolder
+from mti_lightning.data.pictures import PictureFile, PictureFolder
 from mti_lightning.errors import InputError, RenderError
+from mti_lightning.objectives.bank import Step, Steps
 
 CLASSES = [f"fc:{kind}" for kind in range(8)]
 WORLD = "vetoed_shapes_resnet"
@@ -45,7 +45,7 @@ def fit(
     seed: int = 3,
     **trainer: object,
 ) -> Tensor:
-    """Run an objective on the embedded world and return its pictures."""
+    """Run an objective on the vetoed shapes and return its pictures."""
     quiet = {
         "logger": False,
         "enable_checkpointing": False,

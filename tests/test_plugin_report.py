@@ -6,11 +6,11 @@ from zlib import crc32
 
 import pytest
 
-from mti_lightning import plugin_report, registry
-from mti_lightning.cli import main
+from mti_lightning import registry
+from mti_lightning.cli import main, plugin_report
 from mti_lightning.registry import ATTRIBUTIONS, BACKBONES
-from mti_lightning.testing import Check
-from tests.test_registry import GOOD, MODEL, Site, site  # noqa: F401  the fixture
+from mti_lightning.testing.kit import Check
+from tests.test_registry import GOOD, MODEL, ActivationLayout, site  # noqa: F401  the fixture
 
 FIT = """
 import torch
@@ -27,7 +27,7 @@ from mti_lightning import Attribution
 
 class Torn(Attribution):
     def __init__(self, path: str = "") -> None:
-        raise ValueError("no probe")
+        raise ValueError("no bound_feature")
 
     def attribute(self, forward, create_graph):
         return forward.activations
@@ -39,7 +39,7 @@ PICKY = FIT.replace(
 
 
 @pytest.fixture
-def alone(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:  # noqa: F811
+def alone(site: ActivationLayout, monkeypatch: pytest.MonkeyPatch) -> ActivationLayout:  # noqa: F811
     """Hide what is installed."""
     found = registry.entry_points
 
@@ -60,7 +60,7 @@ def run(capsys, *arguments: str) -> tuple[int, list[str], str]:
     return code, said.out.splitlines(), said.err
 
 
-def test_a_table_of_what_is_installed(alone: Site, capsys, monkeypatch) -> None:
+def test_a_table_of_what_is_installed(alone: ActivationLayout, capsys, monkeypatch) -> None:
     alone.install("mti-fit", "7.7", ATTRIBUTIONS, {"Fit": "fit_one:Fit"}, fit_one=FIT)
     alone.install("mti-unfit", "7.7", ATTRIBUTIONS, {"Unfit": "unfit:Unfit"}, unfit=UNFIT)
     alone.install("mti-bad", "7.7", ATTRIBUTIONS, {"Bad": "bad_one:Bad"}, bad_one="1 / 0")
@@ -96,14 +96,14 @@ def test_the_five_plugins_of_this_repository_are_listed(capsys, monkeypatch) -> 
             assert rows <= listed
 
 
-def test_nothing_is_installed(alone: Site, capsys) -> None:
+def test_nothing_is_installed(alone: ActivationLayout, capsys) -> None:
     assert run(capsys, "plugins") == (0, ["no plugins are installed"], "")
     code, _, said = run(capsys, "plugins", "check", "Fit")
     assert (code, said) == (2, "mti: error: there is no plugin 'Fit'\n")
 
 
 @pytest.mark.parametrize("name", ["Fit", "mti-fit"])
-def test_a_plugin_that_passes(name: str, alone: Site, capsys) -> None:
+def test_a_plugin_that_passes(name: str, alone: ActivationLayout, capsys) -> None:
     alone.install("mti-fit", "7.7", ATTRIBUTIONS, {"Fit": "fit_one:Fit"}, fit_one=FIT)
     code, lines, _ = run(capsys, "plugins", "check", name)
     assert code == 0
@@ -120,11 +120,11 @@ def test_a_plugin_that_passes(name: str, alone: Site, capsys) -> None:
         ("Unfit", UNFIT, ["signs on a linear head"]),
         ("Bad", "1 / 0", ["loads: ZeroDivisionError: division by zero"]),
         ("Picky", PICKY, ["default arguments: Picky.__init__() missing 1 required"]),
-        ("Torn", TORN, ["default arguments: no probe; give each a default"]),
+        ("Torn", TORN, ["default arguments: no bound_feature; give each a default"]),
     ],
 )
 def test_a_plugin_that_fails(
-    name: str, source: str, failed: list[str], alone: Site, capsys
+    name: str, source: str, failed: list[str], alone: ActivationLayout, capsys
 ) -> None:
     module = f"{name.lower()}_one"
     plugin = {name: f"{module}:{name}"}
@@ -136,7 +136,7 @@ def test_a_plugin_that_fails(
     assert all(line.startswith(cause) for line, cause in zip(of_failed, failed, strict=True))
 
 
-def test_an_unknown_plugin(alone: Site, capsys) -> None:
+def test_an_unknown_plugin(alone: ActivationLayout, capsys) -> None:
     alone.install("mti-good", "7.7", ATTRIBUTIONS, {"Constant": "good_one:Constant"}, good_one=GOOD)
     for given, would_do in (
         ("Constand", "; did you mean 'Constant'?"),
@@ -168,7 +168,7 @@ def test_layers_of_a_model(capsys) -> None:
     assert (code, "weights 'lost.pth' for test_resnet is no file" in said) == (2, True)
 
 
-def test_a_model_names_its_layers_of_interest(alone: Site, capsys) -> None:
+def test_a_model_names_its_layers_of_interest(alone: ActivationLayout, capsys) -> None:
     for name, layer in (("tests_right", "layer2.0.act2/input"), ("tests_wrong", "layer2.0.relu")):
         source = MODEL.format(name=name) + f'LAYERS = {{"{name}": ("{layer}", "layer3")}}\n'
         source += f'default_cfgs = {{"{name}": {{"input_size": (3, 64, 64)}}}}\n'
@@ -205,7 +205,9 @@ def test_a_model_names_its_layers_of_interest(alone: Site, capsys) -> None:
         ("{{'{0}': 2}}", "gives 2 for {0}; give a list of names: {{'{0}': ['LAYER', ...]}}"),
     ],
 )
-def test_layers_of_interest_that_are_none(layers: str, cause: str, alone: Site, capsys) -> None:
+def test_layers_of_interest_that_are_none(
+    layers: str, cause: str, alone: ActivationLayout, capsys
+) -> None:
     model = f"tests_odd_layers_{crc32(layers.encode())}"
     source = f'default_cfgs = {{"{model}": {{"input_size": (3, 64, 64)}}}}\n'
     source += MODEL.format(name=model) + f"LAYERS = {layers.format(model)}\n"

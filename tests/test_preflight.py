@@ -7,7 +7,7 @@ import torch
 from lightning import Trainer
 
 from mti_lightning.errors import InputError
-from mti_lightning.preflight import check_bank, check_options, read_checkpoint
+from mti_lightning.objectives.preflight import check_bank, check_options, read_checkpoint
 
 BANK = {"objective": "MaximallyTense", "batch_size": 16, "image 0": "a of stream 1"}
 

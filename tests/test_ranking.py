@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from mti_lightning import Backbone, InputError, PictureFolder, Sweep, SweepStore
-from mti_lightning.ranking import layer_table, log, make_ranking, scatter, table
-from mti_lightning.store import MEASURES
+from mti_lightning.sweep.ranking import layer_table, log, make_ranking, scatter, table
+from mti_lightning.sweep.store import MEASURES
 from tests.test_store import MADE
 from tests.test_sweep import predict, sweep, world
 
@@ -40,7 +40,7 @@ def test_a_table_is_sorted_by_its_measure(store: SweepStore, measure: str) -> No
 def test_features_are_ranked_by_how_high_a_measure_gets(
     store: SweepStore, measure: str, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mti_lightning.store._AT_ONCE", at_once)  # block by block, and all
+    monkeypatch.setattr("mti_lightning.sweep.store._AT_ONCE", at_once)  # block by block, and all
     rows = layer_table(store, measure)
     name, low = measure.removeprefix("-"), measure.startswith("-")
     values = store.values(name)
@@ -58,7 +58,7 @@ def test_features_are_ranked_by_how_high_a_measure_gets(
 def test_features_are_ranked_in_little_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mti_lightning.store._AT_ONCE", 2**15)
+    monkeypatch.setattr("mti_lightning.sweep.store._AT_ONCE", 2**15)
     rows, wide = 40_000, 64
     made = {**MADE, "features": [f"fc:{k}" for k in range(wide)]}
     store = SweepStore.begin(tmp_path / "s.zarr", made, ["x"] * rows, np.ones(4), 250)

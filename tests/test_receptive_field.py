@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mti_lightning.backbone import Backbone, Layer
-from mti_lightning.boxes import Box, cut
-from mti_lightning.feature import Feature, Position, Probe, ProbeGroup
-from mti_lightning.receptive_field import Window, find_window, respond
+from mti_lightning.backbone.network import Backbone, Layer
+from mti_lightning.features.bound import BoundFeature, FeatureGroup
+from mti_lightning.features.feature import Feature, Position
+from mti_lightning.features.receptive_field import Window, find_window, respond
+from mti_lightning.images.boxes import Box, cut
 from tests.test_attribution import EVERY, close, reference
 from tests.test_backbone import hooks, liven, plain
 
@@ -100,12 +101,12 @@ def make(name: str, size: tuple[int, int] | None = None) -> Backbone:
     return backbone
 
 
-def bind(backbone: Backbone, target: str, position: Position) -> ProbeGroup:
+def bind(backbone: Backbone, target: str, position: Position) -> FeatureGroup:
     features = [Feature(target, channel=i, position=position) for i in (5, 2)]
-    return ProbeGroup([Probe(feature, backbone) for feature in features])
+    return FeatureGroup([BoundFeature(feature, backbone) for feature in features])
 
 
-def find(backbone: Backbone, layer: str, group: ProbeGroup) -> Window:
+def find(backbone: Backbone, layer: str, group: FeatureGroup) -> Window:
     found = find_window(backbone, Layer.parse(layer), group)
     assert isinstance(found, Window)
     return found
@@ -115,8 +116,8 @@ def draw(backbone: Backbone, count: int = 2) -> Tensor:
     return torch.rand(count, 3, *backbone.preprocessing.size)
 
 
-def read(backbone: Backbone, group: ProbeGroup, pictures: Tensor) -> Tensor:
-    target = group.probes[0].layer
+def read(backbone: Backbone, group: FeatureGroup, pictures: Tensor) -> Tensor:
+    target = group.bound_features[0].layer
     responses: Tensor = group(backbone.run(pictures, [target])[target])
     return responses.detach()
 
@@ -151,12 +152,12 @@ def test_a_window_gives_what_the_whole_picture_gives(
     window = find(backbone, layer, group)
     pictures, at = draw(backbone), Layer.parse(layer)
     row, column = position
-    channels_first = group.probes[0].site.channel_dim == 1
+    channels_first = group.bound_features[0].layout.channel_dim == 1
     index = (EVERY, 5, row, column) if channels_first else (EVERY, row, column, 5)
     activations, expected, responses = reference(plain(backbone), pictures, layer, target, index)
 
-    tapped = backbone.run(window.crop(pictures), [at, group.probes[0].layer], cut=at)
-    part, given = tapped[at], window.group(tapped[group.probes[0].layer])[:, 0]
+    tapped = backbone.run(window.crop(pictures), [at, group.bound_features[0].layer], cut=at)
+    part, given = tapped[at], window.group(tapped[group.bound_features[0].layer])[:, 0]
     (gradient,) = torch.autograd.grad(given.sum(), part)
     close(given.detach(), responses)
     close(place((part * gradient).detach(), activations, window.map_box), expected)

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import timm
 
-from mti_lightning.attribution import ActGrad, Attribution
+from mti_lightning.attribution.methods import ActGrad, Attribution
 from mti_lightning.cli import main
 from mti_lightning.errors import InputError
 from mti_lightning.registry import ATTRIBUTIONS, BACKBONES, find_plugins, load_plugins
 
 GOOD = """
-from mti_lightning.attribution import Attribution
+from mti_lightning.attribution.methods import Attribution
 
 class Constant(Attribution):
     differentiable = True
@@ -34,7 +34,7 @@ register_model({name})
 """
 
 
-class Site:
+class ActivationLayout:
     """A folder on `sys.path` into which distributions are installed."""
 
     def __init__(self, folder: Path) -> None:
@@ -56,10 +56,10 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ActivationLayout:
     monkeypatch.syspath_prepend(tmp_path)
     before = set(sys.modules)
-    yield Site(tmp_path)
+    yield ActivationLayout(tmp_path)
     for name in set(sys.modules) - before:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
@@ -72,7 +72,7 @@ def message() -> str:
     return str(error.value)
 
 
-def test_good_plugins_are_imported(site: Site) -> None:
+def test_good_plugins_are_imported(site: ActivationLayout) -> None:
     site.install(
         "kind-plugin", "1.2", ATTRIBUTIONS, {"Constant": "kind_one:Constant"}, kind_one=GOOD
     )
@@ -87,7 +87,7 @@ def test_good_plugins_are_imported(site: Site) -> None:
 
 
 METHOD = """
-from mti_lightning.attribution import Attribution
+from mti_lightning.attribution.methods import Attribution
 class Curious(Attribution):
     def attribute(self, forward, create_graph):
         return forward.activations
@@ -188,7 +188,7 @@ HEAD = "broken plugins, to be repaired, uninstalled or left out by MTI_LIGHTNING
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_plugin_is_named(site: Site, case: str) -> None:
+def test_a_broken_plugin_is_named(site: ActivationLayout, case: str) -> None:
     group, entry_point, source, cause = BROKEN[case]
     name, value = entry_point.split(" = ")
     module = value.partition(":")[0]
@@ -196,7 +196,7 @@ def test_a_broken_plugin_is_named(site: Site, case: str) -> None:
     assert message() == f"{HEAD}{name} ({value}, from bad-plugin 0.4.2): {cause}"
 
 
-def test_all_broken_plugins_are_named_at_once(site: Site) -> None:
+def test_all_broken_plugins_are_named_at_once(site: ActivationLayout) -> None:
     site.install("good", "1", ATTRIBUTIONS, {"Constant": "good_one:Constant"}, good_one=GOOD)
     site.install("bad-b", "2", ATTRIBUTIONS, {"b": "bad_b:x"}, bad_b="x = 1")
     site.install("bad-a", "1", ATTRIBUTIONS, {"a": "bad_a:x"}, bad_a="1 / 0")
@@ -209,7 +209,7 @@ def test_all_broken_plugins_are_named_at_once(site: Site) -> None:
     assert "good" not in said
 
 
-def test_one_name_from_two_distributions(site: Site) -> None:
+def test_one_name_from_two_distributions(site: ActivationLayout) -> None:
     for place in ("first", "second"):
         plugin = {"Constant": f"{place}_one:Constant"}
         site.install(place, "1", ATTRIBUTIONS, plugin, **{f"{place}_one": GOOD})
@@ -219,7 +219,7 @@ def test_one_name_from_two_distributions(site: Site) -> None:
     }
 
 
-def test_a_taken_model_stays_what_it_was(site: Site) -> None:
+def test_a_taken_model_stays_what_it_was(site: ActivationLayout) -> None:
     existing = timm.create_model("test_resnet")
     source = MODEL.format(name="test_resnet")
     site.install("thief", "1", BACKBONES, {"mine": "thief_model"}, thief_model=source)
@@ -229,7 +229,7 @@ def test_a_taken_model_stays_what_it_was(site: Site) -> None:
 
 
 def test_skipped_plugins_are_not_loaded_and_the_log_says_so(
-    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    site: ActivationLayout, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     site.install("bad-a", "1", ATTRIBUTIONS, {"a": "bad_a:x"}, bad_a="1 / 0")
     site.install("bad-b", "2", BACKBONES, {"b": "bad_b"}, bad_b="1 / 0")
@@ -251,7 +251,7 @@ def test_skipped_plugins_are_not_loaded_and_the_log_says_so(
     )
 
 
-def test_a_wrapper_of_another_package_s_model(site: Site) -> None:
+def test_a_wrapper_of_another_package_s_model(site: ActivationLayout) -> None:
     model = MODEL.format(name="tests_wrapped_resnet")
     site.install("wrap", "1", BACKBONES, {"wrapped": "wrap_one"}, wrap_one="import wrapped_one")
     (site.folder / "wrapped_one.py").write_text(model)
@@ -260,7 +260,7 @@ def test_a_wrapper_of_another_package_s_model(site: Site) -> None:
         assert (found.cause, found.offers) == ("", ("tests_wrapped_resnet",))
 
 
-def test_a_wrapper_that_was_imported_before_is_not_called_broken(site: Site) -> None:
+def test_a_wrapper_that_was_imported_before_is_not_called_broken(site: ActivationLayout) -> None:
     model = MODEL.format(name="tests_early_resnet")
     site.install("early", "1", BACKBONES, {"early": "early_one"}, early_one="import early_net")
     (site.folder / "early_net.py").write_text(model)
@@ -268,7 +268,7 @@ def test_a_wrapper_that_was_imported_before_is_not_called_broken(site: Site) -> 
     assert "early" in load_plugins(Attribution)[BACKBONES]
 
 
-def test_a_wrapper_of_a_model_whose_name_is_taken(site: Site) -> None:
+def test_a_wrapper_of_a_model_whose_name_is_taken(site: ActivationLayout) -> None:
     (site.folder / "taken_net.py").write_text(MODEL.format(name="test_resnet"))
     site.install("taken", "1", BACKBONES, {"taken": "taken_one"}, taken_one="import taken_net")
     assert message() == (
@@ -278,7 +278,7 @@ def test_a_wrapper_of_a_model_whose_name_is_taken(site: Site) -> None:
 
 
 def test_a_skipped_model_does_not_come_in_by_another_name(
-    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    site: ActivationLayout, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = MODEL.format(name="tests_twofold_resnet")
     two = {"first": "twofold_one", "second": "twofold_one"}
@@ -300,7 +300,7 @@ def test_a_skipped_model_does_not_come_in_by_another_name(
 
 
 def test_a_skipped_model_that_something_else_imports_is_told_of(
-    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    site: ActivationLayout, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = MODEL.format(name="tests_backdoor_resnet")
     site.install("front", "1", BACKBONES, {"front": "front_one"}, front_one=model)
@@ -335,7 +335,7 @@ RUN = [
 def test_a_configuration_that_names_a_skipped_one_is_refused(
     extra: list[str],
     cause: str,
-    site: Site,
+    site: ActivationLayout,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -352,7 +352,7 @@ def test_a_configuration_that_names_a_skipped_one_is_refused(
 
 
 def test_a_run_goes_on_without_a_broken_plugin(
-    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    site: ActivationLayout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(site.folder)
     site.install("lost", "1", ATTRIBUTIONS, {"Lost": "lost_one:Lost"}, lost_one="1 / 0")
@@ -371,7 +371,7 @@ SUMMED = SUMMED.replace("Constant", "Summed")  # other tests' classes live on
 @pytest.mark.parametrize("command", ["fit", "predict", "validate"])
 def test_a_method_that_gives_a_wrong_shape_is_named_before_any_work(
     command: str,
-    site: Site,
+    site: ActivationLayout,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -19,9 +19,10 @@ from mti_lightning import (
     SweepStore,
     VetoedShapesPictures,
 )
-from mti_lightning.feature import Feature, Probe, ProbeGroup
-from mti_lightning.interference import canonical, interference_index
-from mti_lightning.rivals import choose_rivals
+from mti_lightning.features.bound import BoundFeature, FeatureGroup
+from mti_lightning.features.feature import Feature
+from mti_lightning.superposition.interference import interference_index, profile_features
+from mti_lightning.superposition.rivals import choose_rivals
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -35,9 +36,9 @@ def swept(
     return SweepStore(path), data
 
 
-def plain_index(backbone: Backbone, pictures: Tensor, layer: str, group: ProbeGroup) -> Tensor:
+def plain_index(backbone: Backbone, pictures: Tensor, layer: str, group: FeatureGroup) -> Tensor:
     """The formula, of whole maps: a picture and a feature at a time."""
-    target = group.probes[0].layer
+    target = group.bound_features[0].layer
     activations, attributions, gradients, responses = [], [], [], []
     for picture in pictures:
         tapped = backbone.run(picture[None], [Layer(layer), target], cut=Layer(layer))
@@ -52,14 +53,20 @@ def plain_index(backbone: Backbone, pictures: Tensor, layer: str, group: ProbeGr
         responses.append(found.detach())
     pooled, gradient = torch.stack(activations), torch.stack(gradients)
     centred = torch.stack(attributions) - pooled.mean(0) * gradient
-    return interference_index(pooled, centred, canonical(pooled, centred, torch.stack(responses)))
+    return interference_index(
+        pooled, centred, profile_features(pooled, centred, torch.stack(responses))
+    )
 
 
 def test_of_all_classes_it_is_the_formula_s(tmp_path: Path) -> None:
     backbone = Backbone("vetoed_shapes_narrow")
     store, data = swept(tmp_path / "sweep.zarr", backbone, ["fc:*"], "layer4", 48, block=20)
     group, _ = next(
-        iter(ProbeGroup.of([Probe(Feature.parse(f"fc:{k}"), backbone) for k in range(8)]).items())
+        iter(
+            FeatureGroup.of(
+                [BoundFeature(Feature.parse(f"fc:{k}"), backbone) for k in range(8)]
+            ).items()
+        )
     )
     pictures = torch.stack([sample["picture"] for sample in data.samples()])
     expected = plain_index(backbone, pictures, "layer4", group)
@@ -90,7 +97,7 @@ def test_of_some_channels_rivals_are_drawn_and_windows_change_nothing(tmp_path: 
     assert len(set(names)) == 4
     assert store.window(0) is not None
     assert box is not None
-    group = ProbeGroup([Probe(Feature.parse(name), backbone) for name in names])
+    group = FeatureGroup([BoundFeature(Feature.parse(name), backbone) for name in names])
     data.use(backbone.preprocessing)
     pictures = torch.stack([sample["picture"] for sample in data.samples()])
     # Activations are pooled over the window: what lies outside explains nothing.
@@ -109,7 +116,7 @@ def test_it_is_left_out_where_rivals_are_missing(tmp_path: Path) -> None:
     assert np.isnan(store.values("interference")).all()
     store, _ = swept(tmp_path / "none.zarr", backbone, ["fc:*"], "layer4", 8, rivals=0)
     assert np.isnan(store.values("interference")).all()
-    group = ProbeGroup([Probe(Feature.parse(f"fc:{kind}"), backbone) for kind in (2, 5)])
+    group = FeatureGroup([BoundFeature(Feature.parse(f"fc:{kind}"), backbone) for kind in (2, 5)])
     assert choose_rivals(group, 1).channels == [2, 5]
     chosen = choose_rivals(group, 6).channels
     assert chosen[:2] == [2, 5]

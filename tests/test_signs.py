@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mti_lightning.signs import (
+from mti_lightning.attribution.signs import (
     Tension,
     balance,
     cosine,

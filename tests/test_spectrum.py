@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mti_lightning.boxes import cut
-from mti_lightning.spectrum import (
+from mti_lightning.images.boxes import cut
+from mti_lightning.images.spectrum import (
     decode,
     encode,
     enlarged,

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mti_lightning import InputError, SweepStore
-from mti_lightning.interference import Canonical
-from mti_lightning.store import COLUMNS, check_place, holds_sweep, select
+from mti_lightning.superposition.interference import FeatureProfiles
+from mti_lightning.sweep.store import COLUMNS, check_place, holds_sweep, select
 
 MADE = {
     "features": ["fc:0", "fc:1"],
@@ -128,7 +128,7 @@ def test_a_sweep_of_another_version_that_lacks_something_is_refused(
     store = SweepStore.begin(path, MADE, KEYS, np.ones(4, np.float32), 2)
     store.write_candidates(0, [(0, 1, np.ones((2, 4), np.float32))])
     store.finish([(0, 1)], ["channel"])
-    looks = Canonical(*(torch.ones([1] * dims) for dims in (1, 2, 3, 1)))
+    looks = FeatureProfiles(*(torch.ones([1] * dims) for dims in (1, 2, 3, 1)))
     store.write_rivals([0], ["fc:0"], None, looks)
     if name in MADE:
         store.group.attrs["sweep"] = {k: v for k, v in MADE.items() if k != name}

@@ -9,21 +9,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mti_lightning.streams import START, stream, stream_key
+from mti_lightning.images.seeds import START, derive_seed, generator_at
 
 PARTS = (7, "fc:3@peak", "owl.jpg", None, 2.5, ("a", 1))
 KEY, DRAWN = -6380272388394615532, [0.7687088, 0.8331308]
 
 
 def draw(key: int, step: int) -> list[float]:
-    return torch.rand(64, generator=stream(key, step)).tolist()
+    return torch.rand(64, generator=generator_at(key, step)).tolist()
 
 
 def test_other_processes_draw_the_same() -> None:
     code = (
-        "import torch; from mti_lightning.streams import stream, stream_key\n"
-        f"key = stream_key(*{PARTS!r}); torch.manual_seed(99)\n"
-        "print([key, torch.rand(64, generator=stream(key, 5)).tolist()])"
+        "import torch; from mti_lightning.images.seeds import generator_at, derive_seed\n"
+        f"key = derive_seed(*{PARTS!r}); torch.manual_seed(99)\n"
+        "print([key, torch.rand(64, generator=generator_at(key, 5)).tolist()])"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
     done = subprocess.run(
@@ -33,18 +33,18 @@ def test_other_processes_draw_the_same() -> None:
         text=True,
         check=True,
     )
-    key = stream_key(*PARTS)
+    key = derive_seed(*PARTS)
     assert done.stdout.strip() == str([key, draw(key, 5)])
 
 
 def test_keys_are_these_for_ever() -> None:
     """Another key would render another picture from an old configuration."""
-    assert stream_key(0, "fc:3") == KEY
-    assert draw(stream_key(0, "fc:3"), START)[:2] == pytest.approx(DRAWN, abs=1e-7)
+    assert derive_seed(0, "fc:3") == KEY
+    assert draw(derive_seed(0, "fc:3"), START)[:2] == pytest.approx(DRAWN, abs=1e-7)
 
 
 def test_steps_and_keys_draw_differently() -> None:
-    keys = [stream_key(seed, name) for seed in range(20) for name in ("owl", "ape")]
+    keys = [derive_seed(seed, name) for seed in range(20) for name in ("owl", "ape")]
     drawn = {tuple(draw(key, step)) for key in keys for step in range(START, 50)}
     assert len(drawn) == 40 * 51
 
@@ -65,10 +65,10 @@ def test_streams_leave_the_global_generator_alone(key: int, step: int) -> None:
 
 @given(st.lists(st.integers(0, 99) | st.text("ab1", max_size=3), min_size=1, max_size=4))
 def test_a_key_is_of_its_parts_in_their_order(parts: list[object]) -> None:
-    key = stream_key(*parts)
+    key = derive_seed(*parts)
     assert -(2**63) <= key < 2**63
-    assert key == stream_key(*map(str, parts))
-    assert key != stream_key(*parts, "")
-    assert key != stream_key("", *parts)
+    assert key == derive_seed(*map(str, parts))
+    assert key != derive_seed(*parts, "")
+    assert key != derive_seed("", *parts)
     if [*map(str, parts)] != [*map(str, parts)][::-1]:
-        assert key != stream_key(*parts[::-1])
+        assert key != derive_seed(*parts[::-1])

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.superposition import batches, label, one, train_one
 from mti_lightning.cli import main
 from mti_lightning.errors import InputError, RunError
-from mti_lightning.superposition import (
+from mti_lightning.superposition.toys import (
     AbsoluteValue,
     ExclusiveOr,
     Toy,

@@ -28,12 +28,13 @@ from mti_lightning import (
     Tension,
     VetoedShapesPictures,
 )
-from mti_lightning import store as store_module
-from mti_lightning.attribution import Attribution, Pass
+from mti_lightning.attribution.methods import Attribution, Pass
+from mti_lightning.attribution.signs import signed_map
 from mti_lightning.errors import RunError
-from mti_lightning.feature import Feature, expand
-from mti_lightning.signs import signed_map
-from mti_lightning.store import COLUMNS, MEASURES
+from mti_lightning.features.bound import expand
+from mti_lightning.features.feature import Feature
+from mti_lightning.sweep import store as store_module
+from mti_lightning.sweep.store import COLUMNS, MEASURES
 
 WORLD = "vetoed_shapes_resnet"
 
@@ -150,7 +151,7 @@ def test_numbers_are_those_of_a_plain_gradient(
     backbone = Backbone(name, "pretrained" if name == WORLD else "random", arguments=arguments)
     features = [f"{target}:{what}" for what in whats]
     module = Sweep(backbone, features, layer)
-    module.mean_activation = torch.linspace(0, 1, backbone.site(module.layer).channels)
+    module.mean_activation = torch.linspace(0, 1, backbone.layout(module.layer).channels)
     module.prepare()
     pictures = torch.rand(2, 3, *backbone.preprocessing.size, generator=torch.manual_seed(0))
     measured = module.measure(pictures)
@@ -158,7 +159,7 @@ def test_numbers_are_those_of_a_plain_gradient(
     network.load_state_dict(backbone.network.state_dict())
     shown = (pictures - backbone.mean) / backbone.std
     dim = module.channel_dim
-    shape = [1] * (len(backbone.site(module.layer).shape) + 1)
+    shape = [1] * (len(backbone.layout(module.layer).shape) + 1)
     shape[dim] = -1
     for column, feature in enumerate(expand(features, backbone)):
         for row in range(2):
@@ -457,7 +458,7 @@ def test_a_picture_that_changed_is_not_mixed_in(tmp_path: Path) -> None:
     go_on(moved)
     store = SweepStore(path)
     assert store.complete
-    assert store.made["data"]["init_args"]["path"] == str(moved)
+    assert store.provenance["data"]["init_args"]["path"] == str(moved)
     np.testing.assert_array_equal(*store.values("response", pictures=[1, 4]))
     (moved / "3.bmp").write_bytes(good)
     with pytest.raises(InputError, match=r"^3\.bmp has changed"):
@@ -519,7 +520,7 @@ def test_a_sweep_knows_its_method_again(tmp_path: Path) -> None:
     np.save(mean, np.zeros(192, np.float32))
 
     def made(**arguments: object) -> object:
-        return sweep(attribution=Drawn(**arguments)).made(data)["attribution"]
+        return sweep(attribution=Drawn(**arguments)).provenance(data)["attribution"]
 
     data.use(Backbone(WORLD).preprocessing)
     assert made(seed=1, given=object()) == made(seed=1, given=object())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mti_lightning import ActGrad, Attribution, InputError
 from mti_lightning.registry import ATTRIBUTIONS
-from mti_lightning.testing import (
+from mti_lightning.testing.kit import (
     attribution_checks,
     backbone_checks,
     check_attribution,

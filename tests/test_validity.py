@@ -11,23 +11,16 @@ from lightning import Trainer
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mti_lightning import (
-    Attribution,
-    Backbone,
-    InputError,
-    Layer,
-    Tension,
-    VetoedShapesPictures,
-    validity,
-)
-from mti_lightning.attribution import ActGrad, Pass
+from mti_lightning import Attribution, Backbone, InputError, Layer, Tension, VetoedShapesPictures
+from mti_lightning.attribution.methods import ActGrad, Pass
 from mti_lightning.cli import main
 from mti_lightning.compose import to_image
-from mti_lightning.feature import Feature, Probe
-from mti_lightning.objectives import Entry
+from mti_lightning.features.bound import BoundFeature
+from mti_lightning.features.feature import Feature
+from mti_lightning.objectives.base import Entry
 from mti_lightning.registry import ATTRIBUTIONS
-from mti_lightning.validity import Validity
-from mti_lightning.validity_checks import (
+from mti_lightning.validity import module as validity
+from mti_lightning.validity.checks import (
     check_names,
     check_pictures,
     modules_between,
@@ -35,7 +28,8 @@ from mti_lightning.validity_checks import (
     shuffled,
     silence,
 )
-from mti_lightning.validity_report import (
+from mti_lightning.validity.module import Validity
+from mti_lightning.validity.report import (
     Finding,
     Report,
     finding,
@@ -44,7 +38,7 @@ from mti_lightning.validity_report import (
     judge_pictures,
     unmeasured,
 )
-from mti_lightning.vetoed_shapes import KINDS, VetoedShapes
+from mti_lightning.vetoed_shapes.world import KINDS, VetoedShapes
 from tests.test_registry import site  # noqa: F401  the fixture
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -79,10 +73,10 @@ def tense_pictures(count: int) -> Tensor:
 
 
 def check(backbone: Backbone, pictures: Tensor, feature: str, layer: str) -> dict[str, Tensor]:
-    probe = Probe(Feature.parse(feature), backbone)
+    bound_feature = BoundFeature(Feature.parse(feature), backbone)
     keys = list(range(len(pictures)))
     return check_pictures(
-        backbone, pictures, probe, Layer.parse(layer), ActGrad(), Tension(), keys
+        backbone, pictures, bound_feature, Layer.parse(layer), ActGrad(), Tension(), keys
     )[0]
 
 
@@ -403,7 +397,7 @@ def test_what_was_not_measured_speaks_neither_for_nor_against():
 
 def test_the_page_says_what_its_limits_were_set_on():
     page = Report({}, {"x": []})
-    assert "What warns was set on the embedded world" in page.markdown()
+    assert "What warns was set on the vetoed shapes" in page.markdown()
     assert json.loads(page.json())["limits"] in page.markdown()
 
 
@@ -476,7 +470,7 @@ def test_what_is_sound_ends_well(tmp_path, monkeypatch):
 
 FLIPS = """
 import torch
-from mti_lightning.attribution import ActGrad, Attribution
+from mti_lightning.attribution.methods import ActGrad, Attribution
 
 class FixedFlips(Attribution):
     def attribute(self, forward, create_graph):

@@ -1,4 +1,4 @@
-"""The embedded world, its truth and its backbone."""
+"""The vetoed shapes, its truth and its backbone."""
 
 import os
 import socket
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torchmetrics.classification import BinaryAveragePrecision, MultilabelAveragePrecision
 
 from mti_lightning.errors import InputError
-from mti_lightning.vetoed_shapes import (
+from mti_lightning.vetoed_shapes.backbone import WEIGHTS, VetoedShapesClassifier, disturb
+from mti_lightning.vetoed_shapes.world import (
     KINDS,
     PICTURE_SIZE,
     Sample,
@@ -28,7 +29,6 @@ from mti_lightning.vetoed_shapes import (
     VetoedShapesData,
     veto_of,
 )
-from mti_lightning.vetoed_shapes_backbone import WEIGHTS, VetoedShapesClassifier, disturb
 
 SPLITS = ["train", "validation", "test"]
 CONTENTS = ["random", "tense", "overlap"]

@@ -3,8 +3,8 @@
 import timm
 import torch
 
-from mti_lightning.vetoed_shapes import KINDS, VetoedShapes
-from mti_lightning.vetoed_shapes_judge import judge_scores, load_judge
+from mti_lightning.vetoed_shapes.judge import judge_scores, load_judge
+from mti_lightning.vetoed_shapes.world import KINDS, VetoedShapes
 
 
 def test_it_names_the_shapes_of_natural_pictures() -> None:

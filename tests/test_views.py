@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from mti_lightning.boxes import cut
 from mti_lightning.errors import InputError
-from mti_lightning.streams import stream_key
-from mti_lightning.views import Views, resample, whole
+from mti_lightning.images.boxes import cut
+from mti_lightning.images.seeds import derive_seed
+from mti_lightning.images.views import Views, resample, whole
 
-KEYS = [stream_key("picture", index) for index in range(200)]
+KEYS = [derive_seed("picture", index) for index in range(200)]
 
 
 def reference(pictures: Tensor, size: tuple[int, int]) -> Tensor:

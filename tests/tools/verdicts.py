@@ -28,13 +28,13 @@ from mti_lightning import (
     VetoedShapesPictures,
     render,
 )
-from mti_lightning.attribution import ActGrad, attribute
+from mti_lightning.attribution.methods import ActGrad, attribute
 from mti_lightning.compose import composite, opacity
-from mti_lightning.objectives import Objective
-from mti_lightning.store import MEASURES as STORE_MEASURES
-from mti_lightning.vetoed_shapes import KINDS, Contents, VetoedShapes, veto_of
-from mti_lightning.vetoed_shapes_backbone import disturb
-from mti_lightning.vetoed_shapes_judge import judge_scores
+from mti_lightning.objectives.base import Objective
+from mti_lightning.sweep.store import MEASURES as STORE_MEASURES
+from mti_lightning.vetoed_shapes.backbone import disturb
+from mti_lightning.vetoed_shapes.judge import judge_scores
+from mti_lightning.vetoed_shapes.world import KINDS, Contents, VetoedShapes, veto_of
 
 CLASSES = [f"fc:{kind}" for kind in range(len(KINDS))]
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
@@ -107,11 +107,15 @@ def judge_tense(layer: str, seeds: int = 4, natural: int = 2000, **options: Any)
     world = VetoedShapes(natural, seed=103)
     pictures = torch.stack([world[index]["picture"] for index in range(natural)])
     percentiles = []
-    for probe in objective.probes:
+    for bound_feature in objective.bound_features:
         tension = [
             objective.tension(
                 attribute(
-                    objective.backbone, part, [probe] * len(part), objective.layer, ActGrad()
+                    objective.backbone,
+                    part,
+                    [bound_feature] * len(part),
+                    objective.layer,
+                    ActGrad(),
                 )[1]
             )
             for part in pictures.split(250)

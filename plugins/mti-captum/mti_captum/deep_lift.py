@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mti_lightning import Attribution, InputError
-from mti_lightning.attribution import Pass
+from mti_lightning.attribution.methods import Pass
 
 _POOLS = (nn.MaxPool2d, nn.AdaptiveMaxPool2d)
 # Those that look at each value by itself.

@@ -10,7 +10,7 @@ from captum import attr
 from torch import Tensor
 
 from mti_lightning import Attribution, InputError
-from mti_lightning.attribution import Pass
+from mti_lightning.attribution.methods import Pass
 
 
 @final

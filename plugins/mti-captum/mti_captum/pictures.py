@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mti_lightning import Attribution, InputError
-from mti_lightning.attribution import Pass
+from mti_lightning.attribution.methods import Pass
 
 
 def _check(steps: int, grey: float) -> None:

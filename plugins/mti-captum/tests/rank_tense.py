@@ -1,4 +1,4 @@
-"""How well tension by each method ranks the truly tense pictures of the embedded world.
+"""How well tension by each method ranks the truly tense pictures of the vetoed shapes.
 
 `python plugins/mti-captum/tests/rank_tense.py` prints the table of the README, in half an hour.
 """
@@ -23,8 +23,8 @@ from mti_lightning import (
     VetoedShapesPictures,
     attribute,
 )
-from mti_lightning.attribution import Pass
-from mti_lightning.feature import Probe
+from mti_lightning.attribution.methods import Pass
+from mti_lightning.features.bound import BoundFeature
 
 KINDS, BATCH = 8, 128
 
@@ -85,10 +85,10 @@ def main() -> None:
         tapped = backbone.run(pictures, [Layer(layer)])[Layer(layer)].detach()
         mean = tapped.mean((0, 2, 3), keepdim=True)
         for kind in range(KINDS):
-            probe = Probe(Feature("fc", kind), backbone)
+            bound_feature = BoundFeature(Feature("fc", kind), backbone)
             for start in range(0, len(pictures), BATCH):
                 part = pictures[start : start + BATCH]
-                attribute(backbone, part, [probe] * len(part), Layer(layer), passing)
+                attribute(backbone, part, [bound_feature] * len(part), Layer(layer), passing)
                 zero = replace(passing.forward, baseline=torch.zeros_like(mean))
                 centred = replace(passing.forward, baseline=mean)
 

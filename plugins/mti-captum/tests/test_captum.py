@@ -26,11 +26,11 @@ from rank_tense import short
 from torch import Tensor, nn
 
 from mti_lightning import ActGrad, Attribution, Backbone, Feature, InputError, Layer, attribute
-from mti_lightning.attribution import Pass
+from mti_lightning.attribution.methods import Pass
 from mti_lightning.cli import main
-from mti_lightning.feature import Probe
+from mti_lightning.features.bound import BoundFeature
 from mti_lightning.testing import check_attribution
-from mti_lightning.vetoed_shapes import VetoedShapes
+from mti_lightning.vetoed_shapes.world import VetoedShapes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 METHODS = [
@@ -58,8 +58,10 @@ def run(
     backbone: Backbone, pictures: Tensor, feature: str, layer: str, method: Attribution
 ) -> tuple[Tensor, Tensor]:
     """Return attribution and responses."""
-    probe = Probe(Feature.parse(feature), backbone)
-    return attribute(backbone, pictures, [probe] * len(pictures), Layer.parse(layer), method)[1:]
+    bound_feature = BoundFeature(Feature.parse(feature), backbone)
+    return attribute(
+        backbone, pictures, [bound_feature] * len(pictures), Layer.parse(layer), method
+    )[1:]
 
 
 class Passing(Attribution):
@@ -177,8 +179,8 @@ def of_all_classes(pictures: Tensor, turn: int) -> Pass:
     """Return a pass from layer3 on, in which each class has every eighth picture."""
     backbone, method = Backbone("vetoed_shapes_resnet"), Passing()
     kinds = [(row + turn) % 8 for row in range(len(pictures))]
-    probes = [Probe(Feature("fc", kind), backbone) for kind in range(8)]
-    attribute(backbone, pictures, [probes[kind] for kind in kinds], Layer("layer3"), method)
+    bound_features = [BoundFeature(Feature("fc", kind), backbone) for kind in range(8)]
+    attribute(backbone, pictures, [bound_features[kind] for kind in kinds], Layer("layer3"), method)
     network = backbone.network
     return short(method.forward, [network.layer4, network.global_pool, network.fc], kinds)
 
@@ -254,12 +256,12 @@ def test_gradient_shap_has_a_seed_of_its_own() -> None:
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 def test_a_batch_is_as_one_by_one_and_holds_several_features(method: Attribution) -> None:
     backbone, pictures = Backbone("vetoed_shapes_resnet"), shapes(3)
-    probes = [Probe(Feature("fc", kind), backbone) for kind in (0, 3, 5)]
+    bound_features = [BoundFeature(Feature("fc", kind), backbone) for kind in (0, 3, 5)]
     layer = Layer("layer2.0.act1", "input")
     hooks = [len(vars(module)["_forward_hooks"]) for module in backbone.network.modules()]
-    _, batch, _ = attribute(backbone, pictures, probes, layer, method)
-    for row, probe in enumerate(probes):
-        _, alone, _ = attribute(backbone, pictures[row : row + 1], [probe], layer, method)
+    _, batch, _ = attribute(backbone, pictures, bound_features, layer, method)
+    for row, bound_feature in enumerate(bound_features):
+        _, alone, _ = attribute(backbone, pictures[row : row + 1], [bound_feature], layer, method)
         assert torch.equal(batch[row : row + 1], alone)
     assert hooks == [len(vars(module)["_forward_hooks"]) for module in backbone.network.modules()]
     assert not any(vars(module)["_forward_pre_hooks"] for module in backbone.network.modules())

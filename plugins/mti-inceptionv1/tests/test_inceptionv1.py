@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mti_lightning import ActGrad, Backbone, Feature, InputError, Layer, attribute
+from mti_lightning.backbone.layers import usable_layers
 from mti_lightning.cli import main
-from mti_lightning.feature import Probe, ProbeGroup
-from mti_lightning.layers import activation_warning, usable_layers
-from mti_lightning.receptive_field import TOLERANCE, Window, find_window
+from mti_lightning.features.bound import BoundFeature, FeatureGroup, activation_warning
+from mti_lightning.features.receptive_field import TOLERANCE, Window, find_window
 from mti_lightning.registry import layers_of_interest
 from mti_lightning.testing import check_backbone
 
@@ -211,7 +211,7 @@ def test_it_is_fit_to_be_a_backbone() -> None:
 
 def test_a_layer_that_is_passed_a_list_is_refused_as_an_input() -> None:
     with pytest.raises(InputError, match=r"input of layer 'mixed3b' .* is a list, not a tensor"):
-        backbone((64, 64)).site(Layer("mixed3b", "input"))
+        backbone((64, 64)).layout(Layer("mixed3b", "input"))
 
 
 def test_weights_come_from_a_file(tmp_path: Path) -> None:
@@ -258,19 +258,19 @@ def test_other_numbers_of_outputs(tmp_path: Path) -> None:
 
 def test_the_paper_s_feature_depends_on_96_pixels() -> None:
     network = backbone()
-    probe = Probe(Feature.parse("mixed3b_pre_relu:379@centre"), network)
+    bound_feature = BoundFeature(Feature.parse("mixed3b_pre_relu:379@centre"), network)
     layer = Layer("mixed3a")
-    window = find_window(network, layer, ProbeGroup([probe]))
+    window = find_window(network, layer, FeatureGroup([bound_feature]))
     assert isinstance(window, Window)
     assert window.box == (72, 72, 96, 96)
     assert window.map_box == (9, 9, 12, 12)
     pictures = torch.rand(3, 3, 224, 224)
     elsewhere = torch.rand(3, 3, 224, 224)
     elsewhere[..., 72:168, 72:168] = pictures[..., 72:168, 72:168]
-    _, whole, response = attribute(network, pictures, [probe] * 3, layer, ActGrad())
-    _, _, same = attribute(network, elsewhere, [probe] * 3, layer, ActGrad())
+    _, whole, response = attribute(network, pictures, [bound_feature] * 3, layer, ActGrad())
+    _, _, same = attribute(network, elsewhere, [bound_feature] * 3, layer, ActGrad())
     assert torch.equal(response, same)
-    moved = probe.moved(window.group.position)
+    moved = bound_feature.moved(window.group.position)
     _, part, cropped = attribute(network, window.crop(pictures), [moved] * 3, layer, ActGrad())
     # Other sizes take other kernels, which sum in another order.
     close(cropped, response)

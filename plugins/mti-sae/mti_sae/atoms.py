@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from mti_lightning import Attribution, Backbone, InputError, Layer
-from mti_lightning.attribution import Pass
-from mti_lightning.backbone import Site
-from mti_lightning.feature import Probe
-from mti_lightning.signs import excitation, inhibition
+from mti_lightning.attribution.methods import Pass
+from mti_lightning.attribution.signs import excitation, inhibition
+from mti_lightning.backbone.network import ActivationLayout
+from mti_lightning.features.bound import BoundFeature
 from mti_sae.dictionary import Dictionary
 
 
@@ -50,27 +50,31 @@ class Atoms:
 
 @torch.enable_grad()
 def attribute_atoms(
-    backbone: Backbone, pictures: Tensor, probe: Probe, layer: Layer, dictionary: Dictionary
+    backbone: Backbone,
+    pictures: Tensor,
+    bound_feature: BoundFeature,
+    layer: Layer,
+    dictionary: Dictionary,
 ) -> Atoms:
     """Attribute a feature's responses to the atoms that a layer's activations are made of.
 
     Args:
         backbone: The network.
         pictures: [N, 3, H, W] in 0..1, of the backbone's input size.
-        probe: The feature.
+        bound_feature: The feature.
         layer: The attribution layer, whose activations the dictionary was made for.
         dictionary: The dictionary.
 
     Raises:
         InputError: If the dictionary does not fit the layer.
     """
-    site = backbone.site(layer)
-    dictionary.check_fits(site)
-    tapped = backbone.run(pictures, [layer, probe.layer], cut=layer)
-    activations, responses = tapped[layer], probe(tapped[probe.layer])
+    layout = backbone.layout(layer)
+    dictionary.check_fits(layout)
+    tapped = backbone.run(pictures, [layer, bound_feature.layer], cut=layer)
+    activations, responses = tapped[layer], bound_feature(tapped[bound_feature.layer])
     (gradient,) = torch.autograd.grad(responses.sum(), activations)
     values, slopes = (
-        part.detach().movedim(site.channel_dim, -1).reshape(len(part), -1, site.channels)
+        part.detach().movedim(layout.channel_dim, -1).reshape(len(part), -1, layout.channels)
         for part in (activations, gradient)
     )  # [N, P, C]
     codes = dictionary.encode(values)  # [N, P, K]
@@ -118,18 +122,18 @@ class AtomGradient(Attribution):
         (gradient,) = torch.autograd.grad(
             forward.responses.sum(), forward.activations, create_graph=create_graph
         )
-        return self._counted(forward.activations, forward.site) * gradient
+        return self._counted(forward.activations, forward.layout) * gradient
 
-    def _counted(self, activations: Tensor, site: Site) -> Tensor:
+    def _counted(self, activations: Tensor, layout: ActivationLayout) -> Tensor:
         """Return what part of the activations counts."""
         if self.dictionary is None:
             return activations
-        self.dictionary.check_fits(site)
-        values = activations.movedim(site.channel_dim, -1)  # [N, ..., C]
+        self.dictionary.check_fits(layout)
+        values = activations.movedim(layout.channel_dim, -1)  # [N, ..., C]
         codes = self.dictionary.encode(values)  # [N, ..., K]
         atoms = self.dictionary.atoms.to(values)
         explained = codes @ atoms
         chosen = explained if self.atoms is None else codes[..., self.atoms] @ atoms[self.atoms]
         if self.rest:
             chosen = chosen + values - explained
-        return chosen.movedim(-1, site.channel_dim)
+        return chosen.movedim(-1, layout.channel_dim)

@@ -13,9 +13,9 @@ from jsonargparse import auto_cli
 from torch import Tensor
 
 from mti_lightning import Backbone, Feature, InputError, Layer, PictureData
-from mti_lightning.attribution import check_path
+from mti_lightning.attribution.methods import check_path
 from mti_lightning.errors import MtiError
-from mti_lightning.feature import Probe
+from mti_lightning.features.bound import BoundFeature
 from mti_sae.atoms import Atoms, attribute_atoms
 from mti_sae.dictionary import Dictionary
 
@@ -57,18 +57,21 @@ def rank(
         overwrite: Replace what is there.
     """
     _check_free(overwrite, out=out, summary=summary)
-    probe, layer = Probe(Feature.parse(feature), backbone), Layer.parse(attribution_layer)
-    check_path(backbone, probe, layer)
+    bound_feature, layer = (
+        BoundFeature(Feature.parse(feature), backbone),
+        Layer.parse(attribution_layer),
+    )
+    check_path(backbone, bound_feature, layer)
     data.use(backbone.preprocessing)
     total, pictures = torch.zeros(len(SPLIT), len(dictionary.atoms)), 0
     with Path(out).open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        grid = backbone.site(layer).grid
+        grid = backbone.layout(layer).grid
         for batch in data.loader(range(len(data.pictures))):
             if not len(batch.indices):
                 continue
-            atoms = attribute_atoms(backbone, batch.pictures, probe, layer, dictionary)
+            atoms = attribute_atoms(backbone, batch.pictures, bound_feature, layer, dictionary)
             keys = [data.pictures.keys[index] for index in batch.indices.tolist()]
             split = torch.stack([atoms.excitation, atoms.inhibition, atoms.tension])  # [3, N, K]
             for number, key in enumerate(keys):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mti_lightning import InputError
-from mti_lightning.backbone import Site
+from mti_lightning.backbone.network import ActivationLayout
 
 # What sparse autoencoders call their parts. Linear layers keep weights transposed.
 _ATOMS = (("W_dec", False), ("decoder.weight", True), ("dictionary", False), ("atoms", False))
@@ -101,17 +101,17 @@ class Dictionary:
             codes = torch.zeros_like(codes).scatter(-1, largest.indices, largest.values)
         return codes
 
-    def check_fits(self, site: Site) -> None:
+    def check_fits(self, layout: ActivationLayout) -> None:
         """Make sure that a layer's activations have as many channels as the atoms.
 
         Raises:
             InputError: If they have not.
         """
         channels = self.atoms.shape[1]
-        if site.channels != channels:
+        if layout.channels != channels:
             raise InputError(
                 f"dictionary {self.path}: its atoms have {channels} channels, the layer's "
-                f"activations {list(site.shape)} have {site.channels}"
+                f"activations {list(layout.shape)} have {layout.channels}"
             )
 
 

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from mti_lightning import ActGrad, Attribution, Backbone, Feature, InputError, Layer, attribute
 from mti_lightning.cli import main
-from mti_lightning.feature import Probe
+from mti_lightning.features.bound import BoundFeature
 from mti_lightning.testing import check_attribution
-from mti_lightning.vetoed_shapes import VetoedShapes, veto_of
+from mti_lightning.vetoed_shapes.world import VetoedShapes, veto_of
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-CHANNELS, COUNT = 128, 300  # of layer3 of the embedded world's network; more atoms than channels
+CHANNELS, COUNT = 128, 300  # of layer3 of the vetoed shapes' network; more atoms than channels
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
@@ -37,9 +37,9 @@ def shapes(count: int) -> Tensor:
 def run(
     backbone: Backbone, pictures: Tensor, feature: str, layer: str, method: Attribution
 ) -> Tensor:
-    probe = Probe(Feature.parse(feature), backbone)
+    bound_feature = BoundFeature(Feature.parse(feature), backbone)
     result: Tensor = attribute(
-        backbone, pictures, [probe] * len(pictures), Layer.parse(layer), method
+        backbone, pictures, [bound_feature] * len(pictures), Layer.parse(layer), method
     )[1]
     return result
 
@@ -159,12 +159,12 @@ def test_atoms_and_rest_add_up_to_act_grad(
     model: str, layer: str, feature: str, channels: int | None, tmp_path: Path
 ) -> None:
     backbone = Backbone(model, **({} if "vetoed" in model else {"weights": "random"}))
-    site = backbone.site(Layer.parse(layer))
+    site = backbone.layout(Layer.parse(layer))
     save_file(autoencoder(channels or site.channels), tmp_path / "sae.safetensors")
     dictionary = Dictionary(str(tmp_path / "sae.safetensors"))
     pictures = torch.rand(3, 3, *backbone.preprocessing.size)
-    probe = Probe(Feature.parse(feature), backbone)
-    found = attribute_atoms(backbone, pictures, probe, Layer.parse(layer), dictionary)
+    bound_feature = BoundFeature(Feature.parse(feature), backbone)
+    found = attribute_atoms(backbone, pictures, bound_feature, Layer.parse(layer), dictionary)
     expected = run(backbone, pictures, feature, layer, ActGrad()).sum(site.channel_dim)
     close(found.attribution.sum(1) + found.rest, expected.flatten(1))
     assert found.attribution.shape == (3, COUNT, expected.flatten(1).shape[1])
@@ -186,15 +186,15 @@ def test_maps_as_wide_as_they_have_channels(model: str, tmp_path: Path) -> None:
         ),
         "channels first": (Backbone("test_resnet", "random", 0, (128, 128)), Layer("layer1")),
     }[model]
-    site = backbone.site(layer)
+    site = backbone.layout(layer)
     assert site.shape[0] == site.shape[1] == site.shape[2]
     np.save(tmp_path / "channels.npy", np.eye(site.channels, dtype=np.float32))
     dictionary = Dictionary(str(tmp_path / "channels.npy"))
     pictures = torch.rand(2, 3, *backbone.preprocessing.size)
     feature = "head.fc:3" if model == "channels last" else "fc:3"
-    probe = Probe(Feature.parse(feature), backbone)
+    bound_feature = BoundFeature(Feature.parse(feature), backbone)
     expected = run(backbone, pictures, feature, str(layer), ActGrad())
-    found = attribute_atoms(backbone, pictures, probe, layer, dictionary)
+    found = attribute_atoms(backbone, pictures, bound_feature, layer, dictionary)
     close(found.attribution, expected.movedim(site.channel_dim, 1).flatten(2))
     method = AtomGradient(dictionary, [3])
     some = run(backbone, pictures, feature, str(layer), method)
@@ -205,8 +205,8 @@ def test_maps_as_wide_as_they_have_channels(model: str, tmp_path: Path) -> None:
 
 def test_an_atom_s_excitation_inhibition_and_tension(path: str) -> None:
     backbone, pictures = Backbone("vetoed_shapes_resnet"), shapes(3)
-    probe = Probe(Feature("fc", 3), backbone)
-    atoms = attribute_atoms(backbone, pictures, probe, Layer("layer3"), Dictionary(path))
+    bound_feature = BoundFeature(Feature("fc", 3), backbone)
+    atoms = attribute_atoms(backbone, pictures, bound_feature, Layer("layer3"), Dictionary(path))
     parts = atoms.attribution.numpy()  # [N, K, P]
     close(atoms.excitation, torch.from_numpy(np.where(parts > 0, parts, 0).sum(2)))
     close(atoms.inhibition, torch.from_numpy(np.where(parts < 0, -parts, 0).sum(2)))
@@ -224,8 +224,8 @@ def test_channels_as_atoms_are_act_grad(tmp_path: Path) -> None:
     backbone, pictures = Backbone("vetoed_shapes_resnet"), shapes(3)
     np.save(tmp_path / "channels.npy", np.eye(CHANNELS, dtype=np.float32))
     dictionary = Dictionary(str(tmp_path / "channels.npy"))
-    probe = Probe(Feature("fc", 3), backbone)
-    found = attribute_atoms(backbone, pictures, probe, Layer("layer3"), dictionary)
+    bound_feature = BoundFeature(Feature("fc", 3), backbone)
+    found = attribute_atoms(backbone, pictures, bound_feature, Layer("layer3"), dictionary)
     expected = run(backbone, pictures, "fc:3", "layer3", ActGrad())
     close(found.attribution, expected.flatten(2))
     assert torch.equal(run(backbone, pictures, "fc:3", "layer3", AtomGradient()), expected)
@@ -234,10 +234,12 @@ def test_channels_as_atoms_are_act_grad(tmp_path: Path) -> None:
 def test_its_own_derivative_equals_finite_differences(path: str) -> None:
     backbone = Backbone("vetoed_shapes_resnet").to(torch.float64)
     method = AtomGradient(Dictionary(path), [3, 17, 40])
-    probe, pictures = Probe(Feature("fc", 3), backbone), shapes(2).double()
+    bound_feature, pictures = BoundFeature(Feature("fc", 3), backbone), shapes(2).double()
 
     def total(pictures: Tensor, create_graph: bool) -> Tensor:
-        found = attribute(backbone, pictures, [probe] * 2, Layer("layer3"), method, create_graph)[1]
+        found = attribute(
+            backbone, pictures, [bound_feature] * 2, Layer("layer3"), method, create_graph
+        )[1]
         return found.square().sum()
 
     pictures.requires_grad_()
@@ -295,7 +297,7 @@ def test_in_the_embedded_world_a_shape_s_atom_excites_and_its_veto_s_inhibits(
         assert (float(row["attribution"]) > 0) == (row["sign"] == "+")
         net = float(row["excitation"]) - float(row["inhibition"])
         assert net == pytest.approx(float(row["attribution"]), rel=1e-3, abs=1e-4)
-        assert 0 <= int(row["row"]) < backbone.site(Layer("layer4")).grid[0]
+        assert 0 <= int(row["row"]) < backbone.layout(Layer("layer4")).grid[0]
     with (tmp_path / "summary.csv").open() as file:
         summary = list(csv.DictReader(file))
     assert [int(row["atom"]) for row in summary] == [*range(9)]
@@ -315,10 +317,10 @@ def test_exported_directions_are_features(path: str, tmp_path: Path) -> None:
     out = tmp_path / "encoder.npy"
     command(["export", f"--dictionary.path={path}", f"--out={out}"])
     backbone, pictures, dictionary = Backbone("vetoed_shapes_resnet"), shapes(2), Dictionary(path)
-    probe = Probe(Feature.parse(f"layer3:{out}#17@2,5"), backbone)
+    bound_feature = BoundFeature(Feature.parse(f"layer3:{out}#17@2,5"), backbone)
     activations = backbone.run(pictures, [Layer("layer3")])[Layer("layer3")]
     before = activations[:, :, 2, 5] @ dictionary.encoder[17]
-    torch.testing.assert_close(probe(activations), before)
+    torch.testing.assert_close(bound_feature(activations), before)
     constant = dictionary.encoder_bias[17] - dictionary.encoder[17] @ dictionary.bias
     codes = dictionary.encode(activations[:, :, 2, 5])[:, 17]
     torch.testing.assert_close((before + constant).relu(), codes)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mti_lightning import Attribution, InputError
-from mti_lightning.attribution import Pass
+from mti_lightning.attribution.methods import Pass
 
 
 @final

@@ -5,7 +5,7 @@ import torch
 from mti_smoothgrad import SmoothGrad
 
 from mti_lightning import ActGrad, Backbone, Feature, InputError, Layer, attribute
-from mti_lightning.feature import Probe
+from mti_lightning.features.bound import BoundFeature
 from mti_lightning.testing import check_attribution
 
 
@@ -16,9 +16,9 @@ def test_it_keeps_its_word() -> None:
 def test_without_noise_it_is_act_times_grad() -> None:
     backbone = Backbone("test_vit", "random")
     pictures = torch.rand(2, 3, 160, 160)
-    probes = [Probe(Feature("head", 3), backbone)] * 2
+    bound_features = [BoundFeature(Feature("head", 3), backbone)] * 2
     expected, still, noisy = (
-        attribute(backbone, pictures, probes, Layer("blocks.1"), method)[1]
+        attribute(backbone, pictures, bound_features, Layer("blocks.1"), method)[1]
         for method in (ActGrad(), SmoothGrad(noise=0), SmoothGrad(noise=0.5))
     )
     torch.testing.assert_close(still, expected, rtol=1e-4, atol=1e-6)

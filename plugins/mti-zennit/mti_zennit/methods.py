@@ -10,7 +10,7 @@ from zennit.canonizers import SequentialMergeBatchNorm
 from zennit.core import Composite
 
 from mti_lightning import Attribution, InputError
-from mti_lightning.attribution import Pass
+from mti_lightning.attribution.methods import Pass
 from mti_zennit.rules import registered
 
 Rules = Literal[

@@ -19,7 +19,7 @@ from zennit.rules import Epsilon
 from zennit.types import Activation, Linear, MaxPool
 
 from mti_lightning import InputError
-from mti_lightning.layers import MOVING
+from mti_lightning.backbone.layers import MOVING
 
 # Modules that move values on, or leave some out: their gradient is their rule.
 _HARMLESS = (MaxPool, nn.Identity, nn.Dropout, nn.Flatten)

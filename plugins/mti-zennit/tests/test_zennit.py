@@ -18,9 +18,9 @@ from zennit.types import Linear
 
 from mti_lightning import ActGrad, Attribution, Backbone, Feature, InputError, Layer, attribute
 from mti_lightning.cli import main
-from mti_lightning.feature import Probe
+from mti_lightning.features.bound import BoundFeature
 from mti_lightning.testing import check_attribution
-from mti_lightning.vetoed_shapes import VetoedShapes
+from mti_lightning.vetoed_shapes.world import VetoedShapes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -60,9 +60,14 @@ def run(
     method: Attribution,
     create_graph: bool = False,
 ) -> Tensor:
-    probe = Probe(Feature.parse(feature), backbone)
+    bound_feature = BoundFeature(Feature.parse(feature), backbone)
     result: Tensor = attribute(
-        backbone, pictures, [probe] * len(pictures), Layer.parse(layer), method, create_graph
+        backbone,
+        pictures,
+        [bound_feature] * len(pictures),
+        Layer.parse(layer),
+        method,
+        create_graph,
     )[1]
     return result
 
@@ -203,12 +208,12 @@ def test_over_a_linear_head_every_composite_is_act_times_grad() -> None:
 
 def test_the_layer_below_the_feature_keeps_its_signs() -> None:
     backbone, pictures = Backbone("vetoed_shapes_resnet"), shapes(8)
-    probe = Probe(Feature.parse("layer4.0.bn2:40@centre"), backbone)
+    bound_feature = BoundFeature(Feature.parse("layer4.0.bn2:40@centre"), backbone)
     layer = Layer("layer4.0.act1")
-    _, expected, responses = attribute(backbone, pictures, [probe] * 8, layer, ActGrad())
+    _, expected, responses = attribute(backbone, pictures, [bound_feature] * 8, layer, ActGrad())
     assert (responses < 0).any()
     for name in ("epsilon_plus", "epsilon_alpha2_beta1"):
-        _, found, _ = attribute(backbone, pictures, [probe] * 8, layer, Relevance(name))
+        _, found, _ = attribute(backbone, pictures, [bound_feature] * 8, layer, Relevance(name))
         close(found, expected, 1e-4)
 
 
@@ -228,7 +233,7 @@ def test_relevance_is_linear_in_the_feature() -> None:
         for kind, weight in enumerate(weights)
     ]
     close(whole, torch.stack(parts).sum(0))
-    rows, columns = backbone.site(Layer("layer4")).grid
+    rows, columns = backbone.layout(Layer("layer4")).grid
     places = [
         run(backbone, pictures, f"layer4:7@{row},{column}", "layer3", Relevance())
         for row in range(rows)
@@ -240,9 +245,10 @@ def test_relevance_is_linear_in_the_feature() -> None:
 
 def test_a_sum_before_its_activation_function_gets_what_the_function_gets() -> None:
     backbone, pictures = Backbone("vetoed_shapes_resnet"), shapes(8)
-    probes = [f"layer4.0.act2{side}:40@peak" for side in ("", "/input")]
+    bound_features = [f"layer4.0.act2{side}:40@peak" for side in ("", "/input")]
     after, before = (
-        run(backbone, pictures, probe, "layer3", Relevance("epsilon")) for probe in probes
+        run(backbone, pictures, bound_feature, "layer3", Relevance("epsilon"))
+        for bound_feature in bound_features
     )
     responds = after.flatten(1).any(1)
     assert responds.sum() > 2
@@ -251,11 +257,11 @@ def test_a_sum_before_its_activation_function_gets_what_the_function_gets() -> N
 
 def test_a_batch_is_as_one_by_one_and_holds_several_features() -> None:
     backbone, pictures = Backbone("vetoed_shapes_resnet"), shapes(3)
-    probes = [Probe(Feature("fc", kind), backbone) for kind in (0, 3, 5)]
+    bound_features = [BoundFeature(Feature("fc", kind), backbone) for kind in (0, 3, 5)]
     layer, method = Layer("layer3"), Relevance("epsilon_alpha2_beta1")
-    _, batch, _ = attribute(backbone, pictures, probes, layer, method)
-    for row, probe in enumerate(probes):
-        _, alone, _ = attribute(backbone, pictures[row : row + 1], [probe], layer, method)
+    _, batch, _ = attribute(backbone, pictures, bound_features, layer, method)
+    for row, bound_feature in enumerate(bound_features):
+        _, alone, _ = attribute(backbone, pictures[row : row + 1], [bound_feature], layer, method)
         close(batch[row : row + 1], alone)
 
 
@@ -273,7 +279,7 @@ def test_a_batch_is_as_one_by_one_and_holds_several_features() -> None:
 def test_its_own_derivative_equals_finite_differences(method: Attribution) -> None:
     backbone = Backbone("vetoed_shapes_resnet").to(torch.float64)
     pictures = shapes(2).double()
-    weighting = torch.randn(2, *backbone.site(Layer("layer3")).shape, dtype=torch.float64)
+    weighting = torch.randn(2, *backbone.layout(Layer("layer3")).shape, dtype=torch.float64)
 
     def weighted(pictures: Tensor, create_graph: bool) -> Tensor:
         found = run(backbone, pictures, "fc:3", "layer3", method, create_graph)
@@ -342,9 +348,9 @@ def test_what_has_no_rule_is_refused(model: str, layer: str, feature: str, what:
 def test_features_that_mix_are_refused() -> None:
     backbone = Backbone("vetoed_shapes_resnet")
     features = ["layer4.0.act2/input:3@centre", "fc:3"]
-    probes = [Probe(Feature.parse(feature), backbone) for feature in features]
+    bound_features = [BoundFeature(Feature.parse(feature), backbone) for feature in features]
     with pytest.raises(InputError, match="one of the features lies on the way to another"):
-        attribute(backbone, shapes(2), probes, Layer("layer3"), Relevance())
+        attribute(backbone, shapes(2), bound_features, Layer("layer3"), Relevance())
 
 
 def test_an_unknown_composite_is_refused() -> None:

@@ -1,0 +1,274 @@
+"""The callback that composes an atlas at the end of each epoch."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
+from pathlib import Path
+from shutil import rmtree
+from typing import Final, cast
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from PIL import Image
+from torch.nn.functional import interpolate
+
+from mti_lightning.atlas import layout as atlas
+from mti_lightning.atlas import picture as atlas_picture
+from mti_lightning.atlas.inversion import AtlasInversion, Chart, Map, open_map
+from mti_lightning.atlas.layout import Array, Face
+from mti_lightning.atlas.page import write_page
+from mti_lightning.attribution.methods import attribute
+from mti_lightning.compose import opacity, to_image, within
+from mti_lightning.data.pictures import Pictures
+from mti_lightning.errors import InputError
+from mti_lightning.features.feature import Feature
+from mti_lightning.images.views import whole
+from mti_lightning.log import run_folder
+from mti_lightning.objectives.bank import file_name
+from mti_lightning.objectives.base import Objective
+from mti_lightning.sweep.module import attributed
+from mti_lightning.sweep.pictures import pictures_of
+
+_SPRITE: Final = 8192  # TensorBoard's largest, pixels a side
+_MOST_PROJECTED: Final = 10_000
+
+
+class AtlasLog(Callback):
+    """Composes the atlas at the end of each epoch, as PNG and in TensorBoard.
+
+    Of `AtlasInversion`, from its icons as they are, and at the end the page `atlas.html`. Of any
+    other objective, where a chart is given, it shows where the run's own pictures lie on the map of
+    the data set. TensorBoard's projector gets the pictures' pooled attributions.
+
+    Args:
+        chart: The map, for objectives other than `AtlasInversion`.
+    """
+
+    def __init__(self, chart: Chart | None = None) -> None:
+        self.chart = chart
+        self._folder: Path | None = None
+        self._maps: dict[int, Map] = {}  # of the objective's features, in the first process
+
+    def open_maps(self, objective: Objective) -> None:
+        """Open the map of each feature of an objective, whose own pictures are to be placed on it.
+
+        `mti fit` does so before the run's folder exists.
+
+        Raises:
+            InputError: If there is none, or it is of another network, layer or attribution.
+        """
+        if self.chart is None or isinstance(objective, AtlasInversion):
+            return
+        own = attributed(objective.backbone, objective.layer, objective.attribution)
+        self._maps = {
+            place: open_map(self.chart, str(feature), own)
+            for place, feature in enumerate(objective.features)
+        }
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._folder = run_folder(trainer)  # all processes have to ask for it together
+        if isinstance(pl_module, Objective) and trainer.is_global_zero and not self._maps:
+            self.open_maps(pl_module)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if isinstance(pl_module, AtlasInversion) and trainer.is_global_zero:
+            assert pl_module.map is not None
+            self._maps = {0: pl_module.map}
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._maps = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._folder and self._maps and trainer.global_step == 0:
+            # Of another run, which was killed: nothing of it may stay beside this one's.
+            rmtree(self._folder / "atlas", ignore_errors=True)
+        self._make_up(trainer, pl_module)
+        if isinstance(trainer.logger, TensorBoardLogger):
+            for found in self._maps.values():
+                _project(found, trainer.logger)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._compose(trainer, pl_module, trainer.current_epoch)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._make_up(trainer, pl_module)  # a run that was finished comes here at once
+        if isinstance(pl_module, AtlasInversion) and self._maps and self._folder:
+            _write_page(self._folder / "atlas.html", pl_module, self._maps[0])
+
+    def _make_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compose the last epoch's atlas where a run goes on between two epochs.
+
+        A checkpoint of an epoch's last step is continued behind the epoch's end; one from within an
+        epoch holds icons of none.
+        """
+        if trainer.current_epoch > 0 and trainer.is_last_batch:
+            self._compose(trainer, pl_module, trainer.current_epoch - 1)
+
+    def _compose(self, trainer: Trainer, objective: LightningModule, epoch: int) -> None:
+        """Compose an epoch's atlas, unless it is there."""
+        if not self._maps or self._folder is None or not isinstance(objective, Objective):
+            return
+        folder = self._folder / "atlas"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, make in self._pictures(objective):
+            path = folder / f"{file_name(name)}_epoch{epoch:03d}.png"
+            if path.exists():
+                continue
+            picture = make()
+            atlas_picture.save(picture, path)
+            if isinstance(trainer.logger, TensorBoardLogger):
+                trainer.logger.experiment.add_image(
+                    f"atlas/{name}", np.asarray(picture), epoch, dataformats="HWC"
+                )
+
+    def _pictures(self, objective: Objective) -> Iterator[tuple[str, Callable[[], Image.Image]]]:
+        """Yield name and maker of each picture of the atlas."""
+        if isinstance(objective, AtlasInversion):
+            found, title = self._maps[0], _title(objective, self._maps[0])
+            icons = cache(partial(_icons, objective))
+
+            def draw(face: Face) -> Image.Image:
+                return atlas_picture.draw(
+                    found.layout, found.cells, icons()[face], found.columns, title, face
+                )
+
+            yield from ((face, partial(draw, face)) for face in objective.faces)
+            return
+        placed = cache(partial(_placed, objective, self._maps))
+
+        def mark(place: int, found: Map) -> Image.Image:
+            title = f"{type(objective).__name__} on the map of {_title(objective, found)}"
+            response = found.columns["response"]
+            return atlas_picture.mark(found.layout, response, *placed()[place], title)
+
+        for place, found in self._maps.items():
+            yield str(objective.features[place]), partial(mark, place, found)
+
+
+def _write_page(path: Path, objective: AtlasInversion, found: Map) -> None:
+    icons = _icons(objective)
+    faces: list[dict[str, Image.Image]] = []
+    for cell in found.cells:
+        place = cell.row, cell.column
+        faces.append({face: of[place] for face, of in icons.items() if place in of})
+    places, every, pictures = found.layout.pictures, found.store.keys, _pictures_of(found)
+    keys = [every[place] for place in places]
+
+    def thumbnail(place: int) -> Image.Image | None:
+        if pictures is None:
+            return None
+        return to_image(pictures[int(places[place])]["picture"])
+
+    write_page(
+        path,
+        found.layout,
+        found.cells,
+        faces,
+        found.columns,
+        keys,
+        thumbnail,
+        _labels(found, pictures),
+        _title(objective, found),
+    )
+
+
+def _title(objective: Objective, found: Map) -> str:
+    feature = found.store.features[found.feature]
+    return f"{feature} of {objective.backbone.name}, attributed to {objective.layer}"
+
+
+def _icons(objective: AtlasInversion) -> dict[Face, dict[tuple[int, int], Image.Image]]:
+    """Return the icons of each face by row and column; of several seeds the first."""
+    assert objective.map is not None
+    icons: dict[Face, dict[tuple[int, int], Image.Image]] = {face: {} for face in objective.faces}
+    size = within(objective.canvas, atlas_picture.LARGEST)
+    with torch.no_grad():
+        for chunk in objective.chunks:
+            for entry, picture, alpha in zip(
+                chunk.entries, chunk(size), opacity(chunk.saliency(size)), strict=True
+            ):
+                cell = objective.map.cells[entry.source or 0]
+                icon = to_image(picture, alpha)
+                icons[cast("Face", entry.objective)].setdefault((cell.row, cell.column), icon)
+    return icons
+
+
+def _placed(
+    objective: Objective, maps: Mapping[int, Map]
+) -> dict[int, tuple[Array, list[Image.Image]]]:
+    """Return for each feature where the run's pictures lie on its map, [K, 2], and the pictures."""
+    vectors: dict[int, list[Array]] = {place: [] for place in maps}
+    shown: dict[int, list[Image.Image]] = {place: [] for place in maps}
+    for chunk in objective.chunks:
+        with torch.no_grad():
+            pictures, alphas = chunk(), opacity(chunk.saliency())
+        _, attribution, _ = attribute(
+            objective.backbone,
+            whole(pictures, objective.input_size),
+            objective.features_of(chunk),
+            objective.layer,
+            objective.attribution,
+        )
+        pooled = atlas.pool(attribution.cpu().numpy(), objective.channel_dim)
+        for entry, vector, picture, alpha in zip(
+            chunk.entries, pooled, pictures, alphas, strict=True
+        ):
+            vectors[entry.feature].append(vector)
+            shown[entry.feature].append(to_image(picture, alpha))
+    return {
+        place: (
+            atlas.place(np.stack(vectors[place]), found.vectors, found.layout.points),
+            shown[place],
+        )
+        for place, found in maps.items()
+    }
+
+
+def _pictures_of(found: Map) -> Pictures | None:
+    """Open the pictures of a map; None, with a warning, where they are gone."""
+    try:
+        return pictures_of(found.store)
+    except InputError as error:
+        rank_zero_warn(f"the atlas shows no pictures of the data set: {error}")
+        return None
+
+
+def _labels(found: Map, pictures: Pictures | None) -> list[str] | None:
+    """Return what is known of each picture of a map; None where nothing tells them apart."""
+    every = pictures and pictures.labels(Feature.parse(found.store.features[found.feature]))
+    labels = [every[place] for place in found.layout.pictures] if every else []
+    return labels if len(set(labels)) > 1 else None
+
+
+def _project(found: Map, logger: TensorBoardLogger) -> None:
+    """Give pictures, numbers and pooled attributions to TensorBoard's projector."""
+    chosen = atlas.thinned(len(found.rows), _MOST_PROJECTED)
+    side = min(64, _SPRITE // math.ceil(len(chosen) ** 0.5))
+    keys, pictures = found.store.keys, _pictures_of(found)
+    sprites = None
+    if pictures:
+        shown = (pictures[int(found.layout.pictures[place])]["picture"] for place in chosen)
+        sprites = torch.stack([interpolate(p[None], (side, side), mode="area")[0] for p in shown])
+    columns = {name: [f"{value:.4g}" for value in of] for name, of in found.columns.items()}
+    if labels := _labels(found, pictures):
+        columns["label"] = labels
+    rows = [
+        [
+            " ".join(text.split())  # a tab or a line's end would begin another column or row
+            for text in (
+                keys[int(found.layout.pictures[place])],
+                *(of[place] for of in columns.values()),
+            )
+        ]
+        for place in chosen
+    ]
+    logger.experiment.add_embedding(
+        found.vectors[list(chosen)],
+        rows,
+        sprites,
+        tag=file_name(found.store.features[found.feature]),
+        metadata_header=["picture", *columns],
+    )

@@ -1,0 +1,209 @@
+"""The atlas as one HTML file that people explore: needs no network, and asks for none."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from mti_lightning.atlas.layout import COLUMNS, MOST_DOTS, Cell, Layout, scale, thinned
+from mti_lightning.errors import InputError
+
+_FACES = ("positive", "negative", "both")
+# For the commonest labels: Okabe and Ito's, which people with colour-blindness can tell apart.
+_LABELS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442")
+_ICON, _THUMBNAIL = 96, 80  # pixels: the longer side
+
+
+def write_page(
+    path: Path,
+    layout: Layout,
+    cells: Sequence[Cell],
+    icons: Sequence[Mapping[str, Image.Image]],
+    columns: Mapping[str, ArrayLike],
+    keys: Sequence[str],
+    thumbnails: Callable[[int], Image.Image | None] | None = None,
+    labels: Sequence[str] | None = None,
+    title: str = "Attribution atlas",
+) -> None:
+    """Write the page: zoom, faces, colours, what a cell holds; equal bytes for equal inputs.
+
+    Of very many pictures only some are drawn as dots, evenly spread, the exemplars among them.
+
+    Drawn on a plain canvas instead of by Bokeh, which took four times as long for a frame of 30×30
+    cells with 10,000 pictures, and whose WebGL works only where strings may be run as code.
+
+    Keys, labels and title reach the page as text nodes; its content security policy runs no script
+    but its own, by hash, and forbids every request.
+
+    Args:
+        path: The file; it is replaced in one step.
+        layout: Where M pictures lie.
+        cells: The cells that are shown.
+        icons: For each cell its faces by name, "positive", "negative" or "both", RGBA; none is an
+            empty mapping.
+        columns: For each picture its numbers, by names in `COLUMNS`, [M]; NaN is shown as unknown.
+            At least one of them.
+        keys: For each picture what it is called, such as its path, [M].
+        thumbnails: Returns a picture by its place in the layout; asked for exemplars only.
+        labels: For each picture its class, [M]; the commonest have colours of their own.
+        title: What the page is about, such as the feature.
+
+    Raises:
+        InputError: If lengths or names do not fit.
+    """
+    _check(layout, cells, icons, columns, keys, labels)
+    images = _Images()
+    measured = {
+        name: np.asarray(columns[name], dtype=np.float64) for name in COLUMNS if name in columns
+    }
+    rows, across = layout.size
+    named, group = _ranked([] if labels is None else labels)
+    exemplars = [int(place) for cell in cells for place in cell.exemplars]
+    drawn = np.array(sorted({*thinned(len(layout.points), MOST_DOTS), *exemplars}))
+    dot = {place: index for index, place in enumerate(drawn.tolist())}
+    points = np.asarray(layout.points, dtype=np.float64)[drawn]
+    small = {}
+    for place in exemplars:
+        image = thumbnails(place) if thumbnails else None
+        if image is not None:
+            small[dot[place]] = images.add(image, _THUMBNAIL)
+    data = {
+        "title": title,
+        "pictures": len(layout.points),
+        "size": [int(rows), int(across)],
+        "x": _numbers(points[:, 0] * across),
+        "y": _numbers((1 - points[:, 1]) * rows),
+        "measures": {name: _coloured(name, of, of[drawn]) for name, of in measured.items()},
+        "labels": {"texts": named, "values": [group[place] for place in drawn], "colours": _LABELS}
+        if named
+        else None,
+        "cells": [
+            {
+                "row": int(cell.row),
+                "column": int(cell.column),
+                "count": int(cell.count),
+                "exemplars": [dot[int(place)] for place in cell.exemplars],
+                "faces": {face: images.add(faces[face], _ICON) for face in _FACES if face in faces},
+                "labels": _commonest([group[place] for place in cell.members]) if named else [],
+                **{name: _numbers([cell.means[name]])[0] for name in measured},
+            }
+            for cell, faces in zip(cells, icons, strict=True)
+        ],
+        "keys": [str(keys[place]) for place in drawn],
+        "thumbnails": small,
+        "images": list(images.addresses),
+    }
+    template = files("mti_lightning.atlas").joinpath("page.html").read_text(encoding="utf-8")
+    # The data comes last: what it holds is not searched for the other place.
+    page = template.replace("__POLICY__", _policy(template)).replace("__DATA__", _embedded(data))
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(page, encoding="utf-8", newline="\n")
+    part.replace(path)
+
+
+def _check(
+    layout: Layout,
+    cells: Sequence[Cell],
+    icons: Sequence[Mapping[str, Image.Image]],
+    columns: Mapping[str, ArrayLike],
+    keys: Sequence[str],
+    labels: Sequence[str] | None,
+) -> None:
+    wrong = sorted(set(columns) - set(COLUMNS))
+    if wrong or not columns:
+        raise InputError(
+            f"a page cannot be coloured by {', '.join(wrong) or 'nothing'}; give columns among "
+            f"{', '.join(COLUMNS)}"
+        )
+    wrong = sorted({face for faces in icons for face in faces} - set(_FACES))
+    if wrong:
+        raise InputError(f"an icon has no face {', '.join(wrong)}; there are {', '.join(_FACES)}")
+    if len(icons) != len(cells):
+        raise InputError(f"{len(icons)} icons for {len(cells)} cells; give one mapping for each")
+    pictures = len(layout.points)
+    for name, values in {**columns, "keys": keys, "labels": labels}.items():
+        if values is not None and np.shape(values) != (pictures,):
+            raise InputError(
+                f"{name} has the shape {list(np.shape(values))}; the layout has [{pictures}]"
+            )
+
+
+class _Images:
+    """Pictures as data addresses, equal ones once."""
+
+    def __init__(self) -> None:
+        self.addresses: dict[str, int] = {}
+
+    def add(self, image: Image.Image, side: int) -> int:
+        """Return the place of a picture whose longer side is at most `side` pixels."""
+        small = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        small.thumbnail((side, side), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        small.save(buffer, "WEBP", quality=70, alpha_quality=50, method=2)
+        address = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+        return self.addresses.setdefault(address, len(self.addresses))
+
+
+def _numbers(values: ArrayLike) -> list[float | None]:
+    """Return six significant digits of each number; None for what JSON has no number for."""
+    return [
+        float(f"{value:.6g}") if np.isfinite(value) else None
+        for value in np.asarray(values, dtype=np.float64).tolist()
+    ]
+
+
+def _coloured(name: str, values: NDArray[np.float64], drawn: NDArray[np.float64]) -> dict[str, Any]:
+    """Return a measure of the pictures that are drawn, and the colours of all."""
+    colours, low, high = scale(name, values)
+    stops = [
+        [round(255 * channel) for channel in colormaps[colours](place)[:3]]
+        for place in np.linspace(0, 1, 17)
+    ]
+    return {
+        "values": _numbers(drawn),
+        "low": low,
+        "high": high,
+        "stops": stops,
+        "meaning": COLUMNS[name],
+    }
+
+
+def _ranked(labels: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Return the labels there are, the commonest first, and each picture's place among them."""
+    counts = Counter(map(str, labels))
+    ranked = sorted(counts, key=lambda text: (-counts[text], text))
+    places = {text: place for place, text in enumerate(ranked)}
+    return ranked, [places[str(label)] for label in labels]
+
+
+def _commonest(groups: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the three commonest labels of a cell and how many pictures have them."""
+    return sorted(Counter(groups).items(), key=lambda item: (-item[1], item[0]))[:3]
+
+
+def _embedded(data: Mapping[str, Any]) -> str:
+    """Return JSON that cannot end the script element it stands in."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def _policy(template: str) -> str:
+    """Return a content security policy that runs and styles by what is in the template alone."""
+    kinds = {"script": r"<script>(.*)</script>", "style": r"<style>(.*)</style>"}
+    allowed = ["default-src 'none'", "img-src data:", "base-uri 'none'", "form-action 'none'"]
+    for kind, pattern in kinds.items():
+        inline = "".join(re.findall(pattern, template, re.DOTALL))
+        digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+        allowed.append(f"{kind}-src 'sha256-{digest}'")
+    return "; ".join(allowed)

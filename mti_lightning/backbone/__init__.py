@@ -1,0 +1,1 @@
+"""The frozen network: a timm model, its weights, and taps on its layers."""

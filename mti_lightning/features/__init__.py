@@ -1,0 +1,1 @@
+"""Features: what they are called, how they are read, and what part of a picture they see."""

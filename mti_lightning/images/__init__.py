@@ -1,0 +1,1 @@
+"""Image parameters, the views that are optimised, and the randomness of both."""

@@ -1,0 +1,22 @@
+"""Random streams: every image has its own.
+
+So it does not depend on its neighbours, the devices or a restart.
+"""
+
+from hashlib import blake2b
+
+import torch
+
+START = -1  # the step at which an image's parameters are drawn
+
+
+def derive_seed(*parts: object) -> int:
+    """Return a 64-bit key made from the text of `parts`, the same in every process."""
+    digest = blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def generator_at(key: int, step: int) -> torch.Generator:
+    """Return the generator of one image at one step."""
+    # PyTorch's generator on CPU keeps 32 bits of its seed.
+    return torch.Generator().manual_seed(derive_seed(key, step) & 0xFFFF_FFFF)

@@ -1,0 +1,168 @@
+"""Views: seeded crops and noise against adversarial patterns, resampled once."""
+
+import math
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from mti_lightning.errors import InputError, check_range
+from mti_lightning.images.boxes import Box
+from mti_lightning.images.seeds import generator_at
+
+
+def _filter(
+    start: Tensor, extent: Tensor, source: int, target: int, seen: range, made: range
+) -> Tensor:
+    """Return the weights, [N, made, seen], of an anti-aliased linear resampling of one axis.
+
+    Args:
+        start: Of each box, in shares of the source, [N].
+        extent: Of each box, in shares of the source, [N].
+        source: How many pixels there are.
+        target: How many pixels a box becomes.
+        seen: Those of the source that are there; all others weigh nothing.
+        made: Those of the target that are asked for.
+    """
+    pixels, places = (
+        torch.arange(part.start, part.stop, device=start.device) for part in (seen, made)
+    )
+    centre = (start[:, None] + (places + 0.5) / target * extent[:, None]) * source - 0.5
+    support = (extent * source / target).clamp(min=1)[:, None, None]
+    offset = pixels - centre[:, :, None]  # [N, made, seen]
+    weights = (1 - offset.abs() / support).clamp(min=0)
+    return weights / weights.sum(2, keepdim=True).clamp(min=1e-12)
+
+
+def resample(
+    pictures: Tensor,
+    boxes: Tensor,
+    size: tuple[int, int],
+    part: Box | None = None,
+    within: tuple[Box, tuple[int, int]] | None = None,
+) -> Tensor:
+    """Cut a box out of each picture and bring it to one size, anti-aliased, in one interpolation.
+
+    What lies just outside a box weighs in at its border, as everywhere else.
+
+    Args:
+        pictures: [N, C, H, W].
+        boxes: Top, left, height and width of each box in shares of the picture, [N, 4].
+        size: Height and width of the result.
+        part: Top, left, height and width of what is computed of it; by default the whole.
+        within: Where `pictures` lie on their canvas, and its height and width, if they are not
+            all of it.
+    """
+    top, left, *size_of_part = part or (0, 0, *size)
+    given, canvas = within or ((0, 0, *pictures.shape[2:]), pictures.shape[2:])
+    # In the boxes' precision: half precision cannot tell places apart.
+    rows, columns = (
+        _filter(
+            boxes[:, axis],
+            boxes[:, axis + 2],
+            canvas[axis],
+            size[axis],
+            range(given[axis], given[axis] + given[axis + 2]),
+            range(first, first + size_of_part[axis]),
+        ).to(pictures)
+        for axis, first in enumerate((top, left))
+    )
+    columns = columns.mT  # rows: [N, h, H], columns: [N, W, w]
+    # The channels of a picture go through one product: broadcast ones copy the weights for each.
+    count, channels, height, _ = pictures.shape
+    height_of_part, width = size_of_part
+    narrowed = (pictures.flatten(1, 2) @ columns).view(count, channels, height, width)
+    resampled = rows @ narrowed.transpose(1, 2).flatten(2)  # [N, h, C · w]
+    return resampled.view(count, height_of_part, channels, width).transpose(1, 2)  # [N, C, h, w]
+
+
+def whole(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring whole pictures to one size: the view without crop and noise."""
+    if pictures.shape[2:] == size:
+        return pictures
+    box = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=pictures.device).expand(len(pictures), 4)
+    return resample(pictures, box, size)
+
+
+@final
+class Views:
+    """A random box of each picture and noise on it, from the picture's own stream.
+
+    Args:
+        count: Views per picture and step.
+        box: Smallest and largest side of the box, in shares of the canvas.
+        jitter: Standard deviation of the box's centre, in shares of the canvas; the box stays on
+            the canvas.
+        noise: Standard deviation of the uniform and of the Gaussian noise each, in the unit of
+            pictures, 0..1.
+    """
+
+    def __init__(
+        self,
+        count: int = 1,
+        box: tuple[float, float] = (0.9, 0.99),
+        jitter: float = 0.05,
+        noise: float = 0.02,
+    ) -> None:
+        check_range(1, count=count)
+        check_range(0, jitter=jitter, noise=noise)
+        if not 0 < box[0] <= box[1] <= 1:
+            raise InputError(f"box {list(box)}: give 0 < smallest <= largest <= 1")
+        self.count, self.box, self.jitter, self.noise = count, box, jitter, noise
+
+    def reach(self, part: Box, size: tuple[int, int], canvas: tuple[int, int]) -> Box:
+        """Return the box of the canvas that a part of a view can come from, whatever the stream.
+
+        Args:
+            part: Top, left, height and width of the part.
+            size: Height and width of a view.
+            canvas: Height and width of the canvas.
+        """
+        ends = []
+        for start, length, target, source in zip(part[:2], part[2:], size, canvas, strict=True):
+            least, most = self.box
+            support = max(most * source / target, 1)
+            first = least * start / target * source - support - 1
+            last = (1 - least + least * (start + length) / target) * source + support + 1
+            ends.append((max(math.floor(first), 0), min(math.ceil(last), source)))
+        (top, bottom), (left, right) = ends
+        return top, left, bottom - top, right - left
+
+    def __call__(
+        self,
+        pictures: Tensor,
+        keys: Sequence[int],
+        step: int,
+        size: tuple[int, int],
+        part: Box | None = None,
+        within: tuple[Box, tuple[int, int]] | None = None,
+    ) -> Tensor:
+        """Return views, [N · count, 3, h, w], those of one picture next to each other.
+
+        Args:
+            pictures: [N, 3, H, W].
+            keys: Their random streams.
+            step: The step, which with the key decides over box and noise.
+            size: Height and width of a view.
+            part: Top, left, height and width of what is computed of a view; by default the whole.
+            within: Where `pictures` lie on their canvas, and its height and width, if they are
+                not all of it.
+        """
+        count, shape = len(keys) * self.count, part[2:] if part else size
+        shares, moves = torch.empty(count, 1), torch.empty(count, 2)
+        noise = torch.empty(count, 3, *shape)
+        for index, key in enumerate(keys):
+            generator = generator_at(key, step)
+            for view in range(index * self.count, (index + 1) * self.count):
+                torch.rand(1, generator=generator, out=shares[view])
+                torch.randn(2, generator=generator, out=moves[view])
+                if self.noise:
+                    uniform = torch.rand(3, *shape, generator=generator).sub_(0.5).mul_(12**0.5)
+                    torch.randn(3, *shape, generator=generator, out=noise[view]).add_(uniform)
+        side = self.box[0] + (self.box[1] - self.box[0]) * shares
+        corner = ((1 - side) / 2 + self.jitter * moves).clamp(0).minimum(1 - side)
+        boxes = torch.cat([corner, side.expand(-1, 2)], 1)
+        repeated = pictures.repeat_interleave(self.count, 0) if self.count > 1 else pictures
+        views = resample(repeated, boxes.to(pictures.device), size, part, within)
+        return views.add(noise.to(pictures), alpha=self.noise) if self.noise else views

@@ -1,0 +1,1 @@
+"""Objectives: banks of images that are optimised against a frozen backbone."""

@@ -1,0 +1,95 @@
+"""What would end a run or spoil its pictures, found before any work."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+
+from mti_lightning.errors import InputError
+
+_GIVE = "give one such as tb_logs/NAME/version_0/checkpoints/epoch=4-step=100.ckpt"
+
+
+def check_options(trainer: Trainer) -> None:
+    """Make sure that each image of a bank gets all its steps, and only its own.
+
+    Raises:
+        InputError: If an option of the trainer is in the way.
+    """
+    limit, turns = trainer.limit_train_batches, "images take turns, and the last would get none"
+    for name, refused, reason in (
+        ("precision", "16-true" in trainer.precision, "phases take 32 bits; give bf16-mixed"),
+        ("max_epochs", trainer.max_epochs == 0, "give 1 or more"),
+        ("max_steps", trainer.max_steps >= 0, f"{turns}; give max_epochs"),
+        (
+            "limit_train_batches",
+            isinstance(limit, int) or limit < 1,
+            f"{turns}; give the model fewer steps_per_epoch",
+        ),
+        (
+            "accumulate_grad_batches",
+            trainer.accumulate_grad_batches > 1,
+            "two batches may be of different images; give the model more views",
+        ),
+        (
+            "gradient_clip_val",
+            bool(trainer.gradient_clip_val),
+            "an image's path would depend on its neighbours; give a lower learning rate",
+        ),
+    ):
+        # A rehearsal may be short: nothing is kept of it.
+        if refused and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise InputError(f"trainer.{name}: {getattr(trainer, name)} will not do: {reason}")
+
+
+def check_full_precision(trainer: Trainer) -> None:
+    """Make sure that a report measures in full precision: E⁺ and E⁻ all but cancel.
+
+    Raises:
+        InputError: If the trainer is set to less.
+    """
+    if "16" in trainer.precision:
+        raise InputError(
+            f"trainer.precision: {trainer.precision} will not do to measure; leave it at 32-true"
+        )
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read the checkpoint of a run.
+
+    Raises:
+        InputError: If it is none.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"ckpt_path {str(path)!r} is no file")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # On other bytes it raises what it trips over: UnpicklingError, struct.error, RuntimeError.
+        raise InputError(f"ckpt_path {str(path)!r} is no checkpoint; {_GIVE}") from error
+    if not isinstance(found, dict) or "state_dict" not in found:
+        raise InputError(f"ckpt_path {str(path)!r} is no checkpoint of a run; {_GIVE}")
+    return found
+
+
+def check_bank(held: Any, provenance: Mapping[str, Any]) -> None:
+    """Make sure that a checkpoint holds the images of this run.
+
+    Args:
+        held: What its images are, as `Objective.provenance` says it.
+        provenance: What this run's are.
+
+    Raises:
+        InputError: If they are others, naming the first difference.
+    """
+    if not isinstance(held, Mapping):
+        raise InputError(f"the checkpoint holds no images; {_GIVE}")
+    for name in {**provenance, **held}:
+        old, new = held.get(name, "missing"), provenance.get(name, "missing")
+        if old != new:
+            raise InputError(
+                f"the checkpoint was written with {name} {old}, not {new}; go on with the "
+                "configuration it was written with, or leave ckpt_path out to begin anew"
+            )

@@ -1,0 +1,1 @@
+"""Superposition: features that share dimensions, and how to tell interference from inhibition."""

@@ -1,0 +1,80 @@
+"""Rivals: features of one layer that may explain each other's tension, and what each looks like."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from mti_lightning.backbone.network import Backbone, Layer
+from mti_lightning.features.bound import FeatureGroup
+from mti_lightning.images.boxes import Box, cut
+from mti_lightning.superposition.interference import FeatureProfiles, interference_index
+
+MOST_RIVALS = 64  # each costs a backward pass
+
+
+def choose_rivals(group: FeatureGroup, count: int, seed: int = 0) -> FeatureGroup:
+    """Return the features of a group, and behind them other channels of their layer, at random.
+
+    A direction's rivals are the group's other directions: channels are another basis.
+
+    Args:
+        group: Features of one layer at one position.
+        count: How many features there shall be in all, where there are so many.
+        seed: Draws the others.
+    """
+    if group.directions is not None:
+        return group
+    own = dict.fromkeys(channel for channel in group.channels if channel is not None)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(group.bound_features[0].layout.channels, generator=generator).tolist()
+    others = [channel for channel in drawn if channel not in own]
+    return group.with_channels([*own, *others[: max(0, count - len(own))]])
+
+
+def pool(backbone: Backbone, layer: Layer, activations: Tensor, centred: Tensor) -> list[Tensor]:
+    """Pool activations [N, ...] and centred attributions [F, N, ...]: [N, C] and [N, F, C]."""
+    dims = backbone.layout(layer).position_dims
+    summed = centred.sum([dim + 1 for dim in dims]) if dims else centred
+    return [activations.mean(dims) if dims else activations, summed.transpose(0, 1)]
+
+
+@final
+@dataclass(frozen=True)
+class Rivals:
+    """Features that may explain each other, and what they look like in a data set.
+
+    Attributes:
+        group: The features.
+        layer: The attribution layer.
+        mean_activation: ā of its channels, [C].
+        box: The part of its map that the features depend on; None for all of it.
+        reference: What each profiles like where it is clearly expressed.
+    """
+
+    group: FeatureGroup
+    layer: Layer
+    mean_activation: Tensor
+    box: Box | None
+    reference: FeatureProfiles
+
+    def index(self, backbone: Backbone, pictures: Tensor) -> Tensor:
+        """Return the interference index of pictures [N, 3, H, W] in 0..1, [N, F]."""
+        layout, target = backbone.layout(self.layer), self.group.bound_features[0].layer
+        with torch.enable_grad():
+            tapped = backbone.run(pictures, [self.layer, target], cut=self.layer)
+            activations = tapped[self.layer]
+            gradients = [
+                torch.autograd.grad(response, activations, retain_graph=True)[0]
+                for response in self.group(tapped[target]).sum(0)
+            ]
+        shape = [1] * activations.ndim
+        shape[layout.channel_dim] = -1
+        activations = activations.detach()
+        centred = (activations - self.mean_activation.to(activations).view(shape)) * torch.stack(
+            gradients
+        )
+        seen = activations if self.box is None else cut(activations, self.box)
+        activations, attributions = pool(backbone, self.layer, seen, centred)
+        return interference_index(activations, attributions, self.reference.to(activations))

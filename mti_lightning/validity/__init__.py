@@ -1,0 +1,1 @@
+"""The validity report: how far attributions and pictures can be believed."""

@@ -1,0 +1,275 @@
+"""The checks of the validity report: what they measure. Pure functions on tensors and networks."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from mti_lightning.attribution import signs
+from mti_lightning.attribution.methods import Attribution, attribute
+from mti_lightning.attribution.signs import Tension
+from mti_lightning.backbone.network import Backbone, Layer
+from mti_lightning.features.bound import BoundFeature, FeatureGroup
+from mti_lightning.images.seeds import START, generator_at
+from mti_lightning.images.views import Views, whole
+from mti_lightning.objectives.base import Objective
+from mti_lightning.superposition.interference import interference_index, profile_features
+from mti_lightning.vetoed_shapes.judge import judge_scores
+from mti_lightning.vetoed_shapes.world import veto_of
+
+_SLIGHT = Views(box=(0.96, 0.99), jitter=0.01, noise=0.01)
+
+
+def silence(
+    head: Callable[[Tensor], Tensor],
+    activations: Tensor,
+    attribution: Tensor,
+    response: Tensor,
+    units: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Set units to zero; return the predicted and the real change of the response, [N] each.
+
+    Args:
+        head: Computes responses from activations.
+        activations: a; a unit is one of its elements: a channel at a position.
+        attribution: A.
+        response: r, [N], of the activations as they are.
+        units: Which ones, bool of the same shape.
+    """
+    predicted = -(attribution * units).flatten(1).sum(1)
+    return predicted, head(activations * ~units) - response
+
+
+def random_units(activations: Tensor, units: Tensor, keys: Sequence[int]) -> Tensor:
+    """Return as many random active units of each picture as there are `units`, bool of that shape.
+
+    Args:
+        activations: a; a unit is active where it is not 0.
+        units: Those to match in number.
+        keys: The pictures' random streams.
+    """
+    drawn = torch.stack(
+        [torch.rand(units.shape[1:], generator=generator_at(k, START)) for k in keys]
+    )
+    order = drawn.to(activations).add(2 * (activations == 0)).flatten(1)
+    rank = order.argsort(1).argsort(1)
+    return (rank < units.flatten(1).sum(1, keepdim=True)).view_as(units)
+
+
+def modules_between(backbone: Backbone, layer: Layer, target: Layer) -> list[str]:
+    """Return the modules with parameters that run after one layer, up to another, in order."""
+    modules = dict(backbone.network.named_modules())
+    own = [name for name, module in modules.items() if [*module.parameters(recurse=False)]]
+    run: list[str | None] = []  # None stands for the layer itself
+
+    def note(name: str | None) -> Callable[..., None]:
+        return lambda *_: run.append(name)
+
+    at, handles = modules[layer.module], []
+    if layer.side == "input":
+        handles += [at.register_forward_pre_hook(note(None))]
+    handles += [modules[name].register_forward_pre_hook(note(name)) for name in own]
+    if layer.side == "output":
+        handles += [at.register_forward_hook(note(None))]
+    try:
+        backbone.run(backbone.mean.new_full((1, 3, *backbone.preprocessing.size), 0.5), [target])
+    finally:
+        for handle in handles:
+            handle.remove()
+    after = dict.fromkeys(name for name in run[run.index(None) :] if name is not None)
+    if target.side == "input":
+        after.pop(target.module, None)
+    return list(after)
+
+
+def shuffled(backbone: Backbone, modules: Sequence[str], seed: int = 0) -> Backbone:
+    """Return a copy of a network, the parameters of some modules each shuffled within itself."""
+    other = copy.deepcopy(backbone)
+    generator = torch.Generator().manual_seed(seed)
+    for name in modules:
+        for parameter in other.network.get_submodule(name).parameters(recurse=False):
+            order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+            parameter.data = parameter.data.flatten()[order].view_as(parameter)
+    return other
+
+
+def check_pictures(
+    backbone: Backbone,
+    pictures: Tensor,
+    bound_feature: BoundFeature,
+    layer: Layer,
+    method: Attribution,
+    tension: Tension,
+    keys: Sequence[int],
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Measure what the checks of natural pictures need.
+
+    Args:
+        backbone: The network.
+        pictures: [N, 3, H, W] in 0..1.
+        bound_feature: The feature.
+        layer: The attribution layer.
+        method: The attribution method.
+        tension: The tension measure.
+        keys: The pictures' random streams.
+
+    Returns:
+        By what was measured a number for each picture, [N]; and A.
+    """
+
+    def head(activations: Tensor) -> Tensor:
+        with torch.no_grad():
+            tapped = backbone.run(pictures, [bound_feature.layer], insert={layer: activations})
+            responses: Tensor = bound_feature(tapped[bound_feature.layer])
+            return responses
+
+    bound_features, dim = [bound_feature] * len(pictures), backbone.layout(layer).channel_dim
+    activations, attribution, response = attribute(
+        backbone, pictures, bound_features, layer, method
+    )
+    found = {
+        "response": response,
+        "silent": head(torch.zeros_like(activations)),
+        "total": attribution.flatten(1).sum(1),
+        "tension": tension(attribution, dim),
+    }
+    for which, units in (("inhibitory", attribution < 0), ("excitatory", attribution > 0)):
+        active = units & (activations != 0)
+        chosen = {which: active, f"random {which}": random_units(activations, active, keys)}
+        for name, silenced in chosen.items():
+            predicted, real = silence(head, activations, attribution, response, silenced)
+            found |= {f"{name} predicted": predicted, f"{name} real": real}
+    views = _SLIGHT(pictures, keys, 0, (pictures.shape[2], pictures.shape[3]))
+    seen = attribute(backbone, views, bound_features, layer, method)[1]
+    found["view"] = signs.cosine(attribution, seen)
+    return found, attribution
+
+
+def check_neighbours(attribution: Tensor, before: Tensor | None) -> Tensor:
+    """Return the cosine of each picture's A with that of the picture before it, [N].
+
+    Args:
+        attribution: A, of a batch.
+        before: A of the last picture before the batch, [1, ...]; where there is none, NaN comes
+            first.
+    """
+    shifted = torch.cat([attribution[:1] if before is None else before, attribution[:-1]])
+    found = signs.cosine(attribution, shifted)
+    if before is None:
+        found[0] = torch.nan
+    return found
+
+
+def check_randomised(
+    networks: Mapping[str, Backbone],
+    pictures: Tensor,
+    attribution: Tensor,
+    bound_feature: BoundFeature,
+    layer: Layer,
+    method: Attribution,
+) -> dict[str, Tensor]:
+    """Compare A with what it is in networks whose layers behind it were randomised.
+
+    Returns:
+        For each network the cosine, [N], and for the last the share of |A| that keeps its sign.
+    """
+    found = {}
+    strength, same = attribution.abs(), torch.zeros_like(attribution)
+    for name, network in networks.items():
+        other = attribute(network, pictures, [bound_feature] * len(pictures), layer, method)[1]
+        found[name] = signs.cosine(attribution, other)
+        same = strength * (attribution.sign() == other.sign())
+    found["signs kept"] = same.flatten(1).sum(1) / strength.flatten(1).sum(1).clamp(min=1e-12)
+    return found
+
+
+def check_rivals(
+    backbone: Backbone, pictures: Tensor, group: FeatureGroup, layer: Layer
+) -> dict[str, Tensor]:
+    """Measure what the interference index needs of features that may explain each other.
+
+    The attribution is a ⊙ ∂r/∂a by whatever method pictures are explained: the index subtracts the
+    mean activation, which no other method lets it do.
+
+    Returns:
+        Responses [N, F], activations [N, C], a ⊙ ∂r/∂a and ∂r/∂a, [N, F, C], pooled over space.
+    """
+    target = group.bound_features[0].layer
+    tapped = backbone.run(pictures, [layer, target], cut=layer)
+    activations, responses = tapped[layer], group(tapped[target])
+    dims = backbone.layout(layer).position_dims
+    found: dict[str, list[Tensor]] = {"attribution": [], "gradient": []}
+    for response in responses.sum(0):
+        (gradient,) = torch.autograd.grad(response, activations, retain_graph=True)
+        for name, values in (("attribution", activations * gradient), ("gradient", gradient)):
+            found[name].append((values.sum(dims) if dims else values).detach())
+    flat = activations.detach()
+    return {name: torch.stack(values, 1) for name, values in found.items()} | {
+        "activations": flat.mean(dims) if dims else flat,
+        "responses": responses.detach(),
+    }
+
+
+def interference_of(rivals: Mapping[str, Tensor]) -> Tensor:
+    """Return the interference index of all pictures and features, [N, F], from `check_rivals`."""
+    activations = rivals["activations"]
+    centred = rivals["attribution"] - activations.mean(0) * rivals["gradient"]  # [N, F, C]
+    reference = profile_features(activations, centred, rivals["responses"])
+    return interference_index(activations, centred, reference)
+
+
+@torch.no_grad()
+def check_names(objective: Objective, kind: int, tense: Tensor) -> dict[str, Tensor]:
+    """Ask a judge which shape of the vetoed shapes it finds strongest in + and − inversions.
+
+    Args:
+        objective: Finished inversions for class `kind`.
+        kind: 0..7.
+        tense: Whether each source is truly tense, [S]: the others have no veto to show.
+
+    Returns:
+        Whether it is the class's shape in each + picture, and the veto in each − picture.
+    """
+    named = torch.cat([judge_scores(chunk()).argmax(1) for chunk in objective.chunks])
+    found = {}
+    for sign, figure, wanted in (("+", "+ shape", kind), ("-", "- veto", veto_of(kind))):
+        rows = [e.sign == sign and bool(tense[e.source]) for e in objective.entries]
+        found[figure] = named[torch.tensor(rows)] == wanted
+    return found
+
+
+@torch.no_grad()
+def check_renderings(objective: Objective) -> dict[str, Tensor]:
+    """Measure finished + and − inversions, each made from two seeds or more.
+
+    Returns:
+        `cosine` with the target and `purity` of each `+` and each `-` picture; the cosines of the
+        activations of pictures of the `same target` from two seeds, and, where there is another
+        source, of the same sign but for an `other target`.
+    """
+    measured, entries = objective.measure(), objective.entries
+    excited, inhibited = measured["excitation"], measured["inhibition"]
+    found = {}
+    for sign, own in (("+", excited), ("-", inhibited)):
+        rows = torch.tensor([entry.sign == sign for entry in entries])
+        found[f"cosine {sign}"] = measured["cosine"][rows]
+        found[f"purity {sign}"] = (own / (excited + inhibited).clamp(min=1e-12))[rows]
+    activations = torch.cat(
+        [
+            objective.backbone.run(whole(chunk(), objective.input_size), [objective.layer])[
+                objective.layer
+            ]
+            for chunk in objective.chunks
+        ]
+    )
+    pairs: dict[str, list[tuple[int, int]]] = {}
+    for (i, one), (j, other) in combinations(enumerate(entries), 2):
+        if one.sign == other.sign and one.seed != other.seed:
+            kind = "same target" if one.source == other.source else "other target"
+            pairs.setdefault(kind, []).append((i, j))
+    for kind, places in pairs.items():
+        first, second = torch.tensor(places).T
+        found[kind] = signs.cosine(activations[first], activations[second]).cpu()
+    return found

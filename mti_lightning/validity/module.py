@@ -1,0 +1,380 @@
+"""The validity report: how far attributions and pictures of a feature can be believed."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from mti_lightning.attribution.methods import ActGrad, Attribution, check_method, check_path
+from mti_lightning.attribution.signs import Measure, Tension
+from mti_lightning.backbone.network import Backbone, Layer, Preprocessing
+from mti_lightning.data.pictures import Loaded, Picture, PictureData, Pictures, ResizedShapes
+from mti_lightning.errors import InputError, RenderError, RunError, check_range
+from mti_lightning.features.bound import BoundFeature, FeatureGroup, activation_warning, expand
+from mti_lightning.images.seeds import derive_seed
+from mti_lightning.objectives.base import SignedInversion
+from mti_lightning.render import render
+from mti_lightning.superposition.interference import reach
+from mti_lightning.superposition.rivals import MOST_RIVALS, choose_rivals
+from mti_lightning.validity.checks import (
+    check_names,
+    check_neighbours,
+    check_pictures,
+    check_randomised,
+    check_renderings,
+    check_rivals,
+    interference_of,
+    modules_between,
+    shuffled,
+)
+from mti_lightning.validity.report import (
+    Finding,
+    Report,
+    finding,
+    judge_interference,
+    judge_names,
+    judge_pictures,
+    judge_renderings,
+    judge_truth,
+    unmeasured,
+)
+from mti_lightning.vetoed_shapes.world import KINDS
+
+_RANDOMISED = 64  # pictures that are attributed with randomised layers
+_SHARE = 10  # the tensest are one picture in so many at most: in more, few have to be tense
+
+
+@dataclass
+class _Rivals:
+    """Features of a layer that may explain each other."""
+
+    group: FeatureGroup
+    columns: dict[int, int]  # of each of ours its place among them
+    of: int  # how many there are in the layer
+    parts: dict[str, list[Tensor]] = field(default_factory=dict)  # what was measured
+
+
+class _Sources(Pictures):
+    """Pictures that are there already."""
+
+    def __init__(self, pictures: Sequence[Picture]) -> None:
+        self.given, self.keys = pictures, [picture["key"] for picture in pictures]
+
+    def __getitem__(self, index: int) -> Picture:
+        return self.given[index]
+
+
+@final
+class _SourceData(PictureData):
+    def __init__(self, pictures: Sequence[Picture]) -> None:
+        super().__init__()
+        self.given = _Sources(pictures)
+
+    def _open(self, preprocessing: Preprocessing) -> Pictures:
+        return self.given
+
+
+@final
+class Validity(LightningModule):
+    """A report on how far to believe attributions and pictures of features.
+
+    Runs through `mti validate`, which writes validity.md and validity.json to the run's folder.
+
+    Args:
+        backbone: The frozen network.
+        features: What to check: each `LAYER[/input]:CHANNEL[@POSITION]`.
+        attribution_layer: The earlier layer that responses are attributed to.
+        attribution: The attribution method; activation times gradient by default.
+        tension: The tension measure, or its name.
+        pictures: Pictures to check, evenly spread over the data.
+        tensest: How many of the tensest, by each feature, are tried to be turned on; a tenth of
+            the pictures at most.
+        rendered: Of how many of the tensest + and − inversions are made, each from two seeds; 0
+            leaves that out.
+        steps: Steps for each inversion.
+        seed: Seed of all that is random.
+
+    Raises:
+        InputError: If a layer or feature does not exist, the attribution layer does not feed a
+            feature, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        features: Sequence[str | dict[str, Any]],
+        attribution_layer: str,
+        attribution: Attribution | None = None,
+        tension: Tension | Measure | None = None,
+        pictures: int = 256,
+        tensest: int = 16,
+        rendered: int = 4,
+        steps: int = 100,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_range(2, pictures=pictures)
+        check_range(1, tensest=tensest, steps=steps)
+        check_range(0, rendered=rendered)
+        if not features:
+            raise InputError("features: name at least one")
+        self.backbone, self.layer = backbone, Layer.parse(attribution_layer)
+        self.bound_features = nn.ModuleList(
+            BoundFeature(f, backbone) for f in expand(features, backbone)
+        )
+        for bound_feature in self._bound_features:
+            check_path(backbone, bound_feature, self.layer)
+            if warning := activation_warning(bound_feature.feature, backbone):
+                rank_zero_warn(warning)
+        self.attribution, self.tension = attribution or ActGrad(), Tension.of(tension)
+        check_method(self.attribution, backbone, self.layer, self._bound_features[0])
+        self.pictures, self.tensest, self.rendered = pictures, tensest, rendered
+        self.steps, self.seed = steps, seed
+        self.report: Report | None = None
+
+    @property
+    def _bound_features(self) -> list[BoundFeature]:
+        return list(self.bound_features)  # type: ignore[arg-type]
+
+    def setup(self, stage: str) -> None:
+        self.check_devices(self.trainer)
+        self._data = self.check_data(getattr(self.trainer, "datamodule", None))
+        self._data.use(self.backbone.preprocessing)
+        # Lightning asks the data module alone, and one of a class that has this method it expects
+        # to serve `fit`, too.
+        self._data.val_dataloader = self.val_dataloader  # type: ignore[method-assign]
+        self._indices: list[int] = []
+        self._columns: list[dict[str, list[Tensor]]] = [{} for _ in self.bound_features]
+        self._before: list[Tensor | None] = [None for _ in self.bound_features]
+        self._rivals = self._group()
+        self._randomised: dict[Layer, dict[str, Backbone]] = {}
+
+    def _group(self) -> list[_Rivals]:
+        """Return which features may explain each other: ours, and other channels of the layer.
+
+        A random choice of channels where there are many: those that were asked for are seldom the
+        rivals, and without rivals everything looks genuine.
+        """
+        groups = []
+        for group, places in FeatureGroup.of(self._bound_features).items():
+            chosen = choose_rivals(group, MOST_RIVALS, self.seed)
+            columns = {
+                place: column if channel is None else chosen.channels.index(channel)
+                for column, (place, channel) in enumerate(zip(places, group.channels, strict=True))
+            }
+            directions = group.directions is not None
+            of = len(places) if directions else group.bound_features[0].layout.channels
+            rivals = _Rivals(chosen, columns, of)
+            if len(rivals.columns) > 1 or rivals.of > 1:
+                groups.append(rivals)
+        return groups
+
+    @staticmethod
+    def check_devices(trainer: Trainer) -> None:
+        """Make sure that one device was asked for.
+
+        Raises:
+            InputError: If there are more.
+        """
+        if trainer.world_size > 1:
+            raise InputError(
+                f"{trainer.world_size} devices were asked for; a report is made on one: "
+                "--trainer.devices 1"
+            )
+
+    @staticmethod
+    def check_data(data: object) -> PictureData:
+        """Return the data, if it is pictures.
+
+        Raises:
+            InputError: If it is not.
+        """
+        if not isinstance(data, PictureData):
+            raise InputError(
+                "a report needs pictures; give --data PictureFolder --data.path FOLDER"
+            )
+        return data
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        size = len(self._data.pictures)
+        count = min(self.pictures, size)
+        # Shuffled: neighbours are compared, and a folder may be sorted by what they show.
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed)).tolist()
+        return self._data.loader([index * size // count for index in order])
+
+    def _networks(self, target: Layer) -> dict[str, Backbone]:
+        """Return networks with the last, half and all of the modules behind the layer shuffled."""
+        if target not in self._randomised:
+            between = modules_between(self.backbone, self.layer, target)
+            counts = {"last": 1, "half": len(between) // 2, "all": len(between)}
+            self._randomised[target] = {
+                name: shuffled(self.backbone, between[-count:], self.seed)
+                for name, count in counts.items()
+                if count and between
+            }
+        return self._randomised[target]
+
+    @torch.inference_mode(mode=False)
+    @torch.enable_grad()
+    def validation_step(self, batch: Loaded, batch_idx: int) -> None:
+        """Check a batch of natural pictures for every feature."""
+        if not len(batch.indices):
+            return
+        pictures = batch.pictures.clone()
+        keys = [derive_seed(self.seed, index) for index in batch.indices.tolist()]
+        of = (self.layer, self.attribution, self.tension, keys)
+        left = slice(max(0, _RANDOMISED - len(self._indices)))
+        for place, (bound_feature, columns) in enumerate(
+            zip(self._bound_features, self._columns, strict=True)
+        ):
+            found, attribution = check_pictures(self.backbone, pictures, bound_feature, *of)
+            found["other"] = check_neighbours(attribution, self._before[place])
+            self._before[place] = attribution[-1:]
+            if left.stop and (networks := self._networks(bound_feature.layer)):
+                part = (
+                    pictures[left],
+                    attribution[left],
+                    bound_feature,
+                    self.layer,
+                    self.attribution,
+                )
+                found |= check_randomised(networks, *part)
+            _add(columns, found)
+        for rivals in self._rivals:
+            _add(rivals.parts, check_rivals(self.backbone, pictures, rivals.group, self.layer))
+        self._indices += batch.indices.tolist()
+
+    @torch.inference_mode(mode=False)
+    @torch.enable_grad()
+    def on_validation_epoch_end(self) -> None:
+        if len(self._indices) < 2:
+            raise RunError(f"{len(self._indices)} pictures can be read; a report needs 2 or more")
+        interference, truth = self._interference(), self._truth()
+        findings: dict[str, list[Finding]] = {}
+        for place, bound_feature in enumerate(self._bound_features):
+            columns = _whole(self._columns[place])
+            order = columns["tension"].argsort(descending=True)
+            tensest = order[: max(1, min(self.tensest, len(order) // _SHARE))]
+            found = judge_pictures(columns, tensest)
+            if self.rendered:
+                found += self._render(bound_feature, order[: self.rendered], truth.get(place))
+            if place in interference:
+                index, expressed, took_part = interference[place]
+                of = (index, columns["response"], expressed, tensest, took_part)
+                found.append(judge_interference(*of))
+            else:
+                why = "it has no rivals: name other directions of the layer, too"
+                found.append(unmeasured("interference", why))
+            if place in truth:
+                found.append(judge_truth(columns["tension"], truth[place]))
+            findings[str(bound_feature.feature)] = found
+        provenance = {
+            "backbone": self.backbone.name,
+            "attribution layer": str(self.layer),
+            "attribution": type(self.attribution).__name__,
+            "pictures": len(self._indices),
+        }
+        self.report = Report(provenance, findings)
+        self._write(self.report)
+
+    def _interference(self) -> dict[int, tuple[Tensor, Tensor, tuple[int, int]]]:
+        """Return for each feature with rivals what `judge_interference` takes of it.
+
+        The index, [N]; which pictures express the feature, [N]; how many took part, of how many.
+        """
+        found = {}
+        for rivals in self._rivals:
+            parts = _whole(rivals.parts)
+            index = interference_of(parts)  # [N, F]
+            expressed = parts["responses"] > reach(parts["responses"]) / 2
+            for place, column in rivals.columns.items():
+                took_part = (index.shape[1], rivals.of)
+                found[place] = (index[:, column], expressed[:, column], took_part)
+        return found
+
+    def _render(
+        self, bound_feature: BoundFeature, places: Tensor, tense: Tensor | None
+    ) -> list[Finding]:
+        """Make + and − inversions of some of the pictures, and judge them."""
+        sources = _SourceData(
+            [self._data.pictures[self._indices[place]] for place in places.tolist()]
+        )
+        objective = SignedInversion(
+            self.backbone,
+            [bound_feature.feature],
+            str(self.layer),
+            self.attribution,
+            self.tension,
+            steps_per_epoch=self.steps,
+            seed=self.seed,
+            seeds=2,
+        )
+        objective.train()  # Lightning warns of what `validate` has put in eval mode
+        quiet = {"enable_progress_bar": False, "accelerator": self.device.type, "devices": 1}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* images cannot be made")  # the report says so
+            try:
+                render(objective, sources, epochs=1, **quiet)
+            except RenderError as error:
+                return [replace(finding("pictures", {}), warnings=(str(error),))]
+        objective.to(self.device)  # Lightning takes it to the CPU at the end
+        found = judge_renderings(check_renderings(objective))
+        if objective.without_target:
+            found.append(replace(finding("pictures", {}), warnings=(objective.without_target,)))
+        if tense is not None:
+            assert bound_feature.feature.channel is not None
+            found.append(
+                judge_names(check_names(objective, bound_feature.feature.channel, tense[places]))
+            )
+        return found
+
+    def _truth(self) -> dict[int, Tensor]:
+        """Return for classes of the vetoed shapes which pictures are tense, [N]."""
+        pictures = self._data.pictures
+        classes = {
+            place: bound_feature.feature.channel
+            for place, bound_feature in enumerate(self._bound_features)
+            if bound_feature.layout.shape == (len(KINDS),)
+            and bound_feature.feature.channel is not None
+        }
+        if not isinstance(pictures, ResizedShapes) or not classes:
+            return {}
+        tense = torch.stack([pictures.world[index]["tense"] for index in self._indices])
+        return {place: tense[:, channel] for place, channel in classes.items()}
+
+    def _write(self, report: Report) -> None:
+        logger = self.trainer.logger
+        if logger is None or not self.trainer.log_dir:
+            return
+        folder = Path(self.trainer.log_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "validity.md").write_text(report.markdown(), encoding="utf-8")
+        (folder / "validity.json").write_text(report.json(), encoding="utf-8")
+        if isinstance(logger, TensorBoardLogger):
+            writer = logger.experiment
+            writer.add_text("validity", report.markdown())
+            for feature, findings in report.findings.items():
+                for finding in findings:
+                    for name, value in finding.values.items():
+                        if math.isfinite(value):
+                            tag = f"validity/{feature}/{finding.check}/{name}"
+                            writer.add_scalar(tag, value)
+            writer.flush()
+
+
+def _add(columns: dict[str, list[Tensor]], found: Mapping[str, Tensor]) -> None:
+    for name, values in found.items():
+        columns.setdefault(name, []).append(values.cpu())
+
+
+def _whole(parts: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat(values) for name, values in parts.items()}

@@ -1,0 +1,1 @@
+"""Vetoed shapes: the built-in synthetic data set in which the truth is known, and its networks."""
