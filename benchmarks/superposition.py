@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 
 from mti_lightning import Backbone, Sweep, SweepStore, VetoedShapesPictures
-from mti_lightning.attribution.signs import Tension, cosine
+from mti_lightning.attribution.signs import cosine
+from mti_lightning.attribution.tension import Tension
 from mti_lightning.images.seeds import derive_seed, generator_at
 from mti_lightning.superposition import interference
 from mti_lightning.superposition.toys import (

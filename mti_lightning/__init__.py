@@ -3,7 +3,7 @@
 from mti_lightning.atlas.callback import AtlasLog
 from mti_lightning.atlas.inversion import AtlasInversion, Chart
 from mti_lightning.attribution.methods import ActGrad, Attribution, attribute
-from mti_lightning.attribution.signs import Tension
+from mti_lightning.attribution.tension import Tension
 from mti_lightning.backbone.network import Backbone, Layer
 from mti_lightning.data.pictures import (
     ImageFolder,

@@ -20,6 +20,7 @@ from PIL import Image
 from mti_lightning import SweepStore
 from mti_lightning.cli import main
 from mti_lightning.log import LOG
+from mti_lightning.sweep.writing import SweepWriter
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 BASE = """\
@@ -929,7 +930,7 @@ def test_what_a_sweep_refuses(swept, desk, capsys, arguments, told):
 
 def test_the_store_holds_the_whole_configuration(swept):
     folder = swept / "tb_logs" / "demo_sweep"
-    config = SweepStore(folder / "sweep.zarr").group.attrs["config"]
+    config = SweepStore(folder / "sweep.zarr").config
     assert config == (folder / "version_0" / "config.yaml").read_text()
 
 
@@ -938,7 +939,7 @@ def test_a_sweep_that_a_full_disk_stopped_at_its_end_is_completed(desk, capsys, 
         raise OSError(errno.ENOSPC, "full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(SweepStore, "_keep", full)
+        patch.setattr(SweepWriter, "_keep", full)
         assert "is full; every block before is safe" in refusal(capsys, SMALL_SWEEP)
     main(SMALL_SWEEP)
     store = SweepStore("tb_logs/demo_sweep/sweep.zarr")

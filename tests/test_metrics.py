@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mti_lightning.attribution import signs
-from mti_lightning.attribution.signs import Tension
+from mti_lightning.attribution.tension import Tension
 from mti_lightning.objectives.metrics import PictureMetric, picture_metrics
 
 NAMES = {"response", "excitation", "inhibition", "tension", "balance", "cosine", "interference"}

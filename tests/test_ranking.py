@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from mti_lightning import Backbone, InputError, PictureFolder, Sweep, SweepStore
+from mti_lightning.sweep.measures import MEASURES
 from mti_lightning.sweep.ranking import layer_table, log, make_ranking, scatter, table
-from mti_lightning.sweep.store import MEASURES
+from mti_lightning.sweep.writing import SweepWriter
 from tests.test_store import MADE
 from tests.test_sweep import predict, sweep, world
 
@@ -61,9 +63,9 @@ def test_features_are_ranked_in_little_memory(
     monkeypatch.setattr("mti_lightning.sweep.store._AT_ONCE", 2**15)
     rows, wide = 40_000, 64
     made = {**MADE, "features": [f"fc:{k}" for k in range(wide)]}
-    store = SweepStore.begin(tmp_path / "s.zarr", made, ["x"] * rows, np.ones(4), 250)
+    store = SweepWriter.begin(tmp_path / "s.zarr", made, ["x"] * rows, np.ones(4), 250)
     values = np.random.default_rng(0).random((rows, wide), np.float32)
-    store.group["tension"][:] = values
+    zarr.open_group(store.path)["tension"][:] = values
     tracemalloc.start()
     high = [float(row["tension_99th"]) for row in layer_table(store)]
     peak = tracemalloc.get_traced_memory()[1]

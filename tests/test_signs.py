@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mti_lightning.attribution.signs import (
-    Tension,
     balance,
     cosine,
     excitation,
     inhibition,
     signed_map,
     split_target,
-    window,
+    support_mask,
 )
+from mti_lightning.attribution.tension import Tension
 
 LAYOUTS = {  # shape and channel dimension
     "map": ((5, 6, 4, 3), 1),
@@ -187,23 +187,23 @@ def test_coherence_needs_positions() -> None:
 
 @pytest.mark.parametrize("name", ["map", "map, channels last", "tokens"])
 @pytest.mark.parametrize("threshold", [0.01, 0.5])
-def test_window_is_of_each_image_alone(name: str, threshold: float) -> None:
+def test_support_mask_is_of_each_image_alone(name: str, threshold: float) -> None:
     shape, channel_dim = LAYOUTS[name]
     a = torch.randn(shape) ** 5
     # A loud image must not silence the others.
     scaled = a * (10.0 ** torch.arange(-4, 4, 2)[: len(a)].repeat(2)[: len(a)]).view(
         -1, *[1] * (a.ndim - 1)
     )
-    windows = window(scaled, threshold, channel_dim)
+    windows = support_mask(scaled, threshold, channel_dim)
     for image, of_image in zip(a.numpy(), windows.numpy(), strict=True):
         strength = np.abs(image).sum(channel_dim - (channel_dim > 0), keepdims=True)
         assert np.array_equal(of_image, strength > threshold * strength.max())
     assert 0 < windows.mean() < 1
 
 
-def test_window_edge_cases() -> None:
-    assert window(torch.zeros(2, 3, 4, 4)).sum() == 0
-    assert torch.equal(window(torch.zeros(2, 3)), torch.ones(2, 3))
+def test_support_mask_edge_cases() -> None:
+    assert support_mask(torch.zeros(2, 3, 4, 4)).sum() == 0
+    assert torch.equal(support_mask(torch.zeros(2, 3)), torch.ones(2, 3))
 
 
 @layouts

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,9 @@ from mti_lightning.attribution.signs import signed_map
 from mti_lightning.errors import RunError
 from mti_lightning.features.bound import expand
 from mti_lightning.features.feature import Feature
-from mti_lightning.sweep import store as store_module
-from mti_lightning.sweep.store import COLUMNS, MEASURES
+from mti_lightning.sweep import writing
+from mti_lightning.sweep.measures import COLUMNS, MEASURES
+from mti_lightning.sweep.writing import SweepWriter
 
 WORLD = "vetoed_shapes_resnet"
 
@@ -151,8 +153,8 @@ def test_numbers_are_those_of_a_plain_gradient(
     backbone = Backbone(name, "pretrained" if name == WORLD else "random", arguments=arguments)
     features = [f"{target}:{what}" for what in whats]
     module = Sweep(backbone, features, layer)
-    module.mean_activation = torch.linspace(0, 1, backbone.layout(module.layer).channels)
-    module.prepare()
+    mean = torch.linspace(0, 1, backbone.layout(module.layer).channels)
+    module.prepare(mean)
     pictures = torch.rand(2, 3, *backbone.preprocessing.size, generator=torch.manual_seed(0))
     measured = module.measure(pictures)
     network = timm.create_model(name, pretrained=name == WORLD, **arguments).eval()
@@ -169,7 +171,7 @@ def test_numbers_are_those_of_a_plain_gradient(
             attribution = values * gradient
             summed = signed_map(attribution, dim)
             plus, minus = summed.clamp(min=0).sum(), summed.clamp(max=0).sum().neg()
-            centred = signed_map((values - module.mean_activation.view(shape)) * gradient, dim)
+            centred = signed_map((values - mean.view(shape)) * gradient, dim)
             wanted = {
                 "response": response,
                 "excitation": plus,
@@ -208,9 +210,9 @@ def test_the_store_holds_what_measure_gives_and_opens_without_us(whole: Path) ->
     data = world()
     module = sweep()
     data.use(module.backbone.preprocessing)
-    module.mean_activation = torch.from_numpy(group["mean_activation"][:])
-    module.prepare()
-    _, _, module._looks[0] = SweepStore(whole).rivals(0)
+    module.prepare(torch.from_numpy(group["mean_activation"][:]))
+    _, _, profiles = SweepStore(whole).rivals(0)
+    module.measurement = replace(module.measurement, profiles={0: profiles})
     pictures = torch.stack([data.pictures[i]["picture"] for i in range(72)])
     measured = module.measure(pictures)
     for name in COLUMNS:
@@ -276,11 +278,11 @@ def test_a_stop_at_the_very_end_is_made_good(
 
     with monkeypatch.context() as patch:
         if stopped_in == "_keep":
-            patch.setattr(SweepStore, "_keep", full)
+            patch.setattr(SweepWriter, "_keep", full)
         else:
-            remove = store_module._remove
+            remove = writing._remove
             patch.setattr(
-                store_module,
+                writing,
                 "_remove",
                 lambda path: full() if path.name == "candidates" else remove(path),
             )
@@ -315,7 +317,7 @@ def die(store: str, phase: str, changes: int) -> None:
         changes: How many changes go well.
     """
     begun, left = False, changes
-    method = getattr(SweepStore, phase)
+    method = getattr(SweepWriter, phase)
 
     def begin(*args: object, **options: object) -> object:
         nonlocal begun
@@ -333,7 +335,7 @@ def die(store: str, phase: str, changes: int) -> None:
             if left < 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(SweepStore, phase, begin)
+    setattr(SweepWriter, phase, begin)
     sys.addaudithook(strike)
 
 

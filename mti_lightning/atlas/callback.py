@@ -29,8 +29,8 @@ from mti_lightning.images.views import whole
 from mti_lightning.log import run_folder
 from mti_lightning.objectives.bank import file_name
 from mti_lightning.objectives.base import Objective
-from mti_lightning.sweep.module import attributed
 from mti_lightning.sweep.pictures import pictures_of
+from mti_lightning.sweep.provenance import attributed
 
 _SPRITE: Final = 8192  # TensorBoard's largest, pixels a side
 _MOST_PROJECTED: Final = 10_000

@@ -20,8 +20,10 @@ from mti_lightning.images.seeds import derive_seed
 from mti_lightning.log import log_info
 from mti_lightning.objectives.bank import Entry, ImageChunk
 from mti_lightning.objectives.base import Inversion
-from mti_lightning.sweep.module import Sweep, SweepProgress
-from mti_lightning.sweep.store import SweepStore, check_measure
+from mti_lightning.sweep.measures import check_measure
+from mti_lightning.sweep.module import Sweep
+from mti_lightning.sweep.progress import SweepProgress
+from mti_lightning.sweep.store import SweepStore
 
 FACES: Final[dict[Face, Sign | None]] = {"positive": "+", "negative": "-", "both": None}
 _INSTEAD: Final = "give the same, or another chart.sweep"

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from mti_lightning.attribution.signs import Sign, split_target
 from mti_lightning.errors import InputError
-from mti_lightning.sweep.store import SweepStore, check_measure, select
+from mti_lightning.sweep.measures import check_measure, select
+from mti_lightning.sweep.store import SweepStore
 
 Array = NDArray[Any]
 Face = Literal["positive", "negative", "both"]
@@ -125,7 +126,7 @@ def select_pictures(
 
 def columns_of(store: SweepStore, feature: int, pictures: Array) -> dict[str, Array]:
     """Return the columns of some pictures, [M] each, that the sweep has measured."""
-    held = {n: store.values(n, feature, pictures) for n in COLUMNS if n in store.group}
+    held = {name: store.values(name, feature, pictures) for name in COLUMNS}
     return {n: v for n, v in held.items() if n in _ALWAYS or np.isfinite(v).any()}
 
 
@@ -150,8 +151,7 @@ def thinned(count: int, most: int) -> range:
 
 def pool_store(store: SweepStore, rows: Array) -> Array:
     """Pool kept maps, a few at a time, [M, D]."""
-    dimensions: Any = store.group["attribution"].metadata.dimension_names  # type: ignore[union-attr]
-    channel_dim = dimensions.index("channel")
+    channel_dim = store.map_dimensions.index("channel")
     parts = range(0, len(rows), _AT_ONCE)
     return np.concatenate(
         [pool(store.maps(rows[start : start + _AT_ONCE]), channel_dim) for start in parts]

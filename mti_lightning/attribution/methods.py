@@ -183,17 +183,15 @@ def _read_baseline(path: str) -> Tensor:
 
 def _baseline(method: Attribution, layout: ActivationLayout) -> Tensor:
     """Return a method's baseline, of a shape that expands to the activations'."""
-    shape = [1] * (len(layout.shape) + 1)
     if method.baseline is None:
-        return torch.zeros(shape)
+        return torch.zeros([1] * (len(layout.shape) + 1))
     values = _read_baseline(str(method.baseline))
     if values.shape != (layout.channels,):
         raise InputError(
             f"baseline {str(method.baseline)!r} is of shape {tuple(values.shape)}; the attribution "
             f"layer has {layout.channels} channels, so it takes ({layout.channels},)"
         )
-    shape[layout.channel_dim] = -1
-    return values.view(shape)
+    return layout.per_channel(values)
 
 
 def check_method(

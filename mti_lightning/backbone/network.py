@@ -84,6 +84,12 @@ class ActivationLayout:
         dims = len(self.shape) + 1
         return tuple(d for d in range(1, dims) if d != self.channel_dim % dims)
 
+    def per_channel(self, values: Tensor) -> Tensor:
+        """View a value for each channel, [C], so that it meets its channel in a batched tensor."""
+        shape = [1] * (len(self.shape) + 1)
+        shape[self.channel_dim] = -1
+        return values.view(shape)
+
 
 @dataclass(frozen=True)
 class Preprocessing:

@@ -39,9 +39,11 @@ from mti_lightning.registry import (
     note_skipped,
 )
 from mti_lightning.superposition.toys import Toy
-from mti_lightning.sweep.module import Sweep, SweepProgress
+from mti_lightning.sweep.measures import MEASURES
+from mti_lightning.sweep.module import Sweep
+from mti_lightning.sweep.progress import SweepProgress
 from mti_lightning.sweep.ranking import log, make_ranking
-from mti_lightning.sweep.store import MEASURES, SweepStore
+from mti_lightning.sweep.store import SweepStore
 from mti_lightning.validity.module import Validity
 
 _COMMANDS = ("fit", "predict", "validate", "rank", "sheet", "layers", "plugins")

@@ -22,7 +22,8 @@ from mti_lightning.attribution.methods import (
     check_method,
     check_path,
 )
-from mti_lightning.attribution.signs import Measure, Sign, Tension
+from mti_lightning.attribution.signs import Sign
+from mti_lightning.attribution.tension import Measure, Tension
 from mti_lightning.backbone.network import Backbone, Layer
 from mti_lightning.data.pictures import PictureData
 from mti_lightning.errors import InputError, RenderError, check_range

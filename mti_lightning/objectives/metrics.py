@@ -8,7 +8,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
 from mti_lightning.attribution import signs
-from mti_lightning.attribution.signs import Tension
+from mti_lightning.attribution.tension import Tension
 
 
 class PictureMetric(Metric, ABC):

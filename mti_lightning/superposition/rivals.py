@@ -6,6 +6,12 @@ from typing import final
 import torch
 from torch import Tensor
 
+from mti_lightning.attribution.gradients import (
+    centre,
+    gradients,
+    pool_activations,
+    pool_attributions,
+)
 from mti_lightning.backbone.network import Backbone, Layer
 from mti_lightning.features.bound import FeatureGroup
 from mti_lightning.images.boxes import Box, cut
@@ -33,13 +39,6 @@ def choose_rivals(group: FeatureGroup, count: int, seed: int = 0) -> FeatureGrou
     return group.with_channels([*own, *others[: max(0, count - len(own))]])
 
 
-def pool(backbone: Backbone, layer: Layer, activations: Tensor, centred: Tensor) -> list[Tensor]:
-    """Pool activations [N, ...] and centred attributions [F, N, ...]: [N, C] and [N, F, C]."""
-    dims = backbone.layout(layer).position_dims
-    summed = centred.sum([dim + 1 for dim in dims]) if dims else centred
-    return [activations.mean(dims) if dims else activations, summed.transpose(0, 1)]
-
-
 @final
 @dataclass(frozen=True)
 class Rivals:
@@ -50,31 +49,27 @@ class Rivals:
         layer: The attribution layer.
         mean_activation: ā of its channels, [C].
         box: The part of its map that the features depend on; None for all of it.
-        reference: What each profiles like where it is clearly expressed.
+        profiles: What each looks like where it is clearly expressed.
     """
 
     group: FeatureGroup
     layer: Layer
     mean_activation: Tensor
     box: Box | None
-    reference: FeatureProfiles
+    profiles: FeatureProfiles
 
     def index(self, backbone: Backbone, pictures: Tensor) -> Tensor:
         """Return the interference index of pictures [N, 3, H, W] in 0..1, [N, F]."""
         layout, target = backbone.layout(self.layer), self.group.bound_features[0].layer
         with torch.enable_grad():
             tapped = backbone.run(pictures, [self.layer, target], cut=self.layer)
-            activations = tapped[self.layer]
-            gradients = [
-                torch.autograd.grad(response, activations, retain_graph=True)[0]
-                for response in self.group(tapped[target]).sum(0)
-            ]
-        shape = [1] * activations.ndim
-        shape[layout.channel_dim] = -1
+            activations, responses = tapped[self.layer], self.group(tapped[target])
+            gradient = torch.cat([found for _, found in gradients(responses, activations)])
         activations = activations.detach()
-        centred = (activations - self.mean_activation.to(activations).view(shape)) * torch.stack(
-            gradients
-        )
+        attributions = centre(activations, self.mean_activation, layout) * gradient
         seen = activations if self.box is None else cut(activations, self.box)
-        activations, attributions = pool(backbone, self.layer, seen, centred)
-        return interference_index(activations, attributions, self.reference.to(activations))
+        return interference_index(
+            pool_activations(seen, layout),
+            pool_attributions(attributions, layout),
+            self.profiles.to(activations),
+        )

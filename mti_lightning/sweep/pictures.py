@@ -14,7 +14,8 @@ from mti_lightning.errors import InputError, check_range
 from mti_lightning.features.bound import BoundFeature, FeatureGroup
 from mti_lightning.features.feature import Feature
 from mti_lightning.superposition.rivals import Rivals
-from mti_lightning.sweep.store import SweepStore, check_measure
+from mti_lightning.sweep.measures import check_measure
+from mti_lightning.sweep.store import SweepStore
 
 
 def reopen(store: SweepStore) -> PictureData:

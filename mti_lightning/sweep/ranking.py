@@ -16,8 +16,9 @@ from mti_lightning.compose import to_image
 from mti_lightning.data.pictures import Pictures
 from mti_lightning.errors import InputError
 from mti_lightning.log import log_info
+from mti_lightning.sweep.measures import MEASURES, Array, check_measure, select
 from mti_lightning.sweep.pictures import pictures_of
-from mti_lightning.sweep.store import MEASURES, Array, SweepStore, check_measure, select
+from mti_lightning.sweep.store import SweepStore
 
 _TILE, _MARGIN, _LINES, _COLUMNS, _HEAD = 176, 14, 62, 5, 48
 _RINGED = 16

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from mti_lightning.attribution import signs
+from mti_lightning.attribution.gradients import gradients, pool_activations, pool_attributions
 from mti_lightning.attribution.methods import Attribution, attribute
-from mti_lightning.attribution.signs import Tension
+from mti_lightning.attribution.tension import Tension
 from mti_lightning.backbone.network import Backbone, Layer
 from mti_lightning.features.bound import BoundFeature, FeatureGroup
 from mti_lightning.images.seeds import START, generator_at
@@ -199,15 +200,13 @@ def check_rivals(
     target = group.bound_features[0].layer
     tapped = backbone.run(pictures, [layer, target], cut=layer)
     activations, responses = tapped[layer], group(tapped[target])
-    dims = backbone.layout(layer).position_dims
+    layout, seen = backbone.layout(layer), activations.detach()
     found: dict[str, list[Tensor]] = {"attribution": [], "gradient": []}
-    for response in responses.sum(0):
-        (gradient,) = torch.autograd.grad(response, activations, retain_graph=True)
-        for name, values in (("attribution", activations * gradient), ("gradient", gradient)):
-            found[name].append((values.sum(dims) if dims else values).detach())
-    flat = activations.detach()
-    return {name: torch.stack(values, 1) for name, values in found.items()} | {
-        "activations": flat.mean(dims) if dims else flat,
+    for _, gradient in gradients(responses, activations):
+        for name, values in (("attribution", seen * gradient), ("gradient", gradient)):
+            found[name].append(pool_attributions(values, layout))
+    return {name: torch.cat(values, 1) for name, values in found.items()} | {
+        "activations": pool_activations(seen, layout),
         "responses": responses.detach(),
     }
 

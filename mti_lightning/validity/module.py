@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mti_lightning.attribution.methods import ActGrad, Attribution, check_method, check_path
-from mti_lightning.attribution.signs import Measure, Tension
+from mti_lightning.attribution.tension import Measure, Tension
 from mti_lightning.backbone.network import Backbone, Layer, Preprocessing
 from mti_lightning.data.pictures import Loaded, Picture, PictureData, Pictures, ResizedShapes
 from mti_lightning.errors import InputError, RenderError, RunError, check_range

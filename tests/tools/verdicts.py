@@ -31,7 +31,7 @@ from mti_lightning import (
 from mti_lightning.attribution.methods import ActGrad, attribute
 from mti_lightning.compose import composite, opacity
 from mti_lightning.objectives.base import Objective
-from mti_lightning.sweep.store import MEASURES as STORE_MEASURES
+from mti_lightning.sweep.measures import MEASURES as STORE_MEASURES
 from mti_lightning.vetoed_shapes.backbone import disturb
 from mti_lightning.vetoed_shapes.judge import judge_scores
 from mti_lightning.vetoed_shapes.world import KINDS, Contents, VetoedShapes, veto_of

@@ -1,0 +1,91 @@
+"""The measures of a sweep: those it holds, those that follow, and the top pictures by them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mti_lightning.attribution import tension
+from mti_lightning.attribution.signs import balance
+from mti_lightning.errors import InputError
+
+Array = NDArray[Any]
+# What is measured, a column of numbers on the disk each; what they mean is in attribution.measures.
+COLUMNS: Final = (
+    "response",
+    "excitation",
+    "inhibition",
+    "tension",
+    "tension_centred",
+    "tension_l2",
+    "interference",
+)
+MEASURES: Final = (*COLUMNS, "balance", "minimum", "harmonic")  # the last follow from E⁺ and E⁻
+
+
+def check_measure(measure: str) -> tuple[str, bool]:
+    """Return a measure's name and whether its low end is meant, which a leading `-` says.
+
+    Raises:
+        InputError: If there is no such measure.
+    """
+    name = measure.removeprefix("-")
+    if name not in MEASURES:
+        raise InputError(
+            f"there is no measure {measure!r}; there are {', '.join(MEASURES)}, and each with - "
+            "before it for its low end"
+        )
+    return name, measure.startswith("-")
+
+
+def derive(measure: str, column: Callable[[str], Array]) -> Array:
+    """Return a measure, for either end, from what `column` gives for a name of `COLUMNS`."""
+    name, _ = check_measure(measure)
+    if name in COLUMNS:
+        return column(name)
+    excited, inhibited = (torch.from_numpy(column(of)) for of in ("excitation", "inhibition"))
+    if name == "balance":
+        return balance(excited, inhibited).numpy()
+    return tension.combine(name, excited, inhibited).numpy()
+
+
+def select(values: Array, count: int, low: bool = False) -> Array:
+    """Return where the `count` highest (lowest) of `values` [P] are, best first.
+
+    Equals go by place, and NaN is never selected.
+    """
+    ordered = np.argsort(values if low else -values, kind="stable")  # NaN comes last
+    return cast("Array", ordered[: min(count, int(np.isfinite(values).sum()))])
+
+
+@final
+class Tops:
+    """The top pictures so far: for each of some features, by each of some measures.
+
+    Args:
+        features: Columns of the sweep.
+        measures: By what pictures are top; `-` before one means its low end.
+        count: Pictures per feature and measure.
+    """
+
+    def __init__(self, features: Sequence[int], measures: Sequence[str], count: int) -> None:
+        self.features, self.measures, self.count = features, measures, count
+        none = np.empty(0, np.int64), np.empty(0, np.float32)
+        self._best = {(f, m): none for f in features for m in measures}
+
+    def add(self, index: Array, column: Callable[[str], Array]) -> None:
+        """Take pictures in, [N]; `column` gives their values for a name of `COLUMNS`, [N, F]."""
+        for measure in self.measures:
+            _, low = check_measure(measure)
+            for feature, found in zip(self.features, derive(measure, column).T, strict=True):
+                known, best = self._best[feature, measure]
+                places, values = np.append(known, index), np.append(best, found)
+                order = np.argsort(places)  # equals go by place
+                chosen = order[select(values[order], self.count, low)]
+                self._best[feature, measure] = places[chosen], values[chosen]
+
+    def of(self, feature: int) -> set[int]:
+        """Return those of a feature."""
+        return {i for m in self.measures for i in self._best[feature, m][0].tolist()}

@@ -1,0 +1,312 @@
+"""What pictures measure for the features of a sweep: from pictures to numbers, without state."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, final
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from mti_lightning.attribution.gradients import (
+    centre,
+    gradients,
+    pool_activations,
+    pool_attributions,
+)
+from mti_lightning.attribution.methods import ActGrad, Attribution, attribute, check_path
+from mti_lightning.attribution.tension import Tension
+from mti_lightning.backbone.network import ActivationLayout, Backbone, Layer
+from mti_lightning.features.bound import BoundFeature, FeatureGroup, activation_warning
+from mti_lightning.features.receptive_field import Window, find_window, respond
+from mti_lightning.images.boxes import Box, cut
+from mti_lightning.log import log_info
+from mti_lightning.superposition.interference import (
+    FeatureProfiles,
+    interference_index,
+    profile_features,
+)
+from mti_lightning.superposition.rivals import MOST_RIVALS, choose_rivals
+from mti_lightning.sweep.measures import COLUMNS
+
+_AT_ONCE: Final = 2**25  # numbers of a Jacobian that are computed at once: 128 MiB
+_AUTHORS: Final = Tension("l2")
+
+
+@final
+@dataclass(frozen=True)
+class Part:
+    """Features that are read together, and the part of the pictures that they depend on.
+
+    Attributes:
+        group: The features; behind the sweep's own may stand others that may explain them.
+        places: Which of the sweep's features they are; of the others there are none.
+        window: The part of the pictures; None for the whole.
+        has_rivals: Whether the interference index is measured of them.
+    """
+
+    group: FeatureGroup
+    places: list[int]
+    window: Window | None
+    has_rivals: bool
+
+    @property
+    def names(self) -> list[str]:
+        """What all features of the group are called."""
+        first = self.group.bound_features[0].feature
+        if self.group.directions is not None:
+            return [str(bound_feature.feature) for bound_feature in self.group.bound_features]
+        return [str(replace(first, channel=channel)) for channel in self.group.channels]
+
+    @property
+    def box(self) -> Box | None:
+        """The part of the attribution layer's map that is computed; None for all of it."""
+        if self.window is None:
+            return None
+        top, left, *size = self.window.map_box
+        if self.window.head is not None:
+            inner = self.window.head.box
+            top, left, size = top + inner[0], left + inner[1], list(inner[2:])
+        return top, left, size[0], size[1]
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """Attributions of some features of a part, of all pictures."""
+
+    places: list[int]  # of those that are the sweep's; others come behind
+    activations: Tensor  # [N, ...]
+    responses: Tensor  # [F, N]
+    attribution: Tensor  # [F, N, ...]
+    centred: Tensor | None  # [F, N, ...]; None where the method does not tell
+
+
+@final
+@dataclass(frozen=True)
+class Measurement:
+    """How pictures are measured.
+
+    Attributes:
+        backbone: The frozen network.
+        layer: The attribution layer.
+        method: The attribution method.
+        tension: The tension measure.
+        parts: The features, those that are read together in one part.
+        mean_activation: ā, [C]; without it no centred tension and no interference is measured.
+        profiles: What features with rivals look like, by their part's first place.
+    """
+
+    backbone: Backbone
+    layer: Layer
+    method: Attribution
+    tension: Tension
+    parts: Sequence[Part]
+    mean_activation: Tensor | None = None
+    profiles: Mapping[int, FeatureProfiles] = field(default_factory=dict)
+
+    @property
+    def layout(self) -> ActivationLayout:
+        """How activations lie at the attribution layer."""
+        return self.backbone.layout(self.layer)
+
+    def window(self, place: int) -> Box | None:
+        """Return the box in pixels that a feature depends on; None where it is not known."""
+        (part,) = (part for part in self.parts if place in part.places)
+        return part.window.box if part.window else None
+
+    @torch.inference_mode(mode=False)
+    @torch.enable_grad()
+    def measure(
+        self, pictures: Tensor, keep: Collection[int] = ()
+    ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
+        """Measure pictures for all features.
+
+        Args:
+            pictures: [N, 3, H, W] in 0..1.
+            keep: The features whose attribution maps are wanted.
+
+        Returns:
+            For each of `COLUMNS` a number, [N, F]; for each of `keep` attribution and sign of the
+            activations, [2, N, ...].
+        """
+        pictures = pictures.clone()  # of inference mode no gradient can be taken
+        shape = (sum(len(part.places) for part in self.parts), len(pictures))
+        # Single, whatever precision the network computes in.
+        none = torch.full(shape, torch.nan, dtype=torch.float32, device=pictures.device)
+        numbers, maps = {name: none.clone() for name in COLUMNS}, {}
+        for part in self.parts:
+            slices = []  # pooled, of features that may explain each other
+            for piece in self._attributions(part, pictures):
+                if piece.places:
+                    for name, values in self._reduce(piece).items():
+                        numbers[name][piece.places] = values.float()
+                if part.has_rivals:
+                    slices.append(self._pool(piece))
+                for place, attribution in zip(piece.places, piece.attribution, strict=False):
+                    if place in keep:
+                        kept = (attribution, piece.activations.sign())
+                        maps[place] = torch.stack([self._on_map(part, values) for values in kept])
+            if slices and (profiles := self.profiles.get(part.places[0])):
+                activations, attributions = slices[0][0], torch.cat([one[1] for one in slices], 1)
+                with torch.autocast(pictures.device.type, enabled=False):
+                    index = interference_index(activations, attributions, profiles.to(attributions))
+                numbers["interference"][part.places] = index.T[: len(part.places)].float()
+        return {name: values.T for name, values in numbers.items()}, maps
+
+    @torch.inference_mode(mode=False)
+    @torch.enable_grad()
+    def profile(self, part: Part, batches: Iterable[Tensor]) -> FeatureProfiles:
+        """Measure what the features of a part with rivals look like.
+
+        Args:
+            part: One of `parts`.
+            batches: Pictures of a reference set, [N, 3, H, W] in 0..1 each.
+        """
+        found = []
+        for pictures in batches:
+            pieces = list(self._attributions(part, pictures.clone()))
+            pooled = [self._pool(piece) for piece in pieces]
+            responses = torch.cat([piece.responses for piece in pieces]).T
+            found.append((pooled[0][0], torch.cat([one[1] for one in pooled], 1), responses))
+        activations, attributions, responses = (torch.cat(v) for v in zip(*found, strict=True))
+        with torch.autocast(activations.device.type, enabled=False):
+            return profile_features(activations, attributions, responses)
+
+    def _attributions(self, part: Part, pictures: Tensor) -> Iterator[_Slice]:
+        """Attribute the features of a part, as many at once as memory bears."""
+        if not isinstance(self.method, ActGrad):
+            for place, bound_feature in zip(part.places, part.group.bound_features, strict=True):
+                same = [bound_feature] * len(pictures)
+                activations, attribution, response = attribute(
+                    self.backbone, pictures, same, self.layer, self.method
+                )
+                told = activations.float(), response[None].float(), attribution[None].float()
+                yield _Slice([place], *told, None)
+            return
+        activations, responses = self._respond(part, pictures)
+        values, at_once = activations.detach().float(), max(1, _AT_ONCE // activations.numel())
+        centred = None
+        if self.mean_activation is not None:
+            centred = centre(values, self.mean_activation, self.layout)
+        for features, found in gradients(responses, activations, at_once):
+            gradient = found.float()  # [F, N, ...]
+            yield _Slice(
+                part.places[features],
+                values,
+                responses.detach().T[features].float(),
+                values * gradient,
+                None if centred is None else centred * gradient,
+            )
+
+    def _respond(self, part: Part, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Return activations [N, ...], as a leaf, and from them the part's responses, [N, F].
+
+        They are of the smallest part of the map that the features depend on.
+        """
+        window, target = part.window, part.group.bound_features[0].layer
+        if window is not None and window.head is not None:
+            with torch.no_grad():
+                found = self.backbone.run(window.crop(pictures), [self.layer])[self.layer]
+            leaf = cut(found, window.head.box).requires_grad_()
+            return leaf, respond(self.backbone, self.layer, window.head, leaf)
+        shown, group = pictures, part.group
+        if window is not None:
+            shown, group = window.crop(pictures), window.group
+        tapped = self.backbone.run(shown, [self.layer, target], cut=self.layer)
+        return tapped[self.layer], group(tapped[target])
+
+    def _reduce(self, piece: _Slice) -> dict[str, Tensor]:
+        """Return the columns of those features that are the sweep's, [F, N] each."""
+        own, dim = len(piece.places), self.layout.channel_dim
+        responses, attribution = piece.responses[:own], piece.attribution[:own].flatten(0, 1)
+        excited, inhibited = self.tension.split(attribution, dim)  # [F · N]
+        found = {
+            "response": responses,
+            "excitation": excited,
+            "inhibition": inhibited,
+            "tension": self.tension(attribution, dim),
+            "tension_l2": _AUTHORS(attribution, dim),
+        }
+        if piece.centred is not None:
+            found["tension_centred"] = self.tension(piece.centred[:own].flatten(0, 1), dim)
+        return {name: values.view(responses.shape) for name, values in found.items()}
+
+    def _pool(self, piece: _Slice) -> tuple[Tensor, Tensor]:
+        """Pool activations and centred attributions over positions, [N, C] and [N, F, C]."""
+        assert piece.centred is not None
+        layout = self.layout
+        return (
+            pool_activations(piece.activations, layout),
+            pool_attributions(piece.centred, layout),
+        )
+
+    def _on_map(self, part: Part, values: Tensor) -> Tensor:
+        """Put values [N, ...] in their place on the whole map; they are 0 elsewhere."""
+        if part.box is None or not isinstance(self.method, ActGrad):
+            return values
+        whole = values.new_zeros(len(values), *self.layout.shape)
+        cut(whole, part.box).copy_(values)
+        return whole
+
+
+def find_parts(
+    bound_features: Sequence[BoundFeature],
+    backbone: Backbone,
+    layer: Layer,
+    method: Attribution,
+    rivals: int | None,
+) -> list[Part]:
+    """Group features, and find the part of the pictures that each group depends on.
+
+    Args:
+        bound_features: The features of a sweep.
+        backbone: The network.
+        layer: The attribution layer.
+        method: The attribution method; the interference index is measured by act×grad alone.
+        rivals: How many features of a group may explain each other, as in `Sweep`.
+
+    Raises:
+        InputError: If the attribution layer does not feed a feature.
+    """
+    parts = []
+    for group, places in FeatureGroup.of(bound_features).items():
+        first = group.bound_features[0]
+        check_path(backbone, first, layer)
+        if warning := activation_warning(first.feature, backbone):
+            rank_zero_warn(warning)
+        found = find_window(backbone, layer, group)
+        if isinstance(found, str):
+            log_info(f"whole pictures are computed for {first.feature}: {found}")
+        window = None if isinstance(found, str) else found
+        among = _with_rivals(group, rivals) if isinstance(method, ActGrad) else None
+        if among is not None and window is not None:
+            window = window.of(among)
+        parts.append(Part(among or group, places, window, among is not None))
+    return parts
+
+
+def _with_rivals(group: FeatureGroup, count: int | None) -> FeatureGroup | None:
+    """Return the features and their rivals; None where no index is measured."""
+    if count == 0:
+        return None
+    channels = group.bound_features[0].layout.channels
+    if count is None:
+        every = group.directions is None and len(group.channels) == channels
+        return group if every and 1 < channels <= MOST_RIVALS else None
+    rivals = choose_rivals(group, count)
+    return rivals if len(rivals.channels) > 1 else None
+
+
+@torch.no_grad()
+def mean_activation(backbone: Backbone, layer: Layer, batches: Iterable[Tensor]) -> Tensor | None:
+    """Return ā of each channel, [C], over batches of pictures [N, 3, H, W]; None of no picture."""
+    total, pictures = torch.zeros(backbone.layout(layer).channels), 0
+    channel_dim = backbone.layout(layer).channel_dim
+    for shown in batches:
+        if not len(shown):
+            continue
+        values = backbone.run(shown, [layer])[layer].movedim(channel_dim, -1)
+        values = values.flatten(1, -2) if values.ndim > 2 else values[:, None]  # [N, P, C]
+        total += values.double().mean(1).sum(0).float()
+        pictures += len(values)
+    return total / pictures if pictures else None

@@ -1,0 +1,270 @@
+"""Writing a sweep's store: its beginning, block by block, and the maps that are kept in the end."""
+
+import errno
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, final
+
+import numpy as np
+import zarr
+
+from mti_lightning.data.pictures import Stamp
+from mti_lightning.errors import InputError, RunError
+from mti_lightning.images.boxes import Box
+from mti_lightning.superposition.interference import FeatureProfiles
+from mti_lightning.sweep.measures import COLUMNS, Array
+from mti_lightning.sweep.store import KEPT, PENDING, PROFILES, SweepStore, holds_sweep
+
+
+@final
+class SweepWriter(SweepStore):
+    """A sweep's results on disk, to be written."""
+
+    mode: ClassVar[Literal["r", "r+"]] = "r+"
+
+    @classmethod
+    def begin(
+        cls,
+        path: Path,
+        provenance: Mapping[str, Any],
+        keys: Sequence[str],
+        mean_activation: Array,
+        block: int,
+        *,
+        config: str | None = None,
+        stamps: Mapping[int, Stamp] | None = None,
+    ) -> "SweepWriter":
+        """Make an empty store.
+
+        Args:
+            path: Where, by `check_place`; what is there is replaced.
+            provenance: How the sweep is made, as JSON; `features` name the columns.
+            keys: The pictures.
+            mean_activation: [C].
+            block: Pictures per block.
+            config: The command line's whole configuration, as YAML.
+            stamps: Of the pictures that were read for `mean_activation`.
+        """
+        features = [str(feature) for feature in provenance["features"]]
+        path = path.resolve()  # a link to another disk stays one
+        half = _half(path)
+        _remove(half)
+        # With its attributes from the start: by them a half-made one is known.
+        told = {"sweep": dict(provenance), "block": block, "complete": False, "config": config}
+        group = zarr.create_group(half, attributes=told)
+        rows, wide = len(keys), len(features)
+        texts: Any = str  # what zarr names its type of texts of any length
+        key = group.create_array(
+            "key", shape=(rows,), chunks=(65536,), dtype=texts, dimension_names=("picture",)
+        )
+        key[:] = np.array(keys, dtype=np.dtypes.StringDType())
+        names = group.create_array(
+            "feature", shape=(wide,), chunks=(wide,), dtype=texts, dimension_names=("feature",)
+        )
+        names[:] = np.array(features, dtype=np.dtypes.StringDType())
+        group.create_array("mean_activation", data=mean_activation, dimension_names=("channel",))
+        for name in COLUMNS:
+            group.create_array(
+                name,
+                shape=(rows, wide),
+                chunks=(block, wide),
+                dtype="float32",
+                fill_value=float("nan"),
+                dimension_names=("picture", "feature"),
+            )
+        per_picture: dict[str, Any] = {
+            "shape": (rows,),
+            "chunks": (block,),
+            "dimension_names": ("picture",),
+        }
+        group.create_array("status", dtype="uint8", fill_value=PENDING, **per_picture)
+        group.create_array("reason", dtype=texts, fill_value="", **per_picture)
+        stamped = np.zeros((rows, len(Stamp._fields)), np.int64)
+        for index, stamp in (stamps or {}).items():
+            stamped[index] = stamp
+        group.create_array(
+            "stamp",
+            data=stamped,
+            chunks=(block, len(Stamp._fields)),
+            dimension_names=("picture", "size_modified_checksum"),
+        )
+        _remove(path)
+        half.rename(path)  # whole or not at all
+        return cls(path)
+
+    def move(self, provenance: Mapping[str, Any]) -> None:
+        """Note where the pictures lie now."""
+        self.provenance = {**self.provenance, "data": provenance["data"]}
+        self._group.attrs["sweep"] = self.provenance
+
+    def write_rivals(
+        self,
+        places: Sequence[int],
+        names: Sequence[str],
+        box: Box | None,
+        profiles: FeatureProfiles,
+    ) -> None:
+        """Write what features look like that may explain each other.
+
+        Args:
+            places: The features of the sweep that are among them.
+            names: All of them.
+            box: The part of the attribution layer's map that they depend on; None for all of it.
+            profiles: What they look like.
+        """
+        with writing(self.path):
+            _remove(self.path / (name := f"rivals/{places[0]}"))  # half of it may be there
+            arrays = {field: value.numpy() for field, value in vars(profiles).items()}
+            told: dict[str, Any] = {
+                "places": list(places),
+                "names": list(names),
+                "box": box and list(box),
+            }
+            group = self._group.create_group(name)
+            for field, values in arrays.items():
+                group.create_array(field, data=values, dimension_names=PROFILES[field])
+            group.attrs.update(told)
+
+    def write(self, start: int, columns: Mapping[str, Array], status: Array) -> None:
+        """Write a whole block; it counts as done with the last of its writes.
+
+        Args:
+            start: Index of its first picture.
+            columns: [B, F] for each of `COLUMNS`; `stamp`, [B, 3], and `reason`, [B].
+            status: [B].
+
+        Raises:
+            RunError: If the disk is full, or cannot be written for another reason.
+        """
+        stop = start + len(status)
+        with writing(self.path):
+            for name, values in columns.items():
+                self._array(name)[start:stop] = values
+            self._array("status")[start:stop] = status
+
+    def write_candidates(self, start: int, rows: Sequence[tuple[int, int, Array]]) -> None:
+        """Write attribution maps that may be kept in the end, of the block at `start`.
+
+        Args:
+            start: Index of the block's first picture.
+            rows: Feature, picture, and attribution and sign of the activations, [2, ...], of each.
+        """
+        with writing(self.path):
+            name = f"candidates/{start:010d}"
+            _remove(self.path / name)  # half of it may be there from before a stop
+            if rows:
+                _write_maps(self._group.create_group(name), rows)
+
+    def finish(self, wanted: Sequence[tuple[int, int]], dimensions: Sequence[str]) -> None:
+        """Keep the wanted attribution maps, and no other candidates; also after a stop in here.
+
+        Args:
+            wanted: Feature and picture of each.
+            dimensions: Names of a map's dimensions.
+        """
+        with writing(self.path):
+            for cut_off in self.path.rglob("*.partial"):  # zarr's, of a write that was stopped
+                cut_off.unlink()
+            if not self.complete:
+                if wanted:
+                    self._keep(wanted, dimensions)
+                self._group.attrs["complete"] = True
+            _remove(self.path / "candidates")
+
+    def _keep(self, wanted: Sequence[tuple[int, int]], dimensions: Sequence[str]) -> None:
+        where: dict[tuple[int, int], tuple[Any, int]] = {}
+        for _, part in sorted(self._group["candidates"].groups()):  # type: ignore[union-attr]
+            pairs = zip(part["feature"][:].tolist(), part["picture"][:].tolist(), strict=True)
+            where |= {pair: (part, row) for row, pair in enumerate(pairs)}
+        for name, kind in KEPT.items():
+            shape = next(iter(where.values()))[0][name].shape[1:]
+            kept = self._group.create_array(
+                name,
+                shape=(len(wanted), *shape),
+                chunks=(1, *shape),
+                dtype=kind,
+                dimension_names=("kept", *dimensions),
+                overwrite=True,
+            )
+            for row, pair in enumerate(wanted):
+                part, place = where[pair]
+                kept[row] = part[name][place]
+        for name, column in zip(("feature", "picture"), np.array(wanted).T, strict=True):
+            self._group.create_array(
+                f"attribution_{name}", data=column, dimension_names=("kept",), overwrite=True
+            )
+
+    def note_windows(self, boxes: Sequence[tuple[int, ...] | None]) -> None:
+        """Write down the box in pixels that each feature depends on, None for the whole picture."""
+        self._group.attrs["windows"] = [box and list(box) for box in boxes]
+
+
+def check_place(path: Path) -> None:
+    """Make sure that a store can be made at `path`.
+
+    Raises:
+        InputError: If something else is there, or no folder can be.
+    """
+    instead = "give --model.store another place"
+    try:
+        for there in filter(Path.exists, (path, _half(path.resolve()))):
+            if not _replaceable(there):
+                raise InputError(f"{there} exists and is no sweep; {instead}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise InputError(f"{path} cannot be made: {where}{error.strerror}; {instead}") from error
+
+
+def _replaceable(folder: Path) -> bool:
+    """Return whether it is a sweep, or has nothing in it but zarr's first write, cut off."""
+    return folder.is_dir() and (
+        holds_sweep(folder) or all(entry.suffix == ".partial" for entry in folder.iterdir())
+    )
+
+
+def _half(path: Path) -> Path:
+    """Return where the store of `path` is until it is whole."""
+    return path.with_name(path.name + ".new")
+
+
+def _remove(folder: Path) -> None:
+    """Remove a group, last of all what tells that it is one: a stop in here can be made good."""
+    if folder.exists():
+        for entry in folder.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+        shutil.rmtree(folder)
+
+
+def _write_maps(group: Any, rows: Sequence[tuple[int, int, Array]]) -> None:
+    shape = rows[0][2].shape[1:]
+    for index, (name, kind) in enumerate(KEPT.items()):
+        maps = group.create_array(name, shape=(len(rows), *shape), chunks=(1, *shape), dtype=kind)
+        for row, (_, _, values) in enumerate(rows):
+            maps[row] = values[index]
+    group.create_array("feature", data=np.array([row[0] for row in rows]))
+    group.create_array("picture", data=np.array([row[1] for row in rows]))
+
+
+class writing:  # noqa: N801  read as `with writing(path)`
+    """Says what a disk that cannot be written means for a sweep."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, OSError):
+            return
+        what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"fails: {error}"
+        raise RunError(
+            f"the disk of {self.path} {what}; every block before is safe: make room and run the "
+            "same command again to go on"
+        ) from error
