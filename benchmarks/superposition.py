@@ -31,13 +31,8 @@ from mti_lightning.attribution.signs import cosine
 from mti_lightning.attribution.tension import Tension
 from mti_lightning.images.seeds import derive_seed, generator_at
 from mti_lightning.superposition import interference
-from mti_lightning.superposition.toys import (
-    AbsoluteValue,
-    ExclusiveOr,
-    Toy,
-    Weights,
-    tension_causes,
-)
+from mti_lightning.superposition.networks import Weights, tension_causes
+from mti_lightning.superposition.toys import AbsoluteValue, ExclusiveOr, Toy
 from mti_lightning.vetoed_shapes.world import VETO_OFFSET, VetoedShapes
 
 STEPS = 20_000

@@ -57,13 +57,13 @@ def test_by_hand() -> None:
     torch.testing.assert_close(
         index[[0, 1, 3]], torch.tensor([[0.0, 1, 1], [1, 0, 1], [0, 1, 1]]), atol=1e-5, rtol=0
     )
-    own = torch.tensor([(4 / 13) / (17 / 13), 2 / 3, 2 / 3])  # in each of the three duels
+    own = torch.tensor([(4 / 13) / (17 / 13), 2 / 3, 2 / 3])  # in each of the three ways
     assert float(index[2, 0]) == pytest.approx(1 - float(own.mean()), abs=1e-5)
     other = torch.tensor([1 - 4 / 17, 1 / 3, 1 / 3])
     assert float(index[2, 1]) == pytest.approx(1 - float(other.mean()), abs=1e-5)
 
 
-def test_duel() -> None:
+def test_share_against_a_rival() -> None:
     values = torch.tensor([[3.0, 1, 0], [2, 2, 2], [0, 0, 0], [-1, 4, 100]])
     expected = torch.tensor(
         [[0.75, 0.25, 0], [0.5, 0.5, 0.5], [0, 0, 0], [0, 0.04 / 1.04, 100 / 104]]

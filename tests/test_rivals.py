@@ -71,7 +71,7 @@ def test_of_all_classes_it_is_the_formula_s(tmp_path: Path) -> None:
     pictures = torch.stack([sample["picture"] for sample in data.samples()])
     expected = plain_index(backbone, pictures, "layer4", group)
     np.testing.assert_allclose(store.values("interference"), expected, atol=2e-3)
-    # An objective whose sources come from the sweep measures by the same looks.
+    # An objective whose sources come from the sweep measures by the same profiles.
     sources = SweepPictures(tmp_path / "sweep.zarr", feature="fc:3", count=4)
     objective = SignedInversion(backbone, ["fc:3"], "layer4", coherent=False)
     objective.build_bank(sources)

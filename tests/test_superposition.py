@@ -12,14 +12,8 @@ from torch import Tensor
 from benchmarks.superposition import batches, label, one, train_one
 from mti_lightning.cli import main
 from mti_lightning.errors import InputError, RunError
-from mti_lightning.superposition.toys import (
-    AbsoluteValue,
-    ExclusiveOr,
-    Toy,
-    WeightedError,
-    Weights,
-    tension_causes,
-)
+from mti_lightning.superposition.networks import WeightedError, Weights, tension_causes
+from mti_lightning.superposition.toys import AbsoluteValue, ExclusiveOr, Toy
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TOYS = [AbsoluteValue, ExclusiveOr]

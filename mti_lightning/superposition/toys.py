@@ -3,121 +3,24 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, final
+from typing import Any, ClassVar, final
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mti_lightning.attribution.signs import excitation, inhibition
 from mti_lightning.errors import InputError, RunError, check_range
 from mti_lightning.images.seeds import START, derive_seed, generator_at
+from mti_lightning.superposition.figures import Motifs, draw
+from mti_lightning.superposition.networks import TENSION, WeightedError, Weights
 
 _TEST_SAMPLES = 100_000
 _TEST_STEP = -2  # of the stream that test samples come from
 _AT_ONCE = 2**24  # numbers of a hidden layer that are computed at once: 64 MiB
-
-
-class Weights(NamedTuple):
-    """Two-layer ReLU networks: y = max(W₂ max(W₁x + b₁, 0) + b₂, 0), S of them.
-
-    Attributes:
-        hidden: W₁, [S, m, D].
-        hidden_bias: b₁, [S, m].
-        output: W₂, [S, n, m].
-        output_bias: b₂, [S, n].
-    """
-
-    hidden: Tensor
-    hidden_bias: Tensor
-    output: Tensor
-    output_bias: Tensor
-
-    def at(self, starts: Any) -> "Weights":
-        """Return the networks of some starts, an index or a list of them."""
-        return Weights(*(weight[starts] for weight in self))
-
-    def activate(self, inputs: Tensor) -> Tensor:
-        """Return the hidden activations, [S, N, m], for inputs [N, D] that all networks share."""
-        starts, hidden, width = self.hidden.shape
-        # One large product over all networks, where a batched one would make S tiny ones.
-        flat = self.hidden.reshape(starts * hidden, width)
-        values = torch.addmm(self.hidden_bias.reshape(-1), inputs, flat.T)
-        return values.view(len(inputs), starts, hidden).transpose(0, 1).relu()
-
-    def respond(self, activations: Tensor) -> Tensor:
-        """Return the responses, [S, N, n]: the outputs before their ReLU."""
-        return torch.baddbmm(self.output_bias[:, None], activations, self.output.mT)
-
-    def attribute(self, inputs: Tensor) -> Tensor:
-        """Return what the inputs' hidden activations add to each response, [S, N, n, m].
-
-        Activation less that at rest, where all inputs are 0, times gradient.
-        """
-        moved = self.activate(inputs) - self.activate(torch.zeros_like(inputs[:1]))
-        return moved[:, :, None] * self.output[:, None]
-
-
-def tension_causes(weights: Weights, inputs: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-    """Take inputs away to find what causes tension.
-
-    Args:
-        weights: One network, S = 1.
-        inputs: [N, D].
-        own: Which inputs are each output's own, [n, D].
-
-    Returns:
-        min(E⁺, E⁻) of each response with its own inputs alone, and with the others alone, [N, n].
-    """
-    found = []
-    for mask in (own, ~own):
-        columns = []
-        for output, left in enumerate(mask):
-            attribution = weights.attribute(inputs * left)[0, :, output]  # [N, m]
-            columns.append(torch.minimum(excitation(attribution), inhibition(attribution)))
-        found.append(torch.stack(columns, 1))
-    return found[0], found[1]
-
-
-class WeightedError(torch.autograd.Function):
-    """Each network's error, its gradient by hand: half the time of autograd on such small matrices.
-
-    Called with inputs [N, D], answers [N, n], the weight of each of their squared differences
-    [N, n], and the fields of `Weights`; returns [S].
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, inputs: Tensor, answers: Tensor, factors: Tensor, *weights: Tensor
-    ) -> Tensor:
-        of = Weights(*weights)
-        activations = of.activate(inputs)
-        difference = of.respond(activations).relu_()
-        on = difference > 0
-        difference -= answers
-        weighted = difference * factors
-        error = (weighted * difference).sum((1, 2))
-        ctx.save_for_backward(inputs, activations, weighted.mul_(2).mul_(on), of.output)
-        return error
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, activations, slope, output = ctx.saved_tensors
-        slope = slope * grads[0][:, None, None]  # [S, N, n]
-        below = torch.bmm(slope, output).mul_(activations > 0)  # [S, N, m]
-        return (
-            *(None, None, None),
-            torch.matmul(below.mT, inputs) if ctx.needs_input_grad[3] else None,
-            below.sum(1) if ctx.needs_input_grad[4] else None,
-            torch.bmm(slope.mT, activations),
-            slope.sum(1),
-        )
 
 
 class Toy(LightningModule, ABC):
@@ -293,19 +196,13 @@ class Toy(LightningModule, ABC):
     def figures(self) -> dict[str, Figure]:
         """Draw the best network: its weights, who shares units, and what excites and inhibits."""
         best = Weights(*(weight.cpu() for weight in self.best()))
-        motifs = self.motifs(best)
-        return {
-            "weights": _draw_weights(best),
-            "shared_units": _draw_shared_units(best, self.own().cpu()),
-            "motifs": _draw_motifs(motifs),
-            "excitation_and_inhibition": _draw_outputs(motifs),
-        }
+        return draw(best, self.motifs(best), self.own().cpu())
 
-    def motifs(self, weights: Weights) -> "Motifs":
+    def motifs(self, weights: Weights) -> Motifs:
         """Show one network each feature's inputs alone; return what they do to the outputs."""
         ways, names = self.alone()
         attribution = weights.attribute(torch.kron(torch.eye(self.features), ways))[0]
-        tension = torch.minimum(attribution.clamp(min=0).sum(2), (-attribution).clamp(min=0).sum(2))
+        tension = TENSION(attribution.flatten(0, 1)).view(attribution.shape[:2])  # [n · K, n]
         own = torch.eye(self.features).repeat_interleave(len(ways), 0) > 0  # [n · K, n]
         whole = ways.bool().all(1).repeat(self.features)  # of XOR, where one vetoes the other
         clearest = [tension.where(mask, -1).argmax() for mask in (own & whole[:, None], ~own)]
@@ -315,25 +212,6 @@ class Toy(LightningModule, ABC):
             [f"{feature}:{name}" for feature in range(self.features) for name in names],
             *((int(place) // self.features, int(place) % self.features) for place in clearest),
         )
-
-
-class Motifs(NamedTuple):
-    """What each feature's inputs do to the outputs while all others are 0.
-
-    Attributes:
-        attribution: [n · K, n, m], for each feature and each of K ways in which it can be on.
-        tension: min(E⁺, E⁻), [n · K, n].
-        inputs: Names of the rows, [n · K].
-        genuine: Where an output's own inputs, all of them on, cause the most tension: row and
-            output.
-        interference: Where another output's inputs do.
-    """
-
-    attribution: Tensor
-    tension: Tensor
-    inputs: list[str]
-    genuine: tuple[int, int]
-    interference: tuple[int, int]
 
 
 @final
@@ -378,98 +256,3 @@ class ExclusiveOr(Toy):
 
     def alone(self) -> tuple[Tensor, list[str]]:
         return torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), ["01", "10", "11"]
-
-
-def _draw_weights(weights: Weights) -> Figure:
-    figure = Figure((9, 3.5), layout="constrained")
-    parts = (
-        ("W₁", weights.hidden[0], "input", "unit"),
-        ("W₂", weights.output[0], "unit", "output"),
-    )
-    for ax, (name, weight, across, down) in zip(figure.subplots(1, 2), parts, strict=True):
-        limit = float(weight.abs().max())
-        image = ax.imshow(weight.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
-        ax.set(title=name, xlabel=across, ylabel=down)
-        figure.colorbar(image, ax=ax)
-    return figure
-
-
-def _draw_shared_units(weights: Weights, own: Tensor) -> Figure:
-    """Stack, for each hidden unit, the norms of the weights by which it reads each feature."""
-    read = torch.stack([weights.hidden[0][:, mask].norm(dim=1) for mask in own]).numpy()  # [n, m]
-    figure = Figure((6, 3.5), layout="constrained")
-    ax = figure.subplots()
-    for feature, height in enumerate(read):
-        below = read[:feature].sum(0)
-        ax.bar(range(len(height)), height, bottom=below, label=str(feature))
-    ax.set(xlabel="hidden unit", ylabel="norm of the weights that read a feature")
-    ax.legend(title="feature", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    return figure
-
-
-def _draw_motifs(motifs: Motifs) -> Figure:
-    """Draw which inputs cause tension where, and the clearest two cases unit by unit."""
-    tension, outputs = motifs.tension.T, motifs.tension.shape[1]  # [n, n · K]
-    ways = len(motifs.inputs) // outputs
-    figure = Figure((11, 6.5), layout="constrained")
-    axes: dict[str, Axes] = figure.subplot_mosaic([["all", "all"], ["genuine", "interference"]])
-    ax = axes["all"]
-    image = ax.imshow(tension.numpy(), cmap="magma_r", vmin=0, aspect="auto")
-    figure.colorbar(image, ax=ax)
-    ax.set_xticks(range(len(motifs.inputs)), motifs.inputs, rotation=90)
-    ax.set(
-        title="tension min(E⁺, E⁻): genuine inside the frames, interference outside",
-        xlabel="the only inputs that are on",
-        ylabel="output",
-    )
-    for output in range(outputs):
-        corner = (output * ways - 0.5, output - 0.5)
-        ax.add_patch(Rectangle(corner, ways, 1, fill=False, edgecolor="tab:green", linewidth=2))
-    for name, (row, output) in (("genuine", motifs.genuine), ("interference", motifs.interference)):
-        ax, feature = axes[name], row // ways
-        limit = float(motifs.attribution[feature * ways : (feature + 1) * ways, output].abs().max())
-        for way in range(ways):
-            place = feature * ways + way
-            values = motifs.attribution[place, output].tolist()
-            at = [way * (len(values) + 2) + unit for unit in range(len(values))]
-            ax.bar(at, values, color=["tab:red" if value > 0 else "tab:blue" for value in values])
-            ax.plot([at[0] - 0.5, at[-1] + 0.5], [sum(values)] * 2, "k--", linewidth=1)
-            ax.text(
-                at[0],
-                1.1 * limit,
-                motifs.inputs[place],
-                weight="bold" if place == row else "normal",
-            )
-        ax.axhline(0, color="k", linewidth=0.5)
-        ax.set_ylim(-1.3 * limit, 1.3 * limit)
-        ax.set_xticks([])
-        ax.set(
-            title=f"{name}: output {output} while {motifs.inputs[row]} is on",
-            xlabel="hidden units",
-            ylabel="adds to the response (--: sum)",
-        )
-    return figure
-
-
-def _draw_outputs(motifs: Motifs) -> Figure:
-    """Draw for each output what each feature's inputs alone excite and inhibit."""
-    places, outputs = range(len(motifs.inputs)), motifs.tension.shape[1]
-    ways, columns = len(motifs.inputs) // outputs, min(3, outputs)
-    rows = -(-outputs // columns)
-    figure = Figure((4.5 * columns, 2 * rows), layout="constrained")
-    axes: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for ax in axes[outputs:]:
-        ax.set_axis_off()
-    for output, ax in enumerate(axes[:outputs]):
-        attribution = motifs.attribution[:, output]
-        ax.axvspan(output * ways - 0.5, (output + 1) * ways - 0.5, color="0.9")
-        ax.bar(places, excitation(attribution).numpy(), color="tab:red")
-        ax.bar(places, -inhibition(attribution).numpy(), color="tab:blue")
-        ax.plot(places, attribution.sum(1).numpy(), "k.", markersize=3)
-        ax.axhline(0, color="k", linewidth=0.5)
-        ax.set_xticks(places, motifs.inputs, rotation=90, fontsize=6)
-        ax.set_title(f"output {output}", fontsize=8)
-    figure.suptitle(
-        "E⁺ (red), E⁻ (blue), their sum (dots); grey: the output's own inputs", fontsize=9
-    )
-    return figure

@@ -23,7 +23,7 @@ from mti_lightning.features.bound import BoundFeature, FeatureGroup, activation_
 from mti_lightning.images.seeds import derive_seed
 from mti_lightning.objectives.base import SignedInversion
 from mti_lightning.render import render
-from mti_lightning.superposition.interference import reach
+from mti_lightning.superposition.interference import clear_response
 from mti_lightning.superposition.rivals import MOST_RIVALS, choose_rivals
 from mti_lightning.validity.checks import (
     check_names,
@@ -295,7 +295,7 @@ class Validity(LightningModule):
         for rivals in self._rivals:
             parts = _whole(rivals.parts)
             index = interference_of(parts)  # [N, F]
-            expressed = parts["responses"] > reach(parts["responses"]) / 2
+            expressed = parts["responses"] > clear_response(parts["responses"])
             for place, column in rivals.columns.items():
                 took_part = (index.shape[1], rivals.of)
                 found[place] = (index[:, column], expressed[:, column], took_part)
