@@ -19,25 +19,19 @@ from mti_lightning.features.bound import BoundFeature
 from mti_lightning.features.feature import Feature
 from mti_lightning.objectives.base import Entry
 from mti_lightning.registry import ATTRIBUTIONS
-from mti_lightning.validity import module as validity
+from mti_lightning.validity import rivals
 from mti_lightning.validity.checks import (
-    check_names,
     check_pictures,
     modules_between,
     random_units,
     shuffled,
     silence,
 )
+from mti_lightning.validity.judging import judge_interference, judge_names, judge_pictures
+from mti_lightning.validity.limits import Finding, finding, unmeasured
 from mti_lightning.validity.module import Validity
-from mti_lightning.validity.report import (
-    Finding,
-    Report,
-    finding,
-    judge_interference,
-    judge_names,
-    judge_pictures,
-    unmeasured,
-)
+from mti_lightning.validity.report import Report
+from mti_lightning.validity.truth import check_names
 from mti_lightning.vetoed_shapes.world import KINDS, VetoedShapes
 from tests.test_registry import site  # noqa: F401  the fixture
 
@@ -250,7 +244,7 @@ def test_few_features_are_not_alone(monkeypatch):
     options = {"features": [f"layer4.0.act2/input:{channel}@centre" for channel in (2, 5)]}
     options |= {"layer": "layer3", "rendered": 0, "pictures": 24}
     few = report(Backbone(WORLD), **options)["interference"].values
-    monkeypatch.setattr(validity, "MOST_RIVALS", 192)
+    monkeypatch.setattr(rivals, "MOST_RIVALS", 192)
     every = report(Backbone(WORLD), **options)["interference"].values
     assert (few["features"], every["features"], every["of"]) == (64, 192, 192)
     assert few["index"] == pytest.approx(every["index"], abs=0.1)

@@ -1,4 +1,4 @@
-"""Act×grad of many features of the same pictures, centred and pooled over positions.
+"""What act×grad of many features of the same pictures is made of: gradients, centred activations.
 
 Pure functions on tensors.
 """
@@ -46,15 +46,3 @@ def centre(activations: Tensor, mean: Tensor, layout: ActivationLayout) -> Tenso
         layout: How the activations lie.
     """
     return activations - layout.per_channel(mean.to(activations))
-
-
-def pool_activations(activations: Tensor, layout: ActivationLayout) -> Tensor:
-    """Return the mean of activations [N, ...] over positions, [N, C]."""
-    dims = layout.position_dims
-    return activations.mean(dims) if dims else activations
-
-
-def pool_attributions(attributions: Tensor, layout: ActivationLayout) -> Tensor:
-    """Return the sum of features' attributions [F, N, ...] over positions, [N, F, C]."""
-    dims = [dim + 1 for dim in layout.position_dims]
-    return (attributions.sum(dims) if dims else attributions).transpose(0, 1)

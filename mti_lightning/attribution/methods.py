@@ -184,7 +184,7 @@ def _read_baseline(path: str) -> Tensor:
 def _baseline(method: Attribution, layout: ActivationLayout) -> Tensor:
     """Return a method's baseline, of a shape that expands to the activations'."""
     if method.baseline is None:
-        return torch.zeros([1] * (len(layout.shape) + 1))
+        return layout.per_channel(torch.zeros(1))
     values = _read_baseline(str(method.baseline))
     if values.shape != (layout.channels,):
         raise InputError(

@@ -80,15 +80,23 @@ class ActivationLayout:
 
     @property
     def position_dims(self) -> tuple[int, ...]:
-        """The dimensions of the batched tensor that are neither batch nor channel."""
-        dims = len(self.shape) + 1
-        return tuple(d for d in range(1, dims) if d != self.channel_dim % dims)
+        """The dimensions of positions, counted from the end: any number may stand before them."""
+        dims = range(-len(self.shape), 0)
+        return tuple(dims[1:] if self.channel_dim == 1 else dims[:-1])
 
     def per_channel(self, values: Tensor) -> Tensor:
-        """View a value for each channel, [C], so that it meets its channel in a batched tensor."""
+        """View one value per channel, [C], so that it broadcasts against activations."""
         shape = [1] * (len(self.shape) + 1)
         shape[self.channel_dim] = -1
         return values.view(shape)
+
+    def pool_mean(self, values: Tensor) -> Tensor:
+        """Average values of the layer's shape, [..., *shape], over its positions, [..., C]."""
+        return values.mean(self.position_dims) if self.position_dims else values
+
+    def pool_sum(self, values: Tensor) -> Tensor:
+        """Sum values of the layer's shape, [..., *shape], over its positions, [..., C]."""
+        return values.sum(self.position_dims) if self.position_dims else values
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from mti_lightning.attribution.gradients import (
-    centre,
-    gradients,
-    pool_activations,
-    pool_attributions,
-)
+from mti_lightning.attribution.gradients import centre, gradients
 from mti_lightning.backbone.network import Backbone, Layer
 from mti_lightning.features.bound import FeatureGroup
 from mti_lightning.images.boxes import Box, cut
@@ -69,7 +64,7 @@ class Rivals:
         attributions = centre(activations, self.mean_activation, layout) * gradient
         seen = activations if self.box is None else cut(activations, self.box)
         return interference_index(
-            pool_activations(seen, layout),
-            pool_attributions(attributions, layout),
+            layout.pool_mean(seen),
+            layout.pool_sum(attributions).transpose(0, 1),
             self.profiles.to(activations),
         )

@@ -8,12 +8,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from mti_lightning.attribution.gradients import (
-    centre,
-    gradients,
-    pool_activations,
-    pool_attributions,
-)
+from mti_lightning.attribution.gradients import centre, gradients
 from mti_lightning.attribution.methods import ActGrad, Attribution, attribute, check_path
 from mti_lightning.attribution.tension import Tension
 from mti_lightning.backbone.network import ActivationLayout, Backbone, Layer
@@ -234,11 +229,8 @@ class Measurement:
     def _pool(self, piece: _Slice) -> tuple[Tensor, Tensor]:
         """Pool activations and centred attributions over positions, [N, C] and [N, F, C]."""
         assert piece.centred is not None
-        layout = self.layout
-        return (
-            pool_activations(piece.activations, layout),
-            pool_attributions(piece.centred, layout),
-        )
+        attributions = self.layout.pool_sum(piece.centred)  # [F, N, C]
+        return self.layout.pool_mean(piece.activations), attributions.transpose(0, 1)
 
     def _on_map(self, part: Part, values: Tensor) -> Tensor:
         """Put values [N, ...] in their place on the whole map; they are 0 elsewhere."""

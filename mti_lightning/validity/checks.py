@@ -1,24 +1,18 @@
-"""The checks of the validity report: what they measure. Pure functions on tensors and networks."""
+"""The checks of natural pictures: what they measure. Pure functions on tensors and networks."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
 
 import torch
 from torch import Tensor
 
 from mti_lightning.attribution import signs
-from mti_lightning.attribution.gradients import gradients, pool_activations, pool_attributions
 from mti_lightning.attribution.methods import Attribution, attribute
 from mti_lightning.attribution.tension import Tension
 from mti_lightning.backbone.network import Backbone, Layer
-from mti_lightning.features.bound import BoundFeature, FeatureGroup
+from mti_lightning.features.bound import BoundFeature
 from mti_lightning.images.seeds import START, generator_at
-from mti_lightning.images.views import Views, whole
-from mti_lightning.objectives.base import Objective
-from mti_lightning.superposition.interference import interference_index, profile_features
-from mti_lightning.vetoed_shapes.judge import judge_scores
-from mti_lightning.vetoed_shapes.world import veto_of
+from mti_lightning.images.views import Views
 
 _SLIGHT = Views(box=(0.96, 0.99), jitter=0.01, noise=0.01)
 
@@ -183,92 +177,4 @@ def check_randomised(
         found[name] = signs.cosine(attribution, other)
         same = strength * (attribution.sign() == other.sign())
     found["signs kept"] = same.flatten(1).sum(1) / strength.flatten(1).sum(1).clamp(min=1e-12)
-    return found
-
-
-def check_rivals(
-    backbone: Backbone, pictures: Tensor, group: FeatureGroup, layer: Layer
-) -> dict[str, Tensor]:
-    """Measure what the interference index needs of features that may explain each other.
-
-    The attribution is a ⊙ ∂r/∂a by whatever method pictures are explained: the index subtracts the
-    mean activation, which no other method lets it do.
-
-    Returns:
-        Responses [N, F], activations [N, C], a ⊙ ∂r/∂a and ∂r/∂a, [N, F, C], pooled over space.
-    """
-    target = group.bound_features[0].layer
-    tapped = backbone.run(pictures, [layer, target], cut=layer)
-    activations, responses = tapped[layer], group(tapped[target])
-    layout, seen = backbone.layout(layer), activations.detach()
-    found: dict[str, list[Tensor]] = {"attribution": [], "gradient": []}
-    for _, gradient in gradients(responses, activations):
-        for name, values in (("attribution", seen * gradient), ("gradient", gradient)):
-            found[name].append(pool_attributions(values, layout))
-    return {name: torch.cat(values, 1) for name, values in found.items()} | {
-        "activations": pool_activations(seen, layout),
-        "responses": responses.detach(),
-    }
-
-
-def interference_of(rivals: Mapping[str, Tensor]) -> Tensor:
-    """Return the interference index of all pictures and features, [N, F], from `check_rivals`."""
-    activations = rivals["activations"]
-    centred = rivals["attribution"] - activations.mean(0) * rivals["gradient"]  # [N, F, C]
-    reference = profile_features(activations, centred, rivals["responses"])
-    return interference_index(activations, centred, reference)
-
-
-@torch.no_grad()
-def check_names(objective: Objective, kind: int, tense: Tensor) -> dict[str, Tensor]:
-    """Ask a judge which shape of the vetoed shapes it finds strongest in + and − inversions.
-
-    Args:
-        objective: Finished inversions for class `kind`.
-        kind: 0..7.
-        tense: Whether each source is truly tense, [S]: the others have no veto to show.
-
-    Returns:
-        Whether it is the class's shape in each + picture, and the veto in each − picture.
-    """
-    named = torch.cat([judge_scores(chunk()).argmax(1) for chunk in objective.chunks])
-    found = {}
-    for sign, figure, wanted in (("+", "+ shape", kind), ("-", "- veto", veto_of(kind))):
-        rows = [e.sign == sign and bool(tense[e.source]) for e in objective.entries]
-        found[figure] = named[torch.tensor(rows)] == wanted
-    return found
-
-
-@torch.no_grad()
-def check_renderings(objective: Objective) -> dict[str, Tensor]:
-    """Measure finished + and − inversions, each made from two seeds or more.
-
-    Returns:
-        `cosine` with the target and `purity` of each `+` and each `-` picture; the cosines of the
-        activations of pictures of the `same target` from two seeds, and, where there is another
-        source, of the same sign but for an `other target`.
-    """
-    measured, entries = objective.measure(), objective.entries
-    excited, inhibited = measured["excitation"], measured["inhibition"]
-    found = {}
-    for sign, own in (("+", excited), ("-", inhibited)):
-        rows = torch.tensor([entry.sign == sign for entry in entries])
-        found[f"cosine {sign}"] = measured["cosine"][rows]
-        found[f"purity {sign}"] = (own / (excited + inhibited).clamp(min=1e-12))[rows]
-    activations = torch.cat(
-        [
-            objective.backbone.run(whole(chunk(), objective.input_size), [objective.layer])[
-                objective.layer
-            ]
-            for chunk in objective.chunks
-        ]
-    )
-    pairs: dict[str, list[tuple[int, int]]] = {}
-    for (i, one), (j, other) in combinations(enumerate(entries), 2):
-        if one.sign == other.sign and one.seed != other.seed:
-            kind = "same target" if one.source == other.source else "other target"
-            pairs.setdefault(kind, []).append((i, j))
-    for kind, places in pairs.items():
-        first, second = torch.tensor(places).T
-        found[kind] = signs.cosine(activations[first], activations[second]).cpu()
     return found

@@ -1,9 +1,8 @@
 """The validity report: how far attributions and pictures of a feature can be believed."""
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
@@ -16,71 +15,33 @@ from torch.utils.data import DataLoader
 
 from mti_lightning.attribution.methods import ActGrad, Attribution, check_method, check_path
 from mti_lightning.attribution.tension import Measure, Tension
-from mti_lightning.backbone.network import Backbone, Layer, Preprocessing
-from mti_lightning.data.pictures import Loaded, Picture, PictureData, Pictures, ResizedShapes
+from mti_lightning.backbone.network import Backbone, Layer
+from mti_lightning.data.pictures import Loaded, PictureData
 from mti_lightning.errors import InputError, RenderError, RunError, check_range
-from mti_lightning.features.bound import BoundFeature, FeatureGroup, activation_warning, expand
+from mti_lightning.features.bound import BoundFeature, activation_warning, expand
 from mti_lightning.images.seeds import derive_seed
-from mti_lightning.objectives.base import SignedInversion
-from mti_lightning.render import render
-from mti_lightning.superposition.interference import clear_response
-from mti_lightning.superposition.rivals import MOST_RIVALS, choose_rivals
 from mti_lightning.validity.checks import (
-    check_names,
     check_neighbours,
     check_pictures,
     check_randomised,
-    check_renderings,
-    check_rivals,
-    interference_of,
     modules_between,
     shuffled,
 )
-from mti_lightning.validity.report import (
-    Finding,
-    Report,
-    finding,
+from mti_lightning.validity.judging import (
     judge_interference,
     judge_names,
     judge_pictures,
     judge_renderings,
     judge_truth,
-    unmeasured,
 )
-from mti_lightning.vetoed_shapes.world import KINDS
+from mti_lightning.validity.limits import Finding, finding, unmeasured
+from mti_lightning.validity.renderings import check_renderings, make_inversions
+from mti_lightning.validity.report import Report
+from mti_lightning.validity.rivals import check_rivals, find_rivals, interference_by_feature
+from mti_lightning.validity.truth import check_names, tense_by_class
 
 _RANDOMISED = 64  # pictures that are attributed with randomised layers
 _SHARE = 10  # the tensest are one picture in so many at most: in more, few have to be tense
-
-
-@dataclass
-class _Rivals:
-    """Features of a layer that may explain each other."""
-
-    group: FeatureGroup
-    columns: dict[int, int]  # of each of ours its place among them
-    of: int  # how many there are in the layer
-    parts: dict[str, list[Tensor]] = field(default_factory=dict)  # what was measured
-
-
-class _Sources(Pictures):
-    """Pictures that are there already."""
-
-    def __init__(self, pictures: Sequence[Picture]) -> None:
-        self.given, self.keys = pictures, [picture["key"] for picture in pictures]
-
-    def __getitem__(self, index: int) -> Picture:
-        return self.given[index]
-
-
-@final
-class _SourceData(PictureData):
-    def __init__(self, pictures: Sequence[Picture]) -> None:
-        super().__init__()
-        self.given = _Sources(pictures)
-
-    def _open(self, preprocessing: Preprocessing) -> Pictures:
-        return self.given
 
 
 @final
@@ -155,28 +116,8 @@ class Validity(LightningModule):
         self._indices: list[int] = []
         self._columns: list[dict[str, list[Tensor]]] = [{} for _ in self.bound_features]
         self._before: list[Tensor | None] = [None for _ in self.bound_features]
-        self._rivals = self._group()
+        self._rivals = find_rivals(self._bound_features, self.seed)
         self._randomised: dict[Layer, dict[str, Backbone]] = {}
-
-    def _group(self) -> list[_Rivals]:
-        """Return which features may explain each other: ours, and other channels of the layer.
-
-        A random choice of channels where there are many: those that were asked for are seldom the
-        rivals, and without rivals everything looks genuine.
-        """
-        groups = []
-        for group, places in FeatureGroup.of(self._bound_features).items():
-            chosen = choose_rivals(group, MOST_RIVALS, self.seed)
-            columns = {
-                place: column if channel is None else chosen.channels.index(channel)
-                for column, (place, channel) in enumerate(zip(places, group.channels, strict=True))
-            }
-            directions = group.directions is not None
-            of = len(places) if directions else group.bound_features[0].layout.channels
-            rivals = _Rivals(chosen, columns, of)
-            if len(rivals.columns) > 1 or rivals.of > 1:
-                groups.append(rivals)
-        return groups
 
     @staticmethod
     def check_devices(trainer: Trainer) -> None:
@@ -258,7 +199,8 @@ class Validity(LightningModule):
     def on_validation_epoch_end(self) -> None:
         if len(self._indices) < 2:
             raise RunError(f"{len(self._indices)} pictures can be read; a report needs 2 or more")
-        interference, truth = self._interference(), self._truth()
+        interference = interference_by_feature(self._rivals)
+        truth = tense_by_class(self._data.pictures, self._indices, self._bound_features)
         findings: dict[str, list[Finding]] = {}
         for place, bound_feature in enumerate(self._bound_features):
             columns = _whole(self._columns[place])
@@ -286,47 +228,25 @@ class Validity(LightningModule):
         self.report = Report(provenance, findings)
         self._write(self.report)
 
-    def _interference(self) -> dict[int, tuple[Tensor, Tensor, tuple[int, int]]]:
-        """Return for each feature with rivals what `judge_interference` takes of it.
-
-        The index, [N]; which pictures express the feature, [N]; how many took part, of how many.
-        """
-        found = {}
-        for rivals in self._rivals:
-            parts = _whole(rivals.parts)
-            index = interference_of(parts)  # [N, F]
-            expressed = parts["responses"] > clear_response(parts["responses"])
-            for place, column in rivals.columns.items():
-                took_part = (index.shape[1], rivals.of)
-                found[place] = (index[:, column], expressed[:, column], took_part)
-        return found
-
     def _render(
         self, bound_feature: BoundFeature, places: Tensor, tense: Tensor | None
     ) -> list[Finding]:
         """Make + and − inversions of some of the pictures, and judge them."""
-        sources = _SourceData(
-            [self._data.pictures[self._indices[place]] for place in places.tolist()]
-        )
-        objective = SignedInversion(
-            self.backbone,
-            [bound_feature.feature],
-            str(self.layer),
-            self.attribution,
-            self.tension,
-            steps_per_epoch=self.steps,
-            seed=self.seed,
-            seeds=2,
-        )
-        objective.train()  # Lightning warns of what `validate` has put in eval mode
-        quiet = {"enable_progress_bar": False, "accelerator": self.device.type, "devices": 1}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".* images cannot be made")  # the report says so
-            try:
-                render(objective, sources, epochs=1, **quiet)
-            except RenderError as error:
-                return [replace(finding("pictures", {}), warnings=(str(error),))]
-        objective.to(self.device)  # Lightning takes it to the CPU at the end
+        pictures = [self._data.pictures[self._indices[place]] for place in places.tolist()]
+        try:
+            objective = make_inversions(
+                pictures,
+                self.device,
+                self.steps,
+                self.backbone,
+                [bound_feature.feature],
+                str(self.layer),
+                self.attribution,
+                self.tension,
+                seed=self.seed,
+            )
+        except RenderError as error:
+            return [replace(finding("pictures", {}), warnings=(str(error),))]
         found = judge_renderings(check_renderings(objective))
         if objective.without_target:
             found.append(replace(finding("pictures", {}), warnings=(objective.without_target,)))
@@ -336,20 +256,6 @@ class Validity(LightningModule):
                 judge_names(check_names(objective, bound_feature.feature.channel, tense[places]))
             )
         return found
-
-    def _truth(self) -> dict[int, Tensor]:
-        """Return for classes of the vetoed shapes which pictures are tense, [N]."""
-        pictures = self._data.pictures
-        classes = {
-            place: bound_feature.feature.channel
-            for place, bound_feature in enumerate(self._bound_features)
-            if bound_feature.layout.shape == (len(KINDS),)
-            and bound_feature.feature.channel is not None
-        }
-        if not isinstance(pictures, ResizedShapes) or not classes:
-            return {}
-        tense = torch.stack([pictures.world[index]["tense"] for index in self._indices])
-        return {place: tense[:, channel] for place, channel in classes.items()}
 
     def _write(self, report: Report) -> None:
         logger = self.trainer.logger

@@ -1,0 +1,131 @@
+"""What each check's figures mean, and the limits beyond which they say "do not believe"."""
+
+import math
+from dataclasses import dataclass
+
+# Limits lie between what the vetoed shapes' network has for its eight classes at layers 3 and 4
+# ("the world": the worst), and what it has with each weight tensor shuffled ("shuffled") or the
+# attribution's signs flipped at random ("flipped").
+MOST_ERROR = 0.5  # off by half the response; the world 0 at layer4, 0.1 to 1.1 at layer3
+LEAST_CORRELATION = 0.5  # the world 0.88, flipped -0.2; below, under a quarter is explained
+LEAST_RATIO, MOST_RATIO = 1 / 3, 3.0  # three times too little or much; the world 0.7, flipped 0.2
+LEAST_BEATEN = 0.75  # between chance, 0.5, and all; the world 1
+LEAST_ON = 0.5  # below, something else keeps most of them silent; the world 0.75, flipped 0
+LEAST_SPREAD = 0.2  # the world 0.36, shuffled 0.01 to 0.13
+MOST_ALIKE = 0.75  # cosine; the world 0.24, shuffled 0.95
+LEAST_STABLE = 0.5  # cosine of what should agree; the world 0.8, flipped 0 (views)
+LEAST_MARGIN = 0.1  # of that cosine above what need not agree; the world 0.2, shuffled 0.03
+MOST_KEPT = 0.75  # cosine; the world 0.2, a method that ignores the weights 1
+LEAST_COSINE = 0.45  # the world 0.48, flipped 0.33, shuffled 0.43
+LEAST_PURITY = 0.6  # the world 0.62, flipped 0.5, which is as much of the other sign
+# From expressed, 0, to silent, 1: in toys genuine tension of 18 of 19 outputs lies lower, and the
+# interference of all 25 higher; the world 0.07 to 0.83.
+MOST_INTERFERENCE = 0.9
+LEAST_NAMED = 0.3  # over twice chance, of few pictures; the world 0.38
+LEAST_LIFT = 3.0  # average precision over chance, where 1 is of no use; the world 11
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A figure that should lie in a range, and what to think where it does not."""
+
+    figure: str
+    why: str
+    least: float = -math.inf
+    most: float = math.inf
+    decisive: bool = False  # one such figure is enough not to believe anything
+
+
+MORE = "more than random"
+CHECKS: dict[str, tuple[str, *tuple[Limit, ...]]] = {
+    "completeness": (
+        "ΣA against r − r(no activations); errors in shares of the latter's typical size.",
+        Limit("median error", "E⁺ and E⁻ say how r tilts, not what it is made of", most=MOST_ERROR),
+        Limit("correlation", "E⁺ − E⁻ does not follow the response", least=LEAST_CORRELATION),
+    ),
+    "silencing inhibitory units": (
+        "Set to 0 they should raise r as predicted (ratio 1), more than as many random units.",
+        Limit("ratio", "E⁻ does not predict what silencing does", LEAST_RATIO, MOST_RATIO),
+        Limit(MORE, "what is called inhibitory does not inhibit", LEAST_BEATEN, decisive=True),
+    ),
+    "silencing excitatory units": (
+        "Set to 0 they should lower r as predicted (ratio 1), more than as many random units.",
+        Limit("ratio", "E⁺ does not predict what silencing does", LEAST_RATIO, MOST_RATIO),
+        Limit(MORE, "what is called excitatory does not excite", LEAST_BEATEN, decisive=True),
+    ),
+    "turning tense pictures on": (
+        "Share of the tensest with r ≤ 0 that get r > 0 when inhibitory units are silenced.",
+        Limit("on", "inhibition is not what keeps tense pictures silent", least=LEAST_ON),
+        Limit("margin", "as many random units turn as many on", least=LEAST_MARGIN),
+    ),
+    "selectivity": (
+        "Spread of r in shares of its distance from silence; cosine of different pictures' A.",
+        Limit("spread", "the response hardly depends on the picture", least=LEAST_SPREAD),
+        Limit("alike", "the attribution hardly depends on the picture", most=MOST_ALIKE),
+    ),
+    "stability over views": (
+        "Cosine of A with that of a slightly cropped, noisy view; margin over different pictures.",
+        Limit("cosine", "attributions do not outlast a slight change", LEAST_STABLE, decisive=True),
+        Limit("margin", "attributions are no more like their own view's", least=LEAST_MARGIN),
+    ),
+    "randomised layers": (
+        "Cosine of A with A after the weights of the last, half, all modules behind are shuffled.",
+        Limit("all", "A shows the picture, not the weights", most=MOST_KEPT, decisive=True),
+    ),
+    "re-attribution of + pictures": (
+        "Cosine of their activations with the target; purity, the share of A that excites.",
+        Limit("cosine", "+ pictures are not what they should show", least=LEAST_COSINE),
+        Limit("purity", "what + pictures show hardly excites", least=LEAST_PURITY),
+    ),
+    "re-attribution of - pictures": (
+        "Cosine of their activations with the target; purity, the share of A that inhibits.",
+        Limit("cosine", "- pictures are not what they should show", least=LEAST_COSINE),
+        Limit("purity", "what - pictures show hardly inhibits", least=LEAST_PURITY),
+    ),
+    "stability over seeds": (
+        "Cosine of pictures of one target from different noise; margin over other targets.",
+        Limit(
+            "cosine", "the noise at the start decides over pictures", LEAST_STABLE, decisive=True
+        ),
+        Limit("margin", "pictures of other targets are as alike", least=LEAST_MARGIN),
+    ),
+    "pictures": ("Whether + and − inversions of the tensest can be made at all.",),
+    "interference": (
+        "Median index (act × grad) of the tensest; its place from expressed, 0, to silent, 1.",
+        Limit("contrast", "the index does not tell expressed from silent", least=LEAST_MARGIN),
+        Limit("place", "other features may cause the tension", most=MOST_INTERFERENCE),
+    ),
+    "truth: what a judge sees": (
+        "Share of inversions of truly tense pictures that a network with no part in them names so.",
+        Limit("named", "pictures do not show what excites and inhibits", least=LEAST_NAMED),
+    ),
+    "truth: ranking by tension": (
+        "Average precision of finding what holds the shape and its veto; lift over chance.",
+        Limit("lift", "tension does not find the tense pictures", least=LEAST_LIFT),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A line of the report: a check, its figures, what they mean, and why not to believe it."""
+
+    check: str
+    values: dict[str, float]
+    meaning: str
+    warnings: tuple[str, ...]
+    decisive: bool = False
+
+
+def finding(check: str, values: dict[str, float]) -> Finding:
+    """Hold figures against the limits; NaN is no reason to believe, and breaks them."""
+    meaning, *limits = CHECKS[check]
+    held = [(limit, values[limit.figure]) for limit in limits if limit.figure in values]
+    broken = [limit for limit, value in held if not limit.least <= value <= limit.most]
+    why = tuple(limit.why for limit in broken)
+    return Finding(check, values, meaning, why, any(limit.decisive for limit in broken))
+
+
+def unmeasured(check: str, why: str) -> Finding:
+    """Say why a check does not apply; it speaks neither for nor against."""
+    return Finding(check, {}, f"Not measured, because {why}.", ())
