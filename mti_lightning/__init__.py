@@ -1,7 +1,8 @@
 """Maximally tense images and +/− attribution inversions, for any timm model."""
 
 from mti_lightning.atlas.callback import AtlasLog
-from mti_lightning.atlas.inversion import AtlasInversion, Chart
+from mti_lightning.atlas.inversion import AtlasInversion
+from mti_lightning.atlas.map import Chart
 from mti_lightning.attribution.methods import ActGrad, Attribution, attribute
 from mti_lightning.attribution.tension import Tension
 from mti_lightning.backbone.network import Backbone, Layer

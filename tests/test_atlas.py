@@ -20,22 +20,10 @@ from mti_lightning import (
     VetoedShapes,
     VetoedShapesPictures,
 )
-from mti_lightning.atlas.layout import (
-    COLUMNS,
-    Layout,
-    cells,
-    columns_of,
-    embed,
-    lay_out,
-    load,
-    place,
-    pool,
-    pool_store,
-    save,
-    scale,
-    select_pictures,
-    thinned,
-)
+from mti_lightning.atlas.columns import COLUMNS, scale
+from mti_lightning.atlas.embedding import embed, load, save
+from mti_lightning.atlas.layout import Layout, find_cells, lay_out, place, thinned
+from mti_lightning.atlas.selection import columns_of, pool, pool_store, select_pictures
 from mti_lightning.sweep.writing import SweepWriter
 from mti_lightning.vetoed_shapes.world import veto_of
 from tests.test_store import MADE
@@ -73,7 +61,7 @@ def test_every_picture_is_in_exactly_one_cell(
         assert column <= x * columns <= column + 1
         assert row <= (1 - y) * rows <= row + 1
     vectors = np.ones((len(points), 2))
-    found = cells(layout, vectors, of(len(points)), minimum=1)
+    found = find_cells(layout, vectors, of(len(points)), minimum=1)
     members = np.concatenate([cell.members for cell in found])
     assert sorted(members.tolist()) == list(range(len(points)))
     assert [cell.row * columns + cell.column for cell in found] == sorted({*layout.cell.tolist()})
@@ -82,7 +70,7 @@ def test_every_picture_is_in_exactly_one_cell(
         assert {*layout.cell[cell.members].tolist()} == {cell.row * columns + cell.column}
         assert {*cell.exemplars.tolist()} <= {*cell.members.tolist()}
     for minimum in (2, 6):
-        enough = cells(layout, vectors, of(len(points)), minimum)
+        enough = find_cells(layout, vectors, of(len(points)), minimum)
         assert [c.members.tolist() for c in enough] == [
             c.members.tolist() for c in found if c.count >= minimum
         ]
@@ -127,14 +115,14 @@ def test_what_a_cell_tells() -> None:
     # Eight pictures in one cell: six along the first axis, one of them very strong, two askew.
     vectors = np.array([[1, 0.0]] * 3 + [[1e6, 1e5]] + [[1, 0.3]] * 2 + [[0, 1.0], [0, 0]])
     layout = Layout(np.arange(8), np.full((8, 2), 0.5), np.zeros(8, int), (1, 1))
-    (cell,) = cells(layout, vectors, of(8), exemplars=6)
+    (cell,) = find_cells(layout, vectors, of(8), exemplars=6)
     assert cell.means == dict(zip(COLUMNS, (3.5, 13.5, 23.5, 33.5, 43.5), strict=True))
     unit = vectors[:7] / np.linalg.norm(vectors[:7], axis=1, keepdims=True)
     likeness = unit @ unit.sum(0)
     assert cell.exemplars.tolist() == np.argsort(-likeness, kind="stable")[:6].tolist()
-    (louder,) = cells(layout, vectors * np.arange(1, 9)[:, None], of(8), exemplars=6)
+    (louder,) = find_cells(layout, vectors * np.arange(1, 9)[:, None], of(8), exemplars=6)
     assert louder.exemplars.tolist() == cell.exemplars.tolist()
-    assert cells(layout, vectors, of(8), minimum=9) == []
+    assert find_cells(layout, vectors, of(8), minimum=9) == []
 
 
 @pytest.mark.parametrize("channel_dim", [1, 2, -1])
@@ -298,7 +286,7 @@ def test_a_further_column_of_a_sweep_is_one_of_the_map(
     assert pictures.tolist() == [2, 4, 6, 8, 9]
     columns = columns_of(store, 1, pictures)
     layout = Layout(pictures, np.full((5, 2), 0.5), np.zeros(5, int), (1, 1))
-    (cell,) = cells(layout, pool_store(store, rows), columns, minimum=1)
+    (cell,) = find_cells(layout, pool_store(store, rows), columns, minimum=1)
     assert list(cell.means)[-1] == "tension_l2"
     assert "interference" not in cell.means  # it was not measured
     assert cell.means["tension"] == np.mean(columns["tension"])
@@ -321,7 +309,7 @@ def test_a_hundred_thousand_pictures() -> None:
     vectors = centres[group] + 0.3 * rng.normal(size=(100_000, 16))
     vectors[:100] = 0
     layout = lay_out(np.arange(100_000), embed(vectors), (30, 30))
-    found = cells(layout, vectors, of(100_000), minimum=1)
+    found = find_cells(layout, vectors, of(100_000), minimum=1)
     assert sum(cell.count for cell in found) == 100_000
     own = [np.bincount(group[cell.members]).max() for cell in found]
     assert sum(own) > 95_000

@@ -33,8 +33,8 @@ from mti_lightning import (
     Tension,
     VetoedShapesPictures,
 )
-from mti_lightning.atlas.callback import _project
-from mti_lightning.atlas.layout import COLUMNS
+from mti_lightning.atlas.columns import COLUMNS
+from mti_lightning.atlas.projector import project
 from mti_lightning.attribution.methods import ActGrad, attribute
 from mti_lightning.callbacks import PictureLog, Results
 
@@ -371,7 +371,7 @@ def test_umap_is_fitted_once_for_all_grids(
 ) -> None:
     first, again = inversion(chart), inversion(chart)
     first.build_bank(None)
-    monkeypatch.setattr("mti_lightning.atlas.layout.embed", None)
+    monkeypatch.setattr("mti_lightning.atlas.embedding.embed", None)
     again.build_bank(None)
     np.testing.assert_array_equal(first.map.layout.points, again.map.layout.points)
     monkeypatch.chdir(Path(chart.sweep).parent)
@@ -390,7 +390,7 @@ def test_the_projector_has_all_columns_of_the_map_and_what_pictures_are(
     monkeypatch.setitem(COLUMNS, "tension_l2", "Another one.")
     objective = inversion(chart)
     objective.build_bank(None)
-    _project(objective.map, TensorBoardLogger(tmp_path, "", version=""))
+    project(objective.map, TensorBoardLogger(tmp_path, "", version=""))
     (metadata,) = tmp_path.glob("**/metadata.tsv")
     head, *rows = (line.split("\t") for line in metadata.read_text().splitlines())
     assert head == [

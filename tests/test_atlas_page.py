@@ -16,7 +16,8 @@ from selenium.webdriver import ActionChains
 from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 from selenium.webdriver.common.keys import Keys
 
-from mti_lightning.atlas.layout import COLUMNS, Cell, cells, lay_out
+from mti_lightning.atlas.columns import COLUMNS
+from mti_lightning.atlas.layout import Cell, find_cells, lay_out
 from mti_lightning.atlas.page import write_page
 from mti_lightning.atlas.picture import draw
 from mti_lightning.errors import InputError
@@ -49,7 +50,9 @@ def world() -> dict[str, Any]:
         "interference": inhibition / (excitation + inhibition),
     }
     layout = lay_out(np.arange(len(points)), points, SIZE, trim=0)
-    found = cells(layout, random.normal(size=(len(points), 8)), columns, minimum=1, exemplars=3)
+    found = find_cells(
+        layout, random.normal(size=(len(points), 8)), columns, minimum=1, exemplars=3
+    )
     keys = [f"pictures/of {place}.png" for place in range(len(points))]
     keys[int(found[0].exemplars[0])] = EVIL
     return {
@@ -495,7 +498,7 @@ def test_less_is_shown_without_complaint(
 def test_one_picture_in_one_cell(opened: Browser, tmp_path: Path) -> None:
     columns = {name: np.array([2.0]) for name in COLUMNS}
     layout = lay_out(np.array([7]), np.array([[3.0, 4.0]]), (1, 1))
-    found = cells(layout, np.ones((1, 2)), columns, minimum=1)
+    found = find_cells(layout, np.ones((1, 2)), columns, minimum=1)
     write_page(
         tmp_path / "a.html", layout, found, [{"both": Image.new("RGBA", (8, 8))}], columns, ["a"]
     )
@@ -514,7 +517,7 @@ def many(count: int, size: tuple[int, int], icons: int) -> dict[str, Any]:
     points, vectors = random.random((count, 2)), random.normal(size=(count, 2))
     columns = {name: random.random(count) for name in COLUMNS}
     layout = lay_out(np.arange(count), points, (size[0] + 3, size[1] + 3), trim=0)  # with a margin
-    found = cells(layout, vectors, columns, minimum=1)
+    found = find_cells(layout, vectors, columns, minimum=1)
     noise = random.integers(0, 256, (icons, 3, 32, 32, 4), dtype=np.uint8)
     faces = [
         {

@@ -7,7 +7,7 @@ import pytest
 from matplotlib import colormaps
 from PIL import Image
 
-from mti_lightning.atlas.layout import Cell, Layout, cells, lay_out
+from mti_lightning.atlas.layout import Cell, Layout, find_cells, lay_out
 from mti_lightning.atlas.picture import draw, mark, save
 
 SIDE, LEFT, TOP = 87, 30, 140  # of a cell among 20 × 20, in pixels
@@ -111,7 +111,7 @@ def test_icons_grow_with_the_number_of_pictures(sheet: Image.Image) -> None:
 def test_equal_inputs_give_equal_bytes(
     layout: Layout, responses: np.ndarray, tmp_path: Path
 ) -> None:
-    found = cells(
+    found = find_cells(
         layout,
         np.random.default_rng(1).normal(size=(400, 3)),
         dict.fromkeys(("response", "excitation", "inhibition", "tension"), responses),

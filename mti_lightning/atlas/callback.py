@@ -1,39 +1,27 @@
 """The callback that composes an atlas at the end of each epoch."""
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
 from shutil import rmtree
-from typing import Final, cast
 
 import numpy as np
-import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
-from torch.nn.functional import interpolate
 
-from mti_lightning.atlas import layout as atlas
 from mti_lightning.atlas import picture as atlas_picture
-from mti_lightning.atlas.inversion import AtlasInversion, Chart, Map, open_map
-from mti_lightning.atlas.layout import Array, Face
+from mti_lightning.atlas.data_set import data_set_of, labels_of, thumbnails_of
+from mti_lightning.atlas.icons import icons_of, placed_on
+from mti_lightning.atlas.inversion import AtlasInversion
+from mti_lightning.atlas.layout import Face
+from mti_lightning.atlas.map import Chart, Map, open_map
 from mti_lightning.atlas.page import write_page
-from mti_lightning.attribution.methods import attribute
-from mti_lightning.compose import opacity, to_image, within
-from mti_lightning.data.pictures import Pictures
-from mti_lightning.errors import InputError
-from mti_lightning.features.feature import Feature
-from mti_lightning.images.views import whole
+from mti_lightning.atlas.projector import project
 from mti_lightning.log import run_folder
 from mti_lightning.objectives.bank import file_name
 from mti_lightning.objectives.base import Objective
-from mti_lightning.sweep.pictures import pictures_of
 from mti_lightning.sweep.provenance import attributed
-
-_SPRITE: Final = 8192  # TensorBoard's largest, pixels a side
-_MOST_PROJECTED: Final = 10_000
 
 
 class AtlasLog(Callback):
@@ -88,7 +76,7 @@ class AtlasLog(Callback):
         self._make_up(trainer, pl_module)
         if isinstance(trainer.logger, TensorBoardLogger):
             for found in self._maps.values():
-                _project(found, trainer.logger)
+                project(found, trainer.logger)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._compose(trainer, pl_module, trainer.current_epoch)
@@ -128,7 +116,7 @@ class AtlasLog(Callback):
         """Yield name and maker of each picture of the atlas."""
         if isinstance(objective, AtlasInversion):
             found, title = self._maps[0], _title(objective, self._maps[0])
-            icons = cache(partial(_icons, objective))
+            icons = cache(partial(icons_of, objective))
 
             def draw(face: Face) -> Image.Image:
                 return atlas_picture.draw(
@@ -137,7 +125,7 @@ class AtlasLog(Callback):
 
             yield from ((face, partial(draw, face)) for face in objective.faces)
             return
-        placed = cache(partial(_placed, objective, self._maps))
+        placed = cache(partial(placed_on, objective, self._maps))
 
         def mark(place: int, found: Map) -> Image.Image:
             title = f"{type(objective).__name__} on the map of {_title(objective, found)}"
@@ -149,28 +137,21 @@ class AtlasLog(Callback):
 
 
 def _write_page(path: Path, objective: AtlasInversion, found: Map) -> None:
-    icons = _icons(objective)
+    icons = icons_of(objective)
     faces: list[dict[str, Image.Image]] = []
     for cell in found.cells:
         place = cell.row, cell.column
         faces.append({face: of[place] for face, of in icons.items() if place in of})
-    places, every, pictures = found.layout.pictures, found.store.keys, _pictures_of(found)
-    keys = [every[place] for place in places]
-
-    def thumbnail(place: int) -> Image.Image | None:
-        if pictures is None:
-            return None
-        return to_image(pictures[int(places[place])]["picture"])
-
+    places, every, pictures = found.layout.pictures, found.store.keys, data_set_of(found)
     write_page(
         path,
         found.layout,
         found.cells,
         faces,
         found.columns,
-        keys,
-        thumbnail,
-        _labels(found, pictures),
+        [every[place] for place in places],
+        thumbnails_of(found, pictures) if pictures else None,
+        labels_of(found, pictures),
         _title(objective, found),
     )
 
@@ -178,97 +159,3 @@ def _write_page(path: Path, objective: AtlasInversion, found: Map) -> None:
 def _title(objective: Objective, found: Map) -> str:
     feature = found.store.features[found.feature]
     return f"{feature} of {objective.backbone.name}, attributed to {objective.layer}"
-
-
-def _icons(objective: AtlasInversion) -> dict[Face, dict[tuple[int, int], Image.Image]]:
-    """Return the icons of each face by row and column; of several seeds the first."""
-    assert objective.map is not None
-    icons: dict[Face, dict[tuple[int, int], Image.Image]] = {face: {} for face in objective.faces}
-    size = within(objective.canvas, atlas_picture.LARGEST)
-    with torch.no_grad():
-        for chunk in objective.chunks:
-            for entry, picture, alpha in zip(
-                chunk.entries, chunk(size), opacity(chunk.saliency(size)), strict=True
-            ):
-                cell = objective.map.cells[entry.source or 0]
-                icon = to_image(picture, alpha)
-                icons[cast("Face", entry.objective)].setdefault((cell.row, cell.column), icon)
-    return icons
-
-
-def _placed(
-    objective: Objective, maps: Mapping[int, Map]
-) -> dict[int, tuple[Array, list[Image.Image]]]:
-    """Return for each feature where the run's pictures lie on its map, [K, 2], and the pictures."""
-    vectors: dict[int, list[Array]] = {place: [] for place in maps}
-    shown: dict[int, list[Image.Image]] = {place: [] for place in maps}
-    for chunk in objective.chunks:
-        with torch.no_grad():
-            pictures, alphas = chunk(), opacity(chunk.saliency())
-        _, attribution, _ = attribute(
-            objective.backbone,
-            whole(pictures, objective.input_size),
-            objective.features_of(chunk),
-            objective.layer,
-            objective.attribution,
-        )
-        pooled = atlas.pool(attribution.cpu().numpy(), objective.channel_dim)
-        for entry, vector, picture, alpha in zip(
-            chunk.entries, pooled, pictures, alphas, strict=True
-        ):
-            vectors[entry.feature].append(vector)
-            shown[entry.feature].append(to_image(picture, alpha))
-    return {
-        place: (
-            atlas.place(np.stack(vectors[place]), found.vectors, found.layout.points),
-            shown[place],
-        )
-        for place, found in maps.items()
-    }
-
-
-def _pictures_of(found: Map) -> Pictures | None:
-    """Open the pictures of a map; None, with a warning, where they are gone."""
-    try:
-        return pictures_of(found.store)
-    except InputError as error:
-        rank_zero_warn(f"the atlas shows no pictures of the data set: {error}")
-        return None
-
-
-def _labels(found: Map, pictures: Pictures | None) -> list[str] | None:
-    """Return what is known of each picture of a map; None where nothing tells them apart."""
-    every = pictures and pictures.labels(Feature.parse(found.store.features[found.feature]))
-    labels = [every[place] for place in found.layout.pictures] if every else []
-    return labels if len(set(labels)) > 1 else None
-
-
-def _project(found: Map, logger: TensorBoardLogger) -> None:
-    """Give pictures, numbers and pooled attributions to TensorBoard's projector."""
-    chosen = atlas.thinned(len(found.rows), _MOST_PROJECTED)
-    side = min(64, _SPRITE // math.ceil(len(chosen) ** 0.5))
-    keys, pictures = found.store.keys, _pictures_of(found)
-    sprites = None
-    if pictures:
-        shown = (pictures[int(found.layout.pictures[place])]["picture"] for place in chosen)
-        sprites = torch.stack([interpolate(p[None], (side, side), mode="area")[0] for p in shown])
-    columns = {name: [f"{value:.4g}" for value in of] for name, of in found.columns.items()}
-    if labels := _labels(found, pictures):
-        columns["label"] = labels
-    rows = [
-        [
-            " ".join(text.split())  # a tab or a line's end would begin another column or row
-            for text in (
-                keys[int(found.layout.pictures[place])],
-                *(of[place] for of in columns.values()),
-            )
-        ]
-        for place in chosen
-    ]
-    logger.experiment.add_embedding(
-        found.vectors[list(chosen)],
-        rows,
-        sprites,
-        tag=file_name(found.store.features[found.feature]),
-        metadata_header=["picture", *columns],
-    )

@@ -1,8 +1,5 @@
-"""The attribution atlas: a map of a sweep's pictures, and an icon for each of its cells."""
+"""The icons of an attribution atlas: + face, − face and both for each cell of a map."""
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast, final
 
@@ -10,140 +7,23 @@ import torch
 from lightning import Trainer
 from torch import Tensor
 
-from mti_lightning.atlas import layout as atlas
-from mti_lightning.atlas.layout import Array, Cell, Face, Layout
+from mti_lightning.atlas.layout import Cell, Face
+from mti_lightning.atlas.map import INSTEAD, Chart, Map, open_map
 from mti_lightning.attribution import signs
 from mti_lightning.attribution.signs import Sign
 from mti_lightning.data.pictures import PictureData
 from mti_lightning.errors import InputError, check_range
 from mti_lightning.images.seeds import derive_seed
-from mti_lightning.log import log_info
 from mti_lightning.objectives.bank import Entry, ImageChunk
 from mti_lightning.objectives.base import Inversion
-from mti_lightning.sweep.measures import check_measure
 from mti_lightning.sweep.module import Sweep
 from mti_lightning.sweep.progress import SweepProgress
 from mti_lightning.sweep.store import SweepStore
 
 FACES: Final[dict[Face, Sign | None]] = {"positive": "+", "negative": "-", "both": None}
-_INSTEAD: Final = "give the same, or another chart.sweep"
 # Of how a sweep is made, what an atlas depends on; it may have been made of further features.
 _SAME = ("weights", "attribution_layer", "attribution", "tension", "preprocessing")
 _SAME_DATA = ("data", "keep", "keep_by", "rivals")
-
-
-@final
-@dataclass(frozen=True)
-class Chart:
-    """How a map is made of a sweep's pictures.
-
-    Args:
-        sweep: The sweep's folder, such as `tb_logs/NAME/sweep.zarr`; maps of its pictures'
-            attributions must have been kept. `AtlasInversion` makes it of `--data` where it does
-            not exist; by default `tb_logs/NAME/sweep.zarr`.
-        top: Take this many top pictures by each measure of `by`; by default all that were kept.
-        by: Measures by which pictures are top; `-` before one means its low end.
-        size: Rows and columns of cells.
-        minimum: Pictures that a cell needs for an icon.
-        exemplars: Pictures shown of a cell, those nearest its mean.
-        neighbours: Of a picture, that UMAP keeps near it.
-        min_dist: Between two points of UMAP's.
-        trim: The percentile, from either end, beyond which points are moved to the border.
-        seed: Of UMAP.
-
-    Raises:
-        InputError: If a number is out of range, or there is no such measure.
-    """
-
-    sweep: str | None = None
-    top: int | None = None
-    by: tuple[str, ...] = ("tension", "response", "-response")
-    size: tuple[int, int] = (20, 20)
-    minimum: int = 6
-    exemplars: int = 5
-    neighbours: int = 15
-    min_dist: float = 0.5
-    trim: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_range(1, minimum=self.minimum, size=min(self.size))
-        check_range(0, exemplars=self.exemplars, seed=self.seed)
-        check_range(0, 1, min_dist=self.min_dist)
-        check_range(2, neighbours=self.neighbours)
-        check_range(0, 49, trim=self.trim)
-        if self.top is not None:
-            check_range(1, top=self.top)
-        for measure in self.by:
-            check_measure(measure)
-
-
-@final
-@dataclass(frozen=True)
-class Map:
-    """The pictures of a sweep by how they excite and inhibit one feature.
-
-    Attributes:
-        store: The sweep.
-        feature: The feature's column in it.
-        rows: Where the pictures' attribution maps are in the store, [M].
-        vectors: Their pooled attributions, [M, D].
-        columns: Their numbers by name, [M] each.
-        layout: Where they lie.
-        cells: Those that have enough pictures.
-    """
-
-    store: SweepStore
-    feature: int
-    rows: Array
-    vectors: Array
-    columns: dict[str, Array]
-    layout: Layout
-    cells: list[Cell]
-
-
-def open_map(chart: Chart, feature: str, provenance: Mapping[str, Any] | None = None) -> Map:
-    """Read or fit the map of a feature.
-
-    It is fitted once and kept beside the sweep: it stays the same for every run.
-
-    Args:
-        chart: How to map which sweep's pictures.
-        feature: One of the sweep's.
-        provenance: How the sweep has to have been made, as `attributed` tells.
-
-    Raises:
-        InputError: If the sweep is not there, not complete, made otherwise, has not this feature or
-            none of its attribution maps, or no cell has enough pictures.
-    """
-    if chart.sweep is None:
-        raise InputError("name the sweep whose pictures the map is of: sweep")
-    store = SweepStore(chart.sweep)
-    if not store.complete:
-        raise InputError(f"{store.path} is not complete; run mti predict again to go on with it")
-    store.check_provenance(provenance or {}, _INSTEAD)
-    place = store.feature_index(feature)
-    rows, pictures = atlas.select_pictures(store, place, chart.top, chart.by)
-    vectors = atlas.pool_store(store, rows)
-    # Named by all that UMAP is told: another grid takes the same points.
-    told = repr((chart.seed, chart.neighbours, chart.min_dist)).encode()
-    digest = hashlib.sha256(told + vectors.tobytes()).hexdigest()[:12]
-    kept = store.path.with_name(f"{store.path.stem}.map-{digest}.npy")
-    if kept.is_file():
-        points = atlas.load(kept, len(pictures))
-    else:
-        log_info(f"mapping {len(pictures)} pictures by UMAP")
-        points = atlas.embed(vectors, chart.seed, chart.neighbours, chart.min_dist)
-        atlas.save(points, kept)
-    layout = atlas.lay_out(pictures, points, chart.size, chart.trim)
-    columns = atlas.columns_of(store, place, pictures)
-    cells = atlas.cells(layout, vectors, columns, chart.minimum, chart.exemplars)
-    if not cells:
-        raise InputError(
-            f"no cell of the map of {len(pictures)} pictures has {chart.minimum}; give a smaller "
-            "chart.size or chart.minimum, or sweep more pictures"
-        )
-    return Map(store, place, rows, vectors, columns, layout, cells)
 
 
 @final
@@ -232,9 +112,9 @@ class AtlasInversion(Inversion):
         if path.exists() and (store := SweepStore(path)).complete:
             provenance = sweep.provenance(data)
             same = _SAME if data is None else (*_SAME, *_SAME_DATA)
-            store.check_provenance({name: provenance[name] for name in same}, _INSTEAD)
+            store.check_provenance({name: provenance[name] for name in same}, INSTEAD)
             if data is not None:
-                store.check_keys(data.pictures.keys, _INSTEAD)
+                store.check_keys(data.pictures.keys, INSTEAD)
             return
         if data is None:
             raise InputError(
@@ -280,7 +160,7 @@ class AtlasInversion(Inversion):
             for source, cell in enumerate(self.source_keys)
             for seed in range(self.seed, self.seed + self.seeds)
             for face in self.faces
-            if self._shows(source, face)
+            if self.shows(source, face)
         ]
         if not entries:
             raise InputError(
@@ -290,7 +170,7 @@ class AtlasInversion(Inversion):
             )
         return entries
 
-    def _shows(self, source: int, face: Face) -> bool:
+    def shows(self, source: int, face: Face) -> bool:
         """Return whether there is something to show on a cell's face."""
         assert self.map is not None
         strengths = [_strength(cell, face) for cell in self.map.cells]

@@ -1,38 +1,16 @@
-"""The atlas's map: which pictures, where they lie, in which cell. Pure functions on arrays."""
+"""The map: where pictures lie, in which cell, and the cells' means. Pure functions on arrays."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Literal, cast, final
+from typing import Final, Literal, final
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from mti_lightning.attribution.signs import Sign, split_target
 from mti_lightning.errors import InputError
-from mti_lightning.sweep.measures import check_measure, select
-from mti_lightning.sweep.store import SweepStore
+from mti_lightning.sweep.measures import Array
 
-Array = NDArray[Any]
 Face = Literal["positive", "negative", "both"]
-# What a map can be coloured by, and what it means; a map has those of them that its sweep holds.
-COLUMNS: Final = {
-    "response": "The feature's value before its activation function. Zero is grey.",
-    "excitation": "E⁺, the sum of what adds to the response.",
-    "inhibition": "E⁻, the sum of what takes from the response.",
-    "tension": "Large only where excitation and inhibition are both large.",
-    "interference": (
-        "0: the feature's own inputs excite it. 1: another feature's do. Means nothing where there "
-        "is no tension."
-    ),
-}
-_ALWAYS: Final = ("response", "excitation", "inhibition", "tension")  # of every sweep
 MOST_DOTS: Final = 20_000  # that are drawn of a map: more take long, and cover each other
-_SIGNS: Final[tuple[Sign, ...]] = ("+", "-")
-_FEWEST = 4  # pictures that UMAP can lay out; fewer stand in a line
-_MOST_SPECTRAL = 20_000  # UMAP's usual start takes minutes for them, and ever longer for more
-_AT_ONCE = 256  # maps read from the store at once
 _MARGIN = 0.05  # shares of the trimmed span, on every side
 
 
@@ -79,145 +57,6 @@ class Cell:
         return len(self.members)
 
 
-def select_pictures(
-    store: SweepStore,
-    feature: int,
-    top: int | None = None,
-    measures: tuple[str, ...] = ("tension", "response", "-response"),
-) -> tuple[Array, Array]:
-    """Choose pictures for an atlas among those whose attribution maps were kept.
-
-    Args:
-        store: The sweep.
-        feature: Its column.
-        top: How many of the top pictures by each measure; None takes all that were kept.
-        measures: By what they are top; `-` before one means its low end.
-
-    Returns:
-        Where their maps are, [M], for `SweepStore.maps`, and the pictures, [M], in the sweep's
-        order, each once. Those with a number that is not finite are left out.
-
-    Raises:
-        InputError: If no maps were kept of the feature, there is no such measure, or no picture
-            is left.
-    """
-    if top is not None and top < 1:
-        raise InputError(f"top {top}: give 1 or more")
-    rows, pictures = store.kept(feature)
-    order = np.argsort(pictures, kind="stable")
-    rows, pictures = rows[order], pictures[order]
-    columns = columns_of(store, feature, pictures)
-    finite = np.isfinite([columns[name] for name in _ALWAYS]).all(0)
-    rows, pictures = rows[finite], pictures[finite]
-    if top is not None:
-        chosen: set[int] = set()
-        for measure in measures:
-            name, low = check_measure(measure)
-            chosen |= {int(i) for i in select(store.values(name, feature)[pictures], top, low)}
-        places = sorted(chosen)
-        rows, pictures = rows[places], pictures[places]
-    if not len(pictures):
-        raise InputError(
-            f"{store.path} has no picture left to map for {store.features[feature]}: the numbers "
-            "of all that were kept are not finite"
-        )
-    return rows, pictures
-
-
-def columns_of(store: SweepStore, feature: int, pictures: Array) -> dict[str, Array]:
-    """Return the columns of some pictures, [M] each, that the sweep has measured."""
-    held = {name: store.values(name, feature, pictures) for name in COLUMNS}
-    return {n: v for n, v in held.items() if n in _ALWAYS or np.isfinite(v).any()}
-
-
-def scale(name: str, values: Array) -> tuple[str, float, float]:
-    """Return how a column is coloured: Matplotlib's colour map, and the numbers at its two ends.
-
-    A hundredth of the pictures may lie beyond an end. The colours can be told apart by people with
-    colour-blindness; a response's are grey at zero, and on white all of them are seen.
-    """
-    finite = values[np.isfinite(values)]
-    if name == "response":
-        end = float(np.quantile(np.abs(finite), 0.99)) if finite.size else 0
-        return "coolwarm", -(end or 1), end or 1
-    low, high = np.quantile(finite, [0.01, 0.99]).tolist() if finite.size else (0.0, 1.0)
-    return "viridis_r", low, high if high > low else low + 1
-
-
-def thinned(count: int, most: int) -> range:
-    """Return at most `most` of `count` places, evenly spread."""
-    return range(0, count, -(-count // most) or 1)
-
-
-def pool_store(store: SweepStore, rows: Array) -> Array:
-    """Pool kept maps, a few at a time, [M, D]."""
-    channel_dim = store.map_dimensions.index("channel")
-    parts = range(0, len(rows), _AT_ONCE)
-    return np.concatenate(
-        [pool(store.maps(rows[start : start + _AT_ONCE]), channel_dim) for start in parts]
-    )
-
-
-def pool(maps: Array, channel_dim: int) -> Array:
-    """Pool attribution maps [M, C, ...] over space: what the map is made from, [M, 2 · C].
-
-    T⁺ of the positions that excite beside T⁻ of those that inhibit, as inversions show them: shape
-    and veto do not cancel. In the vetoed shapes the worst group of 16 maps, measured as in `embed`
-    with UMAP's 10 neighbours and 0.1, kept 0.961 so, 0.951 with A or with T of all positions.
-    """
-    given = torch.from_numpy(np.ascontiguousarray(maps))
-    halves = []
-    for sign in _SIGNS:
-        target = split_target(given, sign, coherent=True, channel_dim=channel_dim)
-        target = target.movedim(channel_dim, 1)
-        halves.append(target.reshape(*target.shape[:2], -1).sum(2))
-    return torch.cat(halves, 1).numpy()
-
-
-def embed(vectors: Array, seed: int = 0, neighbours: int = 15, min_dist: float = 0.5) -> Array:
-    """Lay vectors [M, D] out in two dimensions by UMAP on cosine distance, [M, 2].
-
-    Equal vectors share a point, and the map does not depend on the order of the pictures. Equal
-    inputs give equal points. In the vetoed shapes, 2,000 pictures, every class at layer4 and
-    layer3, groups by shape and veto kept 0.965 to 1 of their pictures' 10 nearest to themselves;
-    with two other seeds 0.959 in one of 32 maps, else 0.965 or more, too. With 0.1 for `min_dist`
-    the map was as faithful, but filled a quarter fewer cells.
-
-    Args:
-        vectors: As `pool` makes them.
-        seed: Of UMAP.
-        neighbours: How many of its nearest a picture is drawn to.
-        min_dist: How close together UMAP may put pictures.
-
-    Raises:
-        InputError: If a vector is not finite, or a number is out of range.
-    """
-    if neighbours < 2:
-        raise InputError(f"neighbours {neighbours}: give 2 or more")
-    if not np.isfinite(vectors).all():
-        raise InputError("some attributions are not finite; leave those pictures out of the atlas")
-    unique, back = np.unique(vectors.astype(np.float32), axis=0, return_inverse=True)
-    if len(unique) < _FEWEST:
-        line = np.arange(len(unique), dtype=np.float32)
-        return np.stack([line, np.zeros_like(line)], 1)[back]
-    from umap import UMAP  # noqa: PLC0415  takes seconds; most runs do without
-
-    threads = torch.get_num_threads()
-    try:
-        points = UMAP(
-            n_neighbors=min(neighbours, len(unique) - 1),
-            min_dist=min_dist,
-            metric="cosine",
-            disconnection_distance=float("inf"),  # else it warns of opposites and lets them drift
-            init="spectral" if len(unique) <= _MOST_SPECTRAL else "pca",
-            random_state=seed,
-            n_jobs=1,
-        ).fit_transform(unique)
-    finally:
-        torch.set_num_threads(threads)  # Numba sets its own number for all that use OpenMP
-    return cast("Array", points[back])
-
-
 def lay_out(
     pictures: Array, points: Array, size: tuple[int, int] = (20, 20), trim: float = 1.0
 ) -> Layout:
@@ -251,7 +90,7 @@ def lay_out(
     return Layout(np.asarray(pictures), points, row * across + column, (rows, across))
 
 
-def cells(
+def find_cells(
     layout: Layout,
     vectors: Array,
     columns: Mapping[str, Array],
@@ -307,28 +146,6 @@ def place(vectors_new: Array, vectors: Array, points: Array, neighbours: int = 5
     return total
 
 
-def save(points: Array, path: Path) -> None:
-    """Write the points of a map as .npy, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        np.save(file, points)
-    part.replace(path)
-
-
-def load(path: Path, count: int) -> Array:
-    """Read the points of a map, [M, 2].
-
-    Args:
-        path: Where `save` wrote them.
-        count: M.
-
-    Raises:
-        InputError: If they are not there.
-    """
-    try:
-        with path.open("rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False).reshape(count, 2)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} holds no map of {count} pictures; delete it to have it made again"
-        ) from error
+def thinned(count: int, most: int) -> range:
+    """Return at most `most` of `count` places, evenly spread."""
+    return range(0, count, -(-count // most) or 1)

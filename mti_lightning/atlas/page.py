@@ -16,7 +16,8 @@ from matplotlib import colormaps
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from mti_lightning.atlas.layout import COLUMNS, MOST_DOTS, Cell, Layout, scale, thinned
+from mti_lightning.atlas.columns import COLUMNS, scale
+from mti_lightning.atlas.layout import MOST_DOTS, Cell, Layout, thinned
 from mti_lightning.errors import InputError
 
 _FACES = ("positive", "negative", "both")

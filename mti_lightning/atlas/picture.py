@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from PIL import Image, ImageDraw, ImageFont
 
-from mti_lightning.atlas.layout import MOST_DOTS, Array, Cell, Face, Layout, scale, thinned
+from mti_lightning.atlas.columns import scale
+from mti_lightning.atlas.layout import MOST_DOTS, Cell, Face, Layout, thinned
+from mti_lightning.sweep.measures import Array
 
 _FACES = {"positive": "+ inversions", "negative": "− inversions", "both": "+ and − inversions"}
 _BELOW = ("excitation", "inhibition")  # columns that have no scatter; tension shows both

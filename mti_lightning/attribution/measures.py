@@ -3,7 +3,7 @@
 from typing import Final
 
 MEANING: Final = {
-    "response": "The feature's value before its activation function. Zero is grey.",
+    "response": "The feature's value before its activation function.",
     "excitation": "E⁺, the sum of what adds to the response.",
     "inhibition": "E⁻, the sum of what takes from the response.",
     "tension": "Large only where excitation and inhibition are both large.",

@@ -174,8 +174,8 @@ def judge_atlas(
     held = objective.map.layout.pictures.tolist()
     tense = np.array([{shape, veto} <= {*data.world.kinds(place)} for place in held])
     chosen = {i for i, cell in enumerate(objective.map.cells) if tense[cell.members].mean() > 0.5}
-    shown = objective._shows
-    objective._shows = lambda source, face: source in chosen and shown(source, face)
+    shown = objective.shows
+    objective.shows = lambda source, face: source in chosen and shown(source, face)
     objective.bank = torch.nn.ModuleList()
     render(objective, data, **QUIET)
     scores = judge_scores(pictures_of(objective)[0])  # [N, 8]

@@ -1,0 +1,27 @@
+"""The numbers that a map can be coloured by: which there are, and in what colours."""
+
+from typing import Final
+
+import numpy as np
+
+from mti_lightning.attribution.measures import MEANING
+from mti_lightning.sweep.measures import Array
+
+ALWAYS: Final = ("response", "excitation", "inhibition", "tension")  # of every sweep
+# By name what each means; a map has those of them that its sweep has measured.
+COLUMNS: Final = {name: MEANING[name] for name in (*ALWAYS, "interference")}
+COLUMNS["response"] += " Zero is grey."
+
+
+def scale(name: str, values: Array) -> tuple[str, float, float]:
+    """Return how a column is coloured: Matplotlib's colour map, and the numbers at its two ends.
+
+    A hundredth of the pictures may lie beyond an end. The colours can be told apart by people with
+    colour-blindness; a response's are grey at zero, and on white all of them are seen.
+    """
+    finite = values[np.isfinite(values)]
+    if name == "response":
+        end = float(np.quantile(np.abs(finite), 0.99)) if finite.size else 0
+        return "coolwarm", -(end or 1), end or 1
+    low, high = np.quantile(finite, [0.01, 0.99]).tolist() if finite.size else (0.0, 1.0)
+    return "viridis_r", low, high if high > low else low + 1

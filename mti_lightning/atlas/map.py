@@ -1,0 +1,119 @@
+"""The map of a sweep's pictures for one feature: how it is made, what it holds, opening it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+from mti_lightning.atlas.embedding import kept_points
+from mti_lightning.atlas.layout import Cell, Layout, find_cells, lay_out
+from mti_lightning.atlas.selection import columns_of, pool_store, select_pictures
+from mti_lightning.errors import InputError, check_range
+from mti_lightning.sweep.measures import Array, check_measure
+from mti_lightning.sweep.store import SweepStore
+
+INSTEAD: Final = "give the same, or another chart.sweep"  # where a sweep is not what is asked for
+
+
+@final
+@dataclass(frozen=True)
+class Chart:
+    """How a map is made of a sweep's pictures.
+
+    Args:
+        sweep: The sweep's folder, such as `tb_logs/NAME/sweep.zarr`; maps of its pictures'
+            attributions must have been kept. `AtlasInversion` makes it of `--data` where it does
+            not exist; by default `tb_logs/NAME/sweep.zarr`.
+        top: Take this many top pictures by each measure of `by`; by default all that were kept.
+        by: Measures by which pictures are top; `-` before one means its low end.
+        size: Rows and columns of cells.
+        minimum: Pictures that a cell needs for an icon.
+        exemplars: Pictures shown of a cell, those nearest its mean.
+        neighbours: Of a picture, that UMAP keeps near it.
+        min_dist: Between two points of UMAP's.
+        trim: The percentile, from either end, beyond which points are moved to the border.
+        seed: Of UMAP.
+
+    Raises:
+        InputError: If a number is out of range, or there is no such measure.
+    """
+
+    sweep: str | None = None
+    top: int | None = None
+    by: tuple[str, ...] = ("tension", "response", "-response")
+    size: tuple[int, int] = (20, 20)
+    minimum: int = 6
+    exemplars: int = 5
+    neighbours: int = 15
+    min_dist: float = 0.5
+    trim: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_range(1, minimum=self.minimum, size=min(self.size))
+        check_range(0, exemplars=self.exemplars, seed=self.seed)
+        check_range(0, 1, min_dist=self.min_dist)
+        check_range(2, neighbours=self.neighbours)
+        check_range(0, 49, trim=self.trim)
+        if self.top is not None:
+            check_range(1, top=self.top)
+        for measure in self.by:
+            check_measure(measure)
+
+
+@final
+@dataclass(frozen=True)
+class Map:
+    """The pictures of a sweep by how they excite and inhibit one feature.
+
+    Attributes:
+        store: The sweep.
+        feature: The feature's column in it.
+        rows: Where the pictures' attribution maps are in the store, [M].
+        vectors: Their pooled attributions, [M, D].
+        columns: Their numbers by name, [M] each.
+        layout: Where they lie.
+        cells: Those that have enough pictures.
+    """
+
+    store: SweepStore
+    feature: int
+    rows: Array
+    vectors: Array
+    columns: dict[str, Array]
+    layout: Layout
+    cells: list[Cell]
+
+
+def open_map(chart: Chart, feature: str, provenance: Mapping[str, Any] | None = None) -> Map:
+    """Read or fit the map of a feature.
+
+    It is fitted once and kept beside the sweep: it stays the same for every run.
+
+    Args:
+        chart: How to map which sweep's pictures.
+        feature: One of the sweep's.
+        provenance: How the sweep has to have been made, as `attributed` tells.
+
+    Raises:
+        InputError: If the sweep is not there, not complete, made otherwise, has not this feature or
+            none of its attribution maps, or no cell has enough pictures.
+    """
+    if chart.sweep is None:
+        raise InputError("name the sweep whose pictures the map is of: sweep")
+    store = SweepStore(chart.sweep)
+    if not store.complete:
+        raise InputError(f"{store.path} is not complete; run mti predict again to go on with it")
+    store.check_provenance(provenance or {}, INSTEAD)
+    place = store.feature_index(feature)
+    rows, pictures = select_pictures(store, place, chart.top, chart.by)
+    vectors = pool_store(store, rows)
+    points = kept_points(store.path, vectors, chart.seed, chart.neighbours, chart.min_dist)
+    layout = lay_out(pictures, points, chart.size, chart.trim)
+    columns = columns_of(store, place, pictures)
+    cells = find_cells(layout, vectors, columns, chart.minimum, chart.exemplars)
+    if not cells:
+        raise InputError(
+            f"no cell of the map of {len(pictures)} pictures has {chart.minimum}; give a smaller "
+            "chart.size or chart.minimum, or sweep more pictures"
+        )
+    return Map(store, place, rows, vectors, columns, layout, cells)
