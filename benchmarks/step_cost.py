@@ -26,7 +26,7 @@ from mti_lightning import (
     PositiveInversion,
     VetoedShapesPictures,
 )
-from mti_lightning.objectives.bank import Step
+from mti_lightning.objectives.turns import Step
 
 CASES = [
     ("vetoed_shapes_resnet", "pretrained", "fc:0", "layer4", 1),
@@ -48,7 +48,6 @@ def _step(objective: Objective) -> Callable[[], None]:
     def run() -> None:
         optimizer.zero_grad()
         objective.training_step(Step(0, 0), 0).backward()
-        objective.on_before_optimizer_step(optimizer)
         optimizer.step()
 
     return run

@@ -18,14 +18,10 @@ from mti_lightning.errors import InputError, MtiError, RenderError
 from mti_lightning.features.feature import Feature
 from mti_lightning.images.parameters import FourierPhase, ImageParameters, Pixels
 from mti_lightning.images.views import Views
-from mti_lightning.objectives.bank import ImageBankStrategy
-from mti_lightning.objectives.base import (
-    MaximallyTense,
-    NegativeInversion,
-    Objective,
-    PositiveInversion,
-    SignedInversion,
-)
+from mti_lightning.objectives.base import Objective
+from mti_lightning.objectives.inversion import NegativeInversion, PositiveInversion, SignedInversion
+from mti_lightning.objectives.tense import MaximallyTense
+from mti_lightning.objectives.turns import ImageBankStrategy
 from mti_lightning.render import Rendering, render
 from mti_lightning.sweep.module import Sweep
 from mti_lightning.sweep.pictures import SweepPictures

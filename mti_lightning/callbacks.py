@@ -16,8 +16,9 @@ from mti_lightning.compose import composite, grid, opacity, to_image, within
 from mti_lightning.errors import InputError
 from mti_lightning.images.views import whole
 from mti_lightning.log import run_folder
-from mti_lightning.objectives.bank import file_name
 from mti_lightning.objectives.base import Objective
+from mti_lightning.objectives.chunk import file_name
+from mti_lightning.objectives.metrics import warn_of_failures
 
 _MOST_SHOWN = 64
 _WIDEST = 2048  # pixels of a row of pictures; full size they are on disk
@@ -156,13 +157,13 @@ class Results(Callback):
             for entry in objective.entries
         ]
         measures = objective.measure()
-        objective.warn_of_failures(measures)
+        warn_of_failures(objective.entries, measures["cosine"])
         rows = [{**name, **row} for name, row in zip(names, _rows(measures), strict=True)]
         for row in rows:
             row["file"] = f"pictures/{row['id']}.png"
         _table(folder / "results.csv", rows)
         if objective.sources is not None:
-            self._write_sources(folder, objective, names)
+            self._write_sources(folder, objective)
         writer = _writer(trainer)
         if writer is not None:
             hparams = {
@@ -183,30 +184,25 @@ class Results(Callback):
             writer.add_hparams(hparams, means, run_name=".")
             writer.flush()
 
-    def _write_sources(
-        self, folder: Path, objective: Objective, names: list[dict[str, Any]]
-    ) -> None:
+    def _write_sources(self, folder: Path, objective: Objective) -> None:
         assert objective.sources is not None
         (folder / "sources").mkdir(exist_ok=True)
-        files = {}
-        for index, (key, picture) in enumerate(
-            zip(objective.source_keys, objective.sources, strict=True)
-        ):
-            files[key] = f"sources/{index:04d}_{file_name(key)[-80:]}.png"
-            to_image(picture).save(folder / files[key])
-        rows: dict[tuple[str, str], dict[str, Any]] = {}
-        for name, row in zip(names, _rows(objective.measure(of_sources=True)), strict=True):
-            row.pop("cosine")
-            rows.setdefault(
-                (name["source"], name["feature"]),
-                {
-                    "source": name["source"],
-                    "feature": name["feature"],
-                    **row,
-                    "file": files[name["source"]],
-                },
-            )
-        _table(folder / "sources.csv", list(rows.values()))
+        keys, files = objective.source_keys, []
+        for index, (key, picture) in enumerate(zip(keys, objective.sources, strict=True)):
+            files.append(f"sources/{index:04d}_{file_name(key)[-80:]}.png")
+            to_image(picture).save(folder / files[-1])
+        pairs, measures = objective.measure_sources()
+        measures.pop("cosine")
+        rows = [
+            {
+                "source": keys[source],
+                "feature": str(objective.features[feature]),
+                **row,
+                "file": files[source],
+            }
+            for (source, feature), row in zip(pairs, _rows(measures), strict=True)
+        ]
+        _table(folder / "sources.csv", rows)
 
 
 def _rows(columns: dict[str, Tensor]) -> list[dict[str, Any]]:

@@ -9,8 +9,9 @@ from PIL import Image
 
 from mti_lightning.compose import opacity, to_image
 from mti_lightning.data.pictures import PictureData
-from mti_lightning.objectives.bank import Entry
 from mti_lightning.objectives.base import Objective
+from mti_lightning.objectives.chunk import Entry
+from mti_lightning.objectives.metrics import warn_of_failures
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def render(
     quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     Trainer(max_epochs=epochs, **{**quiet, **trainer}).fit(objective, datamodule=data)
     measures = objective.measure()
-    objective.warn_of_failures(measures)
+    warn_of_failures(objective.entries, measures["cosine"])
     images = []
     with torch.no_grad():
         for chunk in objective.chunks:

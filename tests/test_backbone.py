@@ -14,6 +14,7 @@ from lightning import LightningModule
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mti_lightning.backbone import network
 from mti_lightning.backbone.network import ActivationLayout, Backbone, Layer
 from mti_lightning.errors import InputError
 
@@ -559,3 +560,24 @@ def test_pictures_too_small_for_the_network_are_refused_with_their_size() -> Non
     backbone = Backbone("densenet121", weights="random", input_size=(8, 8))
     with pytest.raises(InputError, match="densenet121 cannot take pictures of 8x8 pixels: "):
         backbone.layout(Layer("features"))
+
+
+def test_weights_are_hashed_once_until_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, hashes = Backbone("test_resnet", "random"), []
+    sha256 = network.hashlib.sha256
+    monkeypatch.setattr(network.hashlib, "sha256", lambda *a: hashes.append(1) or sha256(*a))
+    first = backbone.digest()
+    assert backbone.digest() == first
+    assert len(hashes) == 1
+    assert copy.deepcopy(backbone).digest() == first
+    with torch.no_grad():
+        weight = next(backbone.network.parameters())
+        weight[0] += 1
+    changed = backbone.digest()
+    assert changed != first
+    with torch.no_grad():
+        weight[0] -= 1
+    backbone.half().float()  # rounded
+    assert backbone.digest() not in (first, changed)
+    backbone.network.load_state_dict(Backbone("test_resnet", "random").network.state_dict())
+    assert backbone.digest() == first

@@ -867,10 +867,10 @@ class Mean(LightningModule):
         self.seen = []
 
     def setup(self, stage):
-        self.trainer.datamodule.use(WHOLE)
-
-    def train_dataloader(self):
-        return DataLoader([1.0, 2.0, 3.0])
+        data = self.trainer.datamodule
+        data.use(WHOLE)
+        data.serve("train", DataLoader([1.0, 2.0, 3.0]))
+        data.serve("predict", data.loader(range(len(data.pictures))))
 
     def training_step(self, batch, batch_idx):
         self.seen.append(batch.item())
@@ -878,10 +878,6 @@ class Mean(LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.1)
-
-    def predict_dataloader(self):
-        data = self.trainer.datamodule
-        return data.loader(range(len(data.pictures)))
 
     def predict_step(self, batch, batch_idx):
         return batch.indices, batch.unreadable, batch.pictures.mean((1, 2, 3))

@@ -5,10 +5,11 @@ import pickle
 import pytest
 import torch
 from torch import Tensor
+from torchmetrics.aggregation import CatMetric
 
 from mti_lightning.attribution import signs
 from mti_lightning.attribution.tension import Tension
-from mti_lightning.objectives.metrics import PictureMetric, picture_metrics
+from mti_lightning.objectives.metrics import PictureMetrics
 
 NAMES = {"response", "excitation", "inhibition", "tension", "balance", "cosine", "interference"}
 TENSIONS = [
@@ -49,7 +50,7 @@ def expected(batch: Batch, tension: Tension, channel_dim: int) -> dict[str, Tens
 def test_values_in_the_order_of_the_updates(
     tension: Tension, shape: tuple[int, ...], channel_dim: int
 ) -> None:
-    metrics = picture_metrics(tension, channel_dim)
+    metrics = PictureMetrics(tension, channel_dim)
     batches = [draw(count, shape) for count in (3, 1, 4)]
     for batch in batches:
         metrics.update(*batch)
@@ -61,7 +62,7 @@ def test_values_in_the_order_of_the_updates(
 
 
 def test_what_was_measured_before_a_reset_is_gone() -> None:
-    metrics = picture_metrics(Tension(), 1)
+    metrics = PictureMetrics(Tension(), 1)
     metrics.update(*draw(3, (3, 4, 4)))
     metrics.reset()
     batch = draw(2, (3, 4, 4))
@@ -71,7 +72,7 @@ def test_what_was_measured_before_a_reset_is_gone() -> None:
 
 
 def test_states_of_two_processes_are_joined() -> None:
-    one, two = (picture_metrics(Tension(), 1) for _ in range(2))
+    one, two = (PictureMetrics(Tension(), 1) for _ in range(2))
     batches = draw(3, (3, 4, 4)), draw(2, (3, 4, 4))
     one.update(*batches[0])
     two.update(*batches[1])
@@ -79,24 +80,24 @@ def test_states_of_two_processes_are_joined() -> None:
     for name, wanted in expected(everything, Tension(), 1).items():
         both = [one[name], two[name]]
 
-        def gather(values: Tensor, group: object, both: list[PictureMetric] = both) -> list[Tensor]:
-            return [torch.cat(metric.values) for metric in both]
+        def gather(values: Tensor, group: object, both: list[CatMetric] = both) -> list[Tensor]:
+            return [torch.cat(metric.value) for metric in both]
 
         own = one[name].compute()
         one[name].sync(dist_sync_fn=gather, distributed_available=lambda: True)
-        torch.testing.assert_close(one[name].values, wanted)
+        torch.testing.assert_close(one[name].value, wanted)
         one[name].unsync()
-        assert torch.equal(torch.cat(one[name].values), own)
+        assert torch.equal(torch.cat(one[name].value), own)
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_merged_and_pickled(name: str) -> None:
-    one, two = (picture_metrics(Tension(), 1)[name] for _ in range(2))
+    one, two = (PictureMetrics(Tension(), 1) for _ in range(2))
     batches = draw(3, (3, 4, 4)), draw(2, (3, 4, 4))
     one.update(*batches[0])
     two.update(*batches[1])
-    copied = pickle.loads(pickle.dumps(two))
-    copied.merge_state(one)
+    copied = pickle.loads(pickle.dumps(two))[name]
+    copied.merge_state(one[name])
     wanted = [expected(batch, Tension(), 1)[name] for batch in batches]
     torch.testing.assert_close(copied.compute(), torch.cat(wanted))
 
@@ -104,7 +105,7 @@ def test_merged_and_pickled(name: str) -> None:
 def test_half_precision_is_summed_in_full() -> None:
     attribution, response, cosine, index = draw(2, (512, 8, 8))
     lower = attribution.bfloat16()
-    metrics = picture_metrics(Tension(summed="nothing"), 1)
+    metrics = PictureMetrics(Tension(summed="nothing"), 1)
     metrics.update(lower, response.bfloat16(), cosine.bfloat16(), index.bfloat16())
     plus = lower.double().clamp(min=0).sum((1, 2, 3))
     torch.testing.assert_close(metrics.compute()["excitation"].double(), plus, rtol=1e-5, atol=0)
@@ -113,7 +114,7 @@ def test_half_precision_is_summed_in_full() -> None:
 def test_what_was_given_is_let_go() -> None:
     attribution, response, cosine, index = draw(2, (3, 4, 4))
     before = response.clone()
-    metrics = picture_metrics(Tension(), 1)
+    metrics = PictureMetrics(Tension(), 1)
     metrics.update(attribution.requires_grad_(), response.requires_grad_(), cosine, index)
     response.detach().zero_()
     assert torch.equal(metrics.compute()["response"], before)
@@ -122,6 +123,6 @@ def test_what_was_given_is_let_go() -> None:
 
 def test_objectives_without_a_target_have_no_cosine() -> None:
     attribution, response, _, index = draw(2, (3, 4, 4))
-    metrics = picture_metrics(Tension(), 1)
+    metrics = PictureMetrics(Tension(), 1)
     metrics.update(attribution, response, torch.full((2,), torch.nan), index)
     assert metrics.compute()["cosine"].isnan().all()

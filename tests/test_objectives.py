@@ -31,7 +31,7 @@ from mti_lightning import (
 from mti_lightning.compose import to_image
 from mti_lightning.data.pictures import PictureFile, PictureFolder
 from mti_lightning.errors import InputError, RenderError
-from mti_lightning.objectives.bank import Step, Steps
+from mti_lightning.objectives.turns import Step, Steps, Turn
 
 CLASSES = [f"fc:{kind}" for kind in range(8)]
 WORLD = "vetoed_shapes_resnet"
@@ -120,14 +120,14 @@ def test_a_window_changes_neither_the_loss_nor_its_gradient(kind: type[Objective
     window = chunk.window
     assert window is not None
     assert max(window.box[2:]) <= 112
-    target = objective.target(chunk)
+    turn = Turn(chunk, objective.target(chunk))
     found = []
     for part in (window, None):
         chunk.window = part
         pictures = chunk.optimised()
         keys = [entry.key for entry in chunk.entries]
         views = objective.views(pictures, keys, 3, (224, 224), part and part.box)
-        losses = objective.losses(views, chunk, target)
+        losses = objective.losses(views, turn, 0.0)
         found.append((losses, torch.autograd.grad(losses.sum(), pictures)[0]))
     for windowed, whole in zip(*found, strict=True):
         assert (windowed - whole).abs().max() <= 1e-5 * whole.abs().max()

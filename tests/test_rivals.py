@@ -75,9 +75,12 @@ def test_of_all_classes_it_is_the_formula_s(tmp_path: Path) -> None:
     sources = SweepPictures(tmp_path / "sweep.zarr", feature="fc:3", count=4)
     objective = SignedInversion(backbone, ["fc:3"], "layer4", coherent=False)
     objective.build_bank(sources)
-    found = objective.measure(of_sources=True)["interference"].view(4, 2)
+    pairs, found = objective.measure_sources()
+    assert pairs == [(source, 0) for source in range(4)]
     places = store.top(3, "tension", 4)
-    np.testing.assert_allclose(found[:, 0], store.values("interference", 3)[places], atol=1e-4)
+    np.testing.assert_allclose(
+        found["interference"], store.values("interference", 3)[places], atol=1e-4
+    )
     tense = MaximallyTense(backbone, ["fc:3"], "layer4")
     tense.build_bank(sources)
     assert tense.measure()["interference"].isfinite().all()
@@ -104,7 +107,7 @@ def test_of_some_channels_rivals_are_drawn_and_windows_change_nothing(tmp_path: 
     sources = SweepPictures(tmp_path / "sweep.zarr", count=12, measure="response")
     objective = SignedInversion(backbone, [feature], "layer1", coherent=False)
     objective.build_bank(sources)
-    found = objective.measure(of_sources=True)["interference"].view(12, 2)[:, 0]
+    found = objective.measure_sources()[1]["interference"]
     places = store.top(0, "response", 12)
     np.testing.assert_allclose(found, store.values("interference", 0)[places], atol=1e-3)
     assert plain_index(backbone, pictures, "layer1", group).shape == (12, 4)

@@ -17,7 +17,7 @@ from mti_lightning.cli import main
 from mti_lightning.compose import to_image
 from mti_lightning.features.bound import BoundFeature
 from mti_lightning.features.feature import Feature
-from mti_lightning.objectives.base import Entry
+from mti_lightning.objectives.chunk import Entry
 from mti_lightning.registry import ATTRIBUTIONS
 from mti_lightning.validity import rivals
 from mti_lightning.validity.checks import (

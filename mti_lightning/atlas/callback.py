@@ -19,8 +19,8 @@ from mti_lightning.atlas.map import Chart, Map, open_map
 from mti_lightning.atlas.page import write_page
 from mti_lightning.atlas.projector import project
 from mti_lightning.log import run_folder
-from mti_lightning.objectives.bank import file_name
 from mti_lightning.objectives.base import Objective
+from mti_lightning.objectives.chunk import file_name
 from mti_lightning.sweep.provenance import attributed
 
 

@@ -48,7 +48,7 @@ def placed_on(
         _, attribution, _ = attribute(
             objective.backbone,
             whole(pictures, objective.input_size),
-            objective.features_of(chunk),
+            [objective.bound_features[entry.feature] for entry in chunk.entries],
             objective.layer,
             objective.attribution,
         )

@@ -14,8 +14,10 @@ from mti_lightning.attribution.signs import Sign
 from mti_lightning.data.pictures import PictureData
 from mti_lightning.errors import InputError, check_range
 from mti_lightning.images.seeds import derive_seed
-from mti_lightning.objectives.bank import Entry, ImageChunk
-from mti_lightning.objectives.base import Inversion
+from mti_lightning.objectives.chunk import Entry, ImageChunk
+from mti_lightning.objectives.interference import find_rivals
+from mti_lightning.objectives.inversion import Inversion, Target
+from mti_lightning.objectives.sources import check_source_data
 from mti_lightning.sweep.module import Sweep
 from mti_lightning.sweep.progress import SweepProgress
 from mti_lightning.sweep.store import SweepStore
@@ -77,7 +79,7 @@ class AtlasInversion(Inversion):
         self.map: Map | None = None
         self._cells: list[dict[Face, Tensor]] = []  # the targets of each
 
-    def build_bank(self, data: PictureData | None) -> None:
+    def build_bank(self, data: object) -> None:
         """Open the map, make the sweep first where there is none, and make the images.
 
         Raises:
@@ -86,12 +88,12 @@ class AtlasInversion(Inversion):
         """
         if self.chart.sweep is None:
             raise InputError("chart.sweep: name the sweep's folder")
-        self._sweep(data, Path(self.chart.sweep))
+        self._sweep(check_source_data(data, None), Path(self.chart.sweep))
         self.map = open_map(self.chart, str(self.features[0]))
         self.source_keys = [f"row{c.row:02d}_column{c.column:02d}" for c in self.map.cells]
         self._cells = [self._targets(self.map, cell) for cell in self.map.cells]
         super().build_bank(data)
-        self.find_rivals(self.map.store)
+        self.known_rivals |= find_rivals(self.map.store, self)
 
     def _sweep(self, data: PictureData | None, path: Path) -> None:
         """Make the sweep, or make sure that the one that is there is the one that is meant."""
@@ -107,13 +109,12 @@ class AtlasInversion(Inversion):
             store=str(path),
             **asked,
         )
-        if data is not None:
-            sweep.check_data(data).use(self.backbone.preprocessing)
         if path.exists() and (store := SweepStore(path)).complete:
             provenance = sweep.provenance(data)
             same = _SAME if data is None else (*_SAME, *_SAME_DATA)
             store.check_provenance({name: provenance[name] for name in same}, INSTEAD)
             if data is not None:
+                data.use(self.backbone.preprocessing)
                 store.check_keys(data.pictures.keys, INSTEAD)
             return
         if data is None:
@@ -146,7 +147,7 @@ class AtlasInversion(Inversion):
         positive, negative = mean("+"), mean("-")
         return {"positive": positive, "negative": negative, "both": positive + negative}
 
-    def _plan(self) -> list[Entry]:
+    def plan(self) -> list[Entry]:
         entries = [
             Entry(
                 f"{cell}_{face}_seed{seed}",
@@ -177,7 +178,7 @@ class AtlasInversion(Inversion):
         strong = strengths[source] >= self.faint * max(strengths)
         return strong and bool(self._cells[source][face].any())
 
-    def target(self, chunk: ImageChunk) -> tuple[Tensor, Tensor]:
+    def target(self, chunk: ImageChunk) -> Target:
         cells = [self._cells[entry.source or 0] for entry in chunk.entries]
         targets = [
             cell[cast("Face", entry.objective)]

@@ -160,6 +160,7 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(config["mean"])[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(config["std"])[:, None, None], persistent=False)
         self._layouts: dict[Layer, ActivationLayout] = {}
+        self._hashed: tuple[list[tuple[int, int, torch.dtype]], str] | None = None
         self._batch_invariance = BatchInvariance()
 
     @property
@@ -168,16 +169,27 @@ class Backbone(nn.Module):
         return self._unregistered[0]
 
     def digest(self) -> str:
-        """Return what tells the network's weights from others."""
-        weights = hashlib.sha256()
-        for name, value in self.network.state_dict().items():
-            raw = value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-            weights.update(name.encode() + raw)
-        return weights.hexdigest()[:16]
+        """Return what tells the network's weights from others; hashed anew where they changed.
+
+        What is written to a weight's `data`, behind PyTorch's back, is not seen once it is hashed.
+        """
+        state = self.network.state_dict(keep_vars=True)
+        # The tensors themselves and how often they were written to.
+        now = [(id(value), value._version, value.dtype) for value in state.values()]  # noqa: SLF001
+        if self._hashed is None or self._hashed[0] != now:
+            weights = hashlib.sha256()
+            for name, value in state.items():
+                plain = value.detach().cpu().contiguous().flatten()
+                weights.update(name.encode() + plain.view(torch.uint8).numpy().tobytes())
+            self._hashed = now, weights.hexdigest()[:16]
+        return self._hashed[1]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        dtype = self.mean.dtype
         self.network._apply(fn)  # type: ignore[no-untyped-call]  # noqa: SLF001  overridden here
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.mean.dtype != dtype:
+            self._hashed = None  # weights were rounded
         self._lay_out(self.mean.device)
         return self
 

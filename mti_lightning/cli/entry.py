@@ -28,9 +28,9 @@ from mti_lightning.data.pictures import PictureData
 from mti_lightning.errors import InputError, MtiError, nearest
 from mti_lightning.images.parameters import ImageParameters
 from mti_lightning.log import run_folder, show
-from mti_lightning.objectives.bank import ImageBankStrategy
 from mti_lightning.objectives.base import Objective
-from mti_lightning.objectives.preflight import check_full_precision, check_options, read_checkpoint
+from mti_lightning.objectives.preflight import read_checkpoint
+from mti_lightning.objectives.turns import ImageBankStrategy
 from mti_lightning.registry import (
     check_skipped,
     find_plugins,
@@ -151,25 +151,18 @@ class MtiCLI(LightningCLI):
             raise InputError("Validity is run by mti validate; mti fit makes pictures")
         if not isinstance(self.model, Objective):
             return
-        self.model.check_devices(self.trainer)
-        check_options(self.trainer)
         if isinstance(self.model, AtlasInversion) and self.model.chart.sweep is None:
             sweep = Path("tb_logs", self._get(self.config, "name"), "sweep.zarr")
             self.model.chart = replace(self.model.chart, sweep=str(sweep))
-        if not self._get(self.config, "ckpt_path"):
-            Results.check(self.trainer)
-        self.model.build_bank(self.datamodule)
-        self.model.check_devices(self.trainer)
-        if self.checkpoint is not None:
-            self.model.on_load_checkpoint(self.checkpoint)
         trainer: Any = self.trainer
         for callback in trainer.callbacks:
+            if isinstance(callback, Results) and not self._get(self.config, "ckpt_path"):
+                callback.check(trainer)
             if isinstance(callback, AtlasLog):
                 callback.open_maps(self.model)
-        try:
-            self.model.configure_optimizers()
-        except (ValueError, TypeError) as error:  # torch checks values only now
-            raise InputError(f"model.optimizer: {error}") from error
+        self.model.set_up(trainer, self.datamodule)
+        if self.checkpoint is not None:
+            self.model.on_load_checkpoint(self.checkpoint)
 
     def after_fit(self) -> None:
         folder = run_folder(self.trainer)
@@ -184,17 +177,13 @@ class MtiCLI(LightningCLI):
             raise InputError(f"{name} is run by mti {other}; mti predict runs Sweep")
         if self.model.store_path is None:
             self.model.store_path = Path("tb_logs", self._get(self.config, "name"), "sweep.zarr")
-        self.model.check_data(self.datamodule)
         trainer: Any = self.trainer
         trainer.callbacks = [
             SweepProgress() if isinstance(callback, ProgressBar) else callback
             for callback in trainer.callbacks
         ]
-        if self.trainer.is_global_zero:
-            self.model.config = self._parser("predict").dump(
-                self.config["predict"], skip_none=False
-            )
-            self.model.open_store(self.datamodule, self.model.store_path, self.trainer.precision)
+        self.model.config = self._parser("predict").dump(self.config["predict"], skip_none=False)
+        self.model.set_up(trainer, self.datamodule)
 
     def after_predict(self) -> None:
         if not self.trainer.is_global_zero or self.model.store_path is None:
@@ -210,9 +199,7 @@ class MtiCLI(LightningCLI):
             name = type(self.model).__name__
             other = "predict" if isinstance(self.model, Sweep) else "fit"
             raise InputError(f"{name} is run by mti {other}; mti validate runs Validity")
-        self.model.check_devices(self.trainer)
-        check_full_precision(self.trainer)
-        self.model.check_data(self.datamodule).use(self.model.backbone.preprocessing)
+        self.model.set_up(self.trainer, self.datamodule)
 
     def after_validate(self) -> None:
         report = self.model.report

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import cache
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Final, NamedTuple, NotRequired, TypedDict, cast
+from typing import Any, BinaryIO, Final, Literal, NamedTuple, NotRequired, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -511,17 +511,18 @@ class PictureData(LightningDataModule, ABC):
             "init_args": arguments,
         }
 
+    def serve(self, stage: Literal["train", "val", "predict"], batches: Iterable[Any]) -> None:
+        """Hand these batches out: the run's model knows them, but Lightning asks its data alone.
+
+        Each stage for itself: what has batches to validate with is expected to do so in a fit, too.
+        """
+        setattr(self, f"{stage}_dataloader", lambda: batches)
+
     def train_dataloader(self) -> Any:
-        """Return the objective's own steps: Lightning asks the data module for them."""
-        if self.trainer is None:
-            raise RuntimeError("these pictures are no training data; read them with samples()")
-        return self.trainer.lightning_module.train_dataloader()
+        raise RuntimeError("these pictures are no training data; read them with samples()")
 
     def predict_dataloader(self) -> Any:
-        """Return the sweep's own batches: Lightning asks the data module for them."""
-        if self.trainer is None:
-            raise RuntimeError("there is no sweep; read these pictures with samples()")
-        return self.trainer.lightning_module.predict_dataloader()
+        raise RuntimeError("there is no sweep; read these pictures with samples()")
 
 
 class PictureFile(PictureData):

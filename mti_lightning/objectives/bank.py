@@ -1,171 +1,174 @@
-"""The image bank: what is optimised, in chunks, which several processes may share out."""
+"""The image bank: the images of an objective, where they come from and what they show."""
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+import math
+from abc import ABC
+from typing import Any, ClassVar
 
 import torch
-from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
+from mti_lightning.attribution.module import AttributionModule
 from mti_lightning.attribution.signs import Sign
-from mti_lightning.errors import InputError
-from mti_lightning.features.receptive_field import Window
-from mti_lightning.images.boxes import Box, cut
-from mti_lightning.images.parameters import ImageParameters
-from mti_lightning.images.views import whole
+from mti_lightning.errors import check_range
+from mti_lightning.images.parameters import FourierPhase, ImageParameters
+from mti_lightning.images.views import Views, whole
+from mti_lightning.objectives.chunk import Entry, ImageChunk, Size
+from mti_lightning.objectives.interference import KnownRivals, find_rivals, index_by
+from mti_lightning.objectives.metrics import PictureMetrics
+from mti_lightning.objectives.plan import BankPlan, Pairing, find_windows, in_chunks
+from mti_lightning.objectives.sources import (
+    Pair,
+    SourceAttributions,
+    check_source_data,
+    measure_spectrum,
+    measures_spectrum,
+    read_sources,
+    warn_of_other_use,
+)
 
-Size = tuple[int, int]  # height and width
 
+class ImageBank(AttributionModule, ABC):
+    """Images for features of a frozen backbone, in chunks.
 
-def file_name(text: str) -> str:
-    """Return `text` with what file systems do not take everywhere replaced."""
-    return re.sub(r"[^\w.-]+", "-", text)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One image of the bank: what it is made for.
-
-    `key` names its random stream. It is made of what the image is, never of where it stands in the
-    bank.
+    Args:
+        image: The image parameters; phases of contrast 1.25, of 1.5 for MTIs, by default.
+        views: Crops and noise against adversarial patterns, or how many of each picture and step.
+        batch_size: Images per chunk: it bounds memory, and has no say in what the images become.
+        seed: Seed of the run; `seeds` images are made for each, of seeds seed, seed + 1, ...
+        seeds: Images for each feature (and source).
+        accentuate: Start from the source pictures instead of noise.
+        pair: `all`: every source picture with every feature. `matched`: the first picture with the
+            first feature, and so on, features repeating.
     """
 
-    id: str
-    key: int
-    feature: int  # index into the objective's features
-    objective: str
-    seed: int
-    sign: Sign | None = None
-    source: int | None = None  # index into the objective's sources
-
-
-class Step(NamedTuple):
-    """One step of one chunk."""
-
-    chunk: int | None  # None: to wait for processes that have a chunk more
-    step: int  # within the epoch
-
-
-class Steps:
-    """One process's steps of an epoch, chunk after chunk; it can be stopped anywhere and continued.
-
-    Of P processes, process p has chunk p, p + P, p + 2P, ...
-    """
-
-    def __init__(self, chunks: int, steps: int, process: int = 0, processes: int = 1) -> None:
-        self.chunks, self.steps, self.done = chunks, steps, 0
-        self.process, self.processes = process, processes
-
-    def __len__(self) -> int:
-        return -(-self.chunks // self.processes) * self.steps  # Lightning keeps them in step
-
-    def __iter__(self) -> Iterator[Step]:
-        for index in range(self.done % len(self), len(self)):
-            self.done = index + 1
-            turn, step = divmod(index, self.steps)
-            chunk = self.process + turn * self.processes
-            yield Step(chunk if chunk < self.chunks else None, step)
-
-    def state_dict(self) -> dict[str, int]:
-        return {"done": self.done % len(self), "processes": self.processes}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        if state["done"] and state["processes"] != self.processes:
-            raise InputError(
-                f"the checkpoint is from within an epoch of {state['processes']} processes, which "
-                f"{self.processes} cannot continue; give as many --trainer.devices, or a "
-                "checkpoint of an epoch's end"
-            )
-        self.done = state["done"]
-
-
-class ImageChunk(nn.Module):
-    """As many images of the bank as are optimised together.
-
-    A chunk has parameters of its own: a step on one chunk leaves the gradients of the others None,
-    and an optimizer with momentum then leaves them alone.
-    """
-
-    moved: Tensor  # [N, h, w], Σ over steps of |∂loss/∂pixel|, averaged over channels
+    needs_sources: ClassVar[bool]
+    signs: ClassVar[tuple[Sign | None, ...]]  # of the images of each source and feature
+    contrast: ClassVar[float] = 1.25  # of its image parameters, where none are given
 
     def __init__(
         self,
-        entries: Sequence[Entry],
-        image: ImageParameters,
-        canvas: Size,
-        grid: Size,
-        sources: Tensor | None,
-        window: Window | None = None,
+        *args: Any,
+        image: ImageParameters | None = None,
+        views: Views | int | None = None,
+        batch_size: int = 16,
+        seed: int = 0,
+        seeds: int = 1,
+        accentuate: bool = False,
+        pair: Pairing = "all",
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
-        self.entries, self.image = tuple(entries), image
-        self.canvas, self.grid = canvas, grid  # of finished pictures, and of those optimised
-        self.window = window  # the part of a view that all its features depend on
-        trained, fixed = image.start([entry.key for entry in entries], grid, sources)
-        self.trained = nn.ParameterDict(trained)
-        self._fixed = tuple(fixed)
-        for name, value in fixed.items():
-            self.register_buffer(name, value, persistent=False)
-        self.register_buffer("moved", torch.zeros(len(entries), *grid))
+        super().__init__(*args, **kwargs)
+        check_range(1, batch_size=batch_size, seeds=seeds)
+        self.image = image or FourierPhase(contrast=self.contrast)
+        self.views = Views(views) if isinstance(views, int) else views or Views()
+        self.batch_size, self.seed, self.seeds = batch_size, seed, seeds
+        self.accentuate, self.pair = accentuate, pair
+        self.sources: Tensor | None = None  # [S, 3, h, w], as the backbone sees them
+        self.source_keys: list[str] = []
+        self.known_rivals: KnownRivals = {}
+        self.bank = nn.ModuleList()
+        self._attributions: SourceAttributions | None = None
 
-    def forward(self, size: Size | None = None) -> Tensor:
-        """Return the pictures, [N, 3, H, W] in 0..1, of their canvas or brought to a size."""
-        if size is None:
-            return self._decode(self.canvas, None)
-        enough = all(own >= wanted for own, wanted in zip(self.grid, size, strict=True))
-        return whole(self._decode(self.grid if enough else self.canvas, None), size)
+    @property
+    def input_size(self) -> Size:
+        return self.backbone.preprocessing.size
 
-    def optimised(self, box: Box | None = None) -> Tensor:
-        """Return the pictures as they are optimised, or a box of each, [N, 3, h, w] in 0..1."""
-        return self._decode(self.grid, box)
+    @property
+    def canvas(self) -> Size:
+        """Height and width of the pictures."""
+        return self.image.canvas or self.input_size
 
-    def seen(self, pictures: Tensor) -> Tensor:
-        """Return what of pictures of the backbone's input size the window covers."""
-        return pictures if self.window is None else cut(pictures, self.window.box)
+    @property
+    def chunks(self) -> list[ImageChunk]:
+        return list(self.bank)  # type: ignore[arg-type]
 
-    def saliency(self, size: Size | None = None) -> Tensor:
-        """Return how much each pixel was moved, [N, H, W], of the pictures of that size."""
-        return whole(self.moved[:, None], size or self.canvas)[:, 0]
+    @property
+    def entries(self) -> list[Entry]:
+        return [entry for chunk in self.chunks for entry in chunk.entries]
 
-    def _decode(self, size: Size, box: Box | None) -> Tensor:
-        fixed = {name: self.get_buffer(name) for name in self._fixed}
-        with torch.autocast(self.moved.device.type, enabled=False):
-            return self.image.decode({**dict(self.trained.items()), **fixed}, size, box)
+    def build_bank(self, data: object) -> None:
+        """Read the source pictures and make the images.
 
+        Args:
+            data: The data module; None where there is none.
 
-@final
-class ImageBankStrategy(DDPStrategy):
-    """Several processes, each of which optimises some chunks of the bank.
-
-    An image is one process's alone, so there are no gradients to average as in plain DDP. All hold
-    the whole bank, which `share` brings up to date. `mti fit` takes this strategy of itself.
-    """
-
-    def configure_ddp(self) -> None:
-        """Leave the objective as it is."""
-
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        objective: Any = self.lightning_module
-        self.share(objective.chunks, self.optimizers[0])
-        return super().lightning_module_state_dict()
-
-    def share(self, chunks: Sequence[ImageChunk], optimizer: Optimizer) -> None:
-        """Give every process what the others made of their chunks, the optimizer's state included.
-
-        Then a checkpoint of one process is that of all, and any number of them can continue it.
+        Raises:
+            InputError: If source pictures are needed and there are none.
         """
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        place = {id(parameter): index for index, parameter in enumerate(parameters)}
-        state = optimizer.state_dict()
-        for index, chunk in enumerate(chunks):
-            places = [place[id(parameter)] for parameter in chunk.parameters()]
-            moments = {p: state["state"][p] for p in places if p in state["state"]}
-            made = move_data_to_device((chunk.state_dict(), moments), torch.device("cpu"))
-            images, moments = self.broadcast(made, index % self.world_size)
-            chunk.load_state_dict(images)
-            state["state"] |= moments
-        optimizer.load_state_dict(state)
+        reads, measured = self.needs_sources or self.accentuate, measures_spectrum(self.image)
+        pictures = check_source_data(data, type(self).__name__ if reads or measured else None)
+        self.known_rivals |= find_rivals(data, self)
+        fine = [math.ceil(side / self.views.box[0]) for side in self.input_size]
+        grid, detailed = self.image.grid(self.canvas, (fine[0], fine[1])), torch.empty(0)
+        if pictures is not None and (reads or measured):
+            fully = self.accentuate or measured
+            read = read_sources(pictures, self.backbone.preprocessing, self.canvas, fully)
+            detailed = read.detailed
+            measure_spectrum(self.image, detailed, grid)
+            if reads:
+                self.sources, self.source_keys = read.pictures, read.keys
+                self._attributions = SourceAttributions(self, read.pictures)
+                warn_of_other_use(pictures, self)
+        for entries, window in in_chunks(self.plan(), find_windows(self), self.batch_size):
+            start = None
+            if self.accentuate:
+                start = whole(detailed[[entry.source for entry in entries]], self.canvas)
+            of = (self.canvas, self.canvas if self.accentuate else grid, start, window)
+            self.bank.append(ImageChunk(entries, self.image, *of))
+
+    def plan(self) -> list[Entry]:
+        """Return the images to make."""
+        seeds = range(self.seed, self.seed + self.seeds)
+        plan = BankPlan(self.features, self.signs, seeds, self.pair)
+        return plan.entries(self.sources, self.source_keys)
+
+    def attribute_sources(self, pairs: list[Pair]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `SourceAttributions` returns, of some (source, feature)."""
+        assert self._attributions is not None
+        return self._attributions(pairs, self.batch_size)
+
+    def cosine_to_target(self, activations: Tensor, chunk: ImageChunk) -> Tensor:
+        """Return the cosine of activations and the chunk's target, [N]; NaN where there is none.
+
+        Args:
+            activations: Of the chunk's images, at the attribution layer, of its window.
+            chunk: The images.
+        """
+        return activations.new_full((len(activations),), torch.nan)
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, Tensor]:
+        """Measure the clean pictures, without views.
+
+        Returns:
+            For each column of `results.csv` from `response` on, one number for each entry.
+        """
+        metrics = PictureMetrics(self.tension, self.channel_dim).to(self.device)
+        for chunk in self.chunks:
+            shown, features = whole(chunk(), self.input_size), [e.feature for e in chunk.entries]
+            activations, attribution, response = self.attribute(
+                chunk.seen(shown), chunk.within(self.bound_features)
+            )
+            cosine = self.cosine_to_target(activations, chunk)
+            index = index_by(self.known_rivals, self.backbone, shown, features)
+            metrics.update(attribution, response, cosine, index)
+        return metrics.columns()
+
+    @torch.no_grad()
+    def measure_sources(self) -> tuple[list[Pair], dict[str, Tensor]]:
+        """Measure the sources.
+
+        Returns:
+            Each (source, feature) that there are images of, and their columns, as of `measure`.
+        """
+        assert self.sources is not None
+        metrics = PictureMetrics(self.tension, self.channel_dim).to(self.device)
+        pairs = list(dict.fromkeys((entry.source or 0, entry.feature) for entry in self.entries))
+        for start in range(0, len(pairs), self.batch_size):
+            part = pairs[start : start + self.batch_size]
+            attribution, _, response = self.attribute_sources(part)
+            shown = self.sources[[source for source, _ in part]].to(self.device)
+            index = index_by(self.known_rivals, self.backbone, shown, [f for _, f in part])
+            nowhere = torch.full_like(index, torch.nan)
+            metrics.update(attribution.to(index), response.to(index), nowhere, index)
+        return pairs, metrics.columns()

@@ -1,39 +1,48 @@
-"""Measures of pictures as torchmetrics classes: a number each, in the order of the updates."""
+"""Measures of pictures: a number each, in the order in which the pictures come."""
 
-from abc import ABC, abstractmethod
-from typing import Any, final
+from collections.abc import Sequence
+from typing import Final, final
 
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.utilities import dim_zero_cat
+from torchmetrics import MetricCollection
+from torchmetrics.aggregation import CatMetric
 
 from mti_lightning.attribution import signs
 from mti_lightning.attribution.tension import Tension
+from mti_lightning.log import log_warning
+from mti_lightning.objectives.chunk import Entry
+
+MEASURES: Final = (
+    "response",
+    "excitation",
+    "inhibition",
+    "tension",
+    "balance",
+    "cosine",
+    "interference",
+)
+LEAST_COSINE: Final = 0.1  # below it a picture shows nothing of its target
+_MOST_NAMED = 8
 
 
-class PictureMetric(Metric, ABC):
-    """A number for each picture; `compute` returns all of them, [N], without the N of a single one.
+@final
+class PictureMetrics(MetricCollection):
+    """Every measure of `results.csv`, by its column's name.
 
     Args:
         tension: Says what is summed before signs are split, and which tension is measured.
         channel_dim: Where the attributions' channels are.
     """
 
-    full_state_update = False
-    values: list[Tensor]
+    def __init__(self, tension: Tension, channel_dim: int) -> None:
+        # Every process holds the whole bank, and only the first may ask.
+        columns = {name: CatMetric("disable", sync_on_compute=False) for name in MEASURES}
+        super().__init__(columns, compute_groups=False)  # type: ignore[arg-type]
+        self._tension, self._channel_dim = tension, channel_dim
 
-    def __init__(self, tension: Tension = Tension(), channel_dim: int = 1, **kwargs: Any) -> None:  # noqa: B008  frozen
-        super().__init__(**kwargs)
-        self.tension, self.channel_dim = tension, channel_dim
-        self.add_state("values", [], dist_reduce_fx="cat")
-
-    @abstractmethod
-    def measure(
+    def update(  # type: ignore[override]
         self, attribution: Tensor, response: Tensor, cosine: Tensor, index: Tensor
-    ) -> Tensor:
-        """Return one number for each picture, [N]."""
-
-    def update(self, attribution: Tensor, response: Tensor, cosine: Tensor, index: Tensor) -> None:
+    ) -> None:
         """Add pictures.
 
         Args:
@@ -42,98 +51,37 @@ class PictureMetric(Metric, ABC):
             cosine: Of the pictures' activations and their target, [N]; NaN where there is none.
             index: Of interference, [N]; NaN where rivals are not known.
         """
-        told = (value.float() for value in (attribution, response, cosine, index))
-        values = self.measure(*told)
-        self.values.append(values.detach().clone())  # some are what was given
+        attribution = attribution.float()
+        excited, inhibited = self._tension.split(attribution, self._channel_dim)
+        tension = self._tension(attribution, self._channel_dim)
+        balance = signs.balance(excited, inhibited)
+        found = (response, excited, inhibited, tension, balance, cosine, index)
+        for name, values in zip(MEASURES, found, strict=True):
+            self[name].update(values.detach().float().clone())  # some are what was given
 
-    def compute(self) -> Tensor:
-        return dim_zero_cat(self.values)
-
-
-@final
-class Response(PictureMetric):
-    """The feature's value."""
-
-    def measure(
-        self, attribution: Tensor, response: Tensor, cosine: Tensor, index: Tensor
-    ) -> Tensor:
-        return response
+    def columns(self) -> dict[str, Tensor]:
+        """Return all numbers so far, on the CPU, [N] by name."""
+        computed = self.compute()
+        # It comes in alphabetical order, and the one value of a bank of one image is squeezed.
+        return {name: computed[name].cpu().reshape(-1) for name in MEASURES}
 
 
-@final
-class Excitation(PictureMetric):
-    """E⁺, in units of the response."""
+def warn_of_failures(entries: Sequence[Entry], cosines: Tensor) -> None:
+    """Say which finished images have next to nothing of their target.
 
-    def measure(
-        self, attribution: Tensor, response: Tensor, cosine: Tensor, index: Tensor
-    ) -> Tensor:
-        return self.tension.split(attribution, self.channel_dim)[0]
-
-
-@final
-class Inhibition(PictureMetric):
-    """E⁻, in units of the response, not negative."""
-
-    def measure(
-        self, attribution: Tensor, response: Tensor, cosine: Tensor, index: Tensor
-    ) -> Tensor:
-        return self.tension.split(attribution, self.channel_dim)[1]
+    Args:
+        entries: The images.
+        cosines: Of each and its target, [N].
+    """
+    of = zip(entries, cosines.tolist(), strict=True)
+    if failed := [entry.id for entry, cosine in of if cosine < LEAST_COSINE]:
+        log_warning(
+            f"{len(failed)} of {len(entries)} images did not become what they are for: "
+            f"their cosine is below {LEAST_COSINE}, so they show nothing: {listed(failed)}; "
+            "more --trainer.max_epochs or another --model.seed may do"
+        )
 
 
-@final
-class Tenseness(PictureMetric):
-    """The tension, by the measure chosen."""
-
-    def measure(
-        self, attribution: Tensor, response: Tensor, cosine: Tensor, index: Tensor
-    ) -> Tensor:
-        return self.tension(attribution, self.channel_dim)
-
-
-@final
-class Balance(PictureMetric):
-    """min(E⁺, E⁻) / max(E⁺, E⁻), 0..1."""
-
-    def measure(
-        self, attribution: Tensor, response: Tensor, cosine: Tensor, index: Tensor
-    ) -> Tensor:
-        return signs.balance(*self.tension.split(attribution, self.channel_dim))
-
-
-@final
-class TargetCosine(PictureMetric):
-    """Cosine of the picture's activations and its target, -1..1; NaN where there is no target."""
-
-    def measure(
-        self, attribution: Tensor, response: Tensor, cosine: Tensor, index: Tensor
-    ) -> Tensor:
-        return cosine
-
-
-@final
-class Interference(PictureMetric):
-    """The interference index, 0..1: near 1 where other features explain the tension as well."""
-
-    def measure(
-        self, attribution: Tensor, response: Tensor, cosine: Tensor, index: Tensor
-    ) -> Tensor:
-        return index
-
-
-MEASURES: dict[str, type[PictureMetric]] = {
-    "response": Response,
-    "excitation": Excitation,
-    "inhibition": Inhibition,
-    "tension": Tenseness,
-    "balance": Balance,
-    "cosine": TargetCosine,
-    "interference": Interference,
-}
-
-
-def picture_metrics(tension: Tension, channel_dim: int) -> MetricCollection:
-    """Return every measure of `results.csv`, by its column's name."""
-    # Every process holds the whole bank, and only the first may ask.
-    alone = {"sync_on_compute": False}
-    metrics = {name: metric(tension, channel_dim, **alone) for name, metric in MEASURES.items()}
-    return MetricCollection(metrics, compute_groups=False)  # type: ignore[arg-type]
+def listed(names: Sequence[str]) -> str:
+    """Return the first of some names in a line."""
+    return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")

@@ -1,6 +1,6 @@
 """What would end a run or spoil its pictures, found before any work."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,8 @@ import torch
 from lightning import Trainer
 
 from mti_lightning.errors import InputError
+from mti_lightning.objectives.chunk import ImageChunk
+from mti_lightning.objectives.turns import ImageBankStrategy
 
 _GIVE = "give one such as tb_logs/NAME/version_0/checkpoints/epoch=4-step=100.ckpt"
 
@@ -42,6 +44,33 @@ def check_options(trainer: Trainer) -> None:
         # A rehearsal may be short: nothing is kept of it.
         if refused and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise InputError(f"trainer.{name}: {getattr(trainer, name)} will not do: {reason}")
+
+
+def check_devices(trainer: Trainer, chunks: Sequence[ImageChunk], batch_size: int) -> None:
+    """Make sure that several devices can share out an image bank.
+
+    Args:
+        trainer: Of the run.
+        chunks: The bank's; none where it is not made yet.
+        batch_size: Images per chunk.
+
+    Raises:
+        InputError: If they cannot.
+    """
+    if trainer.world_size == 1:
+        return
+    if not isinstance(trainer.strategy, ImageBankStrategy):
+        raise InputError(
+            f"{type(trainer.strategy).__name__} cannot share out an image bank among "
+            f"{trainer.world_size} devices; give --trainer.strategy auto, in Python "
+            "strategy=ImageBankStrategy()"
+        )
+    if 0 < len(chunks) < trainer.world_size:
+        images = sum(len(chunk.entries) for chunk in chunks)
+        raise InputError(
+            f"{trainer.world_size} devices for a bank of {images} images, "
+            f"{batch_size} at once; give fewer devices or a smaller --model.batch_size"
+        )
 
 
 def check_full_precision(trainer: Trainer) -> None:

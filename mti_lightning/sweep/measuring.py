@@ -5,14 +5,13 @@ from dataclasses import dataclass, field, replace
 from typing import Final, final
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from mti_lightning.attribution.gradients import centre, gradients
-from mti_lightning.attribution.methods import ActGrad, Attribution, attribute, check_path
+from mti_lightning.attribution.methods import ActGrad, Attribution, attribute
 from mti_lightning.attribution.tension import Tension
 from mti_lightning.backbone.network import ActivationLayout, Backbone, Layer
-from mti_lightning.features.bound import BoundFeature, FeatureGroup, activation_warning
+from mti_lightning.features.bound import BoundFeature, FeatureGroup
 from mti_lightning.features.receptive_field import Window, find_window, respond
 from mti_lightning.images.boxes import Box, cut
 from mti_lightning.log import log_info
@@ -256,19 +255,13 @@ def find_parts(
         layer: The attribution layer.
         method: The attribution method; the interference index is measured by act×grad alone.
         rivals: How many features of a group may explain each other, as in `Sweep`.
-
-    Raises:
-        InputError: If the attribution layer does not feed a feature.
     """
     parts = []
     for group, places in FeatureGroup.of(bound_features).items():
-        first = group.bound_features[0]
-        check_path(backbone, first, layer)
-        if warning := activation_warning(first.feature, backbone):
-            rank_zero_warn(warning)
         found = find_window(backbone, layer, group)
         if isinstance(found, str):
-            log_info(f"whole pictures are computed for {first.feature}: {found}")
+            feature = group.bound_features[0].feature
+            log_info(f"whole pictures are computed for {feature}: {found}")
         window = None if isinstance(found, str) else found
         among = _with_rivals(group, rivals) if isinstance(method, ActGrad) else None
         if among is not None and window is not None:

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from lightning import LightningModule
+from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from mti_lightning.attribution.methods import ActGrad, Attribution, check_method
+from mti_lightning.attribution.methods import Attribution
+from mti_lightning.attribution.module import AttributionModule
 from mti_lightning.attribution.tension import Measure, Tension
-from mti_lightning.backbone.network import Backbone, Layer
+from mti_lightning.backbone.network import Backbone
 from mti_lightning.data.pictures import NAMED_WHEN_SKIPPED, Loaded, PictureData, Stamp
-from mti_lightning.errors import InputError, RunError
-from mti_lightning.features.bound import BoundFeature, expand
+from mti_lightning.errors import InputError, RunError, check_range
+from mti_lightning.features.bound import expand
 from mti_lightning.log import log_info
 from mti_lightning.sweep.blocks import Blocks, OpenBlocks, find_tops, pending_blocks
 from mti_lightning.sweep.measures import check_measure
@@ -29,7 +29,7 @@ from mti_lightning.sweep.writing import SweepWriter, check_place, writing
 
 
 @final
-class Sweep(LightningModule):
+class Sweep(AttributionModule):
     """Response, excitation, inhibition and tension of every picture for every feature, in one pass.
 
     Runs through `mti predict`. Stopped at any moment and started again with the same command it
@@ -76,24 +76,10 @@ class Sweep(LightningModule):
         block: int = 256,
         overwrite: bool = False,
     ) -> None:
-        super().__init__()
-        for name, value, least in (
-            ("keep", keep, 0),
-            ("calibrate", calibrate, 1),
-            ("rivals", 0 if rivals is None else rivals, 0),
-            ("block", block, 1),
-        ):
-            if value < least:
-                raise InputError(f"{name} {value}: give {least} or more")
-        if not features:
-            raise InputError("features: name at least one")
-        self.backbone = backbone
-        self.features = list(dict.fromkeys(expand(features, backbone)))
-        self.layer = Layer.parse(attribution_layer)
-        self.channel_dim = backbone.layout(self.layer).channel_dim
-        self.bound_features = [BoundFeature(feature, backbone) for feature in self.features]
-        self.attribution, self.tension = attribution or ActGrad(), Tension.of(tension)
-        check_method(self.attribution, backbone, self.layer, self.bound_features[0])
+        check_range(0, keep=keep, rivals=rivals or 0)
+        check_range(1, calibrate=calibrate, block=block)
+        different: Any = list(dict.fromkeys(expand(features, backbone)))
+        super().__init__(backbone, different, attribution_layer, attribution, tension)
         self.store_path = None if store is None else Path(store)
         self.keep, self.keep_by = keep, tuple(keep_by)
         for measure in self.keep_by:
@@ -142,14 +128,13 @@ class Sweep(LightningModule):
         """Begin the store at `path`, or go on with the one that is there.
 
         Args:
-            data: The pictures.
+            data: The pictures, as the backbone sees them.
             path: Where.
             precision: What the trainer computes in.
 
         Raises:
             InputError: If there is another sweep, or of other pictures, or something else.
         """
-        data.use(self.backbone.preprocessing)
         pictures, provenance = data.pictures, self.provenance(data, precision)
         if holds_sweep(path) and not self.overwrite:
             there = SweepWriter(path)
@@ -225,16 +210,21 @@ class Sweep(LightningModule):
             raise InputError("a sweep needs pictures; give --data PictureFolder --data.path FOLDER")
         return data
 
-    def setup(self, stage: str) -> None:
-        data = self.check_data(getattr(self.trainer, "datamodule", None))
+    def prepare_run(self, trainer: Trainer, data: object) -> None:
+        pictures = self.check_data(data)
         if self.store_path is None:
             raise InputError(
                 "a sweep needs a place for its results; give --model.store FOLDER.zarr"
             )
-        if self.trainer.is_global_zero:
-            self.open_store(data, self.store_path, self.trainer.precision)
-        self.trainer.strategy.barrier()
-        data.use(self.backbone.preprocessing)
+        pictures.use(self.backbone.preprocessing)
+        if trainer.is_global_zero:
+            self.open_store(pictures, self.store_path, trainer.precision)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.trainer.strategy.barrier()  # the store is there
+        data = self.check_data(self.trainer.datamodule)  # type: ignore[attr-defined]
+        assert self.store_path is not None
         self._store = store = SweepWriter(self.store_path)
         self.prepare(torch.from_numpy(store.mean_activation))
         measurement = self.measurement
@@ -247,10 +237,14 @@ class Sweep(LightningModule):
         profiles = {place: found[2] for place, found in known.items() if found}
         self.measurement = replace(measurement, profiles=profiles)
         self._open_blocks = OpenBlocks(store, find_tops(store, self.kept, self.keep_by, self.keep))
-        self._pending = pending_blocks(store)
-        blocks = -(-store.size // store.block)
-        if done := blocks - len(self._pending):
+        pending, blocks = pending_blocks(store), -(-store.size // store.block)
+        if done := blocks - len(pending):
             log_info(f"{self.store_path}: {done} of {blocks} blocks are done already")
+        if not pending:
+            warnings.filterwarnings("ignore", "Total length of .DataLoader.")  # it is meant to be 0
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        sampler = Blocks(pending, store.block, store.size, rank, world_size)
+        data.serve("predict", data.loader(sampler))
         self.trainer.strategy.barrier()  # every process sees the same done before one does more
 
     def _learn_profiles(self, measurement: Measurement, data: PictureData) -> None:
@@ -263,15 +257,6 @@ class Sweep(LightningModule):
             )
             profiles = measurement.profile(part, self._calibration(data))
             self._store.write_rivals(part.places, part.names, part.box, profiles)
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """Return the pictures that are still to do."""
-        if not self._pending:
-            warnings.filterwarnings("ignore", "Total length of .DataLoader.")  # it is meant to be 0
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        sampler = Blocks(self._pending, self._store.block, self._store.size, rank, world_size)
-        data: PictureData = self.trainer.datamodule  # type: ignore[attr-defined]
-        return data.loader(sampler)
 
     def predict_step(self, batch: Loaded, batch_idx: int) -> int:
         """Measure a batch into the store, and return how many pictures it held."""

@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Tensor
 
-from mti_lightning.attribution.methods import ActGrad, Attribution, check_method, check_path
+from mti_lightning.attribution.methods import Attribution
+from mti_lightning.attribution.module import AttributionModule
 from mti_lightning.attribution.tension import Measure, Tension
 from mti_lightning.backbone.network import Backbone, Layer
 from mti_lightning.data.pictures import Loaded, PictureData
 from mti_lightning.errors import InputError, RenderError, RunError, check_range
-from mti_lightning.features.bound import BoundFeature, activation_warning, expand
+from mti_lightning.features.bound import BoundFeature
 from mti_lightning.images.seeds import derive_seed
+from mti_lightning.objectives.preflight import check_full_precision
 from mti_lightning.validity.checks import (
     check_neighbours,
     check_pictures,
@@ -45,7 +45,7 @@ _SHARE = 10  # the tensest are one picture in so many at most: in more, few have
 
 
 @final
-class Validity(LightningModule):
+class Validity(AttributionModule):
     """A report on how far to believe attributions and pictures of features.
 
     Runs through `mti validate`, which writes validity.md and validity.json to the run's folder.
@@ -82,41 +82,31 @@ class Validity(LightningModule):
         steps: int = 100,
         seed: int = 0,
     ) -> None:
-        super().__init__()
         check_range(2, pictures=pictures)
         check_range(1, tensest=tensest, steps=steps)
         check_range(0, rendered=rendered)
-        if not features:
-            raise InputError("features: name at least one")
-        self.backbone, self.layer = backbone, Layer.parse(attribution_layer)
-        self.bound_features = nn.ModuleList(
-            BoundFeature(f, backbone) for f in expand(features, backbone)
-        )
-        for bound_feature in self._bound_features:
-            check_path(backbone, bound_feature, self.layer)
-            if warning := activation_warning(bound_feature.feature, backbone):
-                rank_zero_warn(warning)
-        self.attribution, self.tension = attribution or ActGrad(), Tension.of(tension)
-        check_method(self.attribution, backbone, self.layer, self._bound_features[0])
+        super().__init__(backbone, features, attribution_layer, attribution, tension)
         self.pictures, self.tensest, self.rendered = pictures, tensest, rendered
         self.steps, self.seed = steps, seed
         self.report: Report | None = None
 
-    @property
-    def _bound_features(self) -> list[BoundFeature]:
-        return list(self.bound_features)  # type: ignore[arg-type]
+    def prepare_run(self, trainer: Trainer, data: object) -> None:
+        self.check_devices(trainer)
+        check_full_precision(trainer)
+        self._data = self.check_data(data)
+        self._data.use(self.backbone.preprocessing)
 
     def setup(self, stage: str) -> None:
-        self.check_devices(self.trainer)
-        self._data = self.check_data(getattr(self.trainer, "datamodule", None))
-        self._data.use(self.backbone.preprocessing)
-        # Lightning asks the data module alone, and one of a class that has this method it expects
-        # to serve `fit`, too.
-        self._data.val_dataloader = self.val_dataloader  # type: ignore[method-assign]
+        super().setup(stage)
+        size = len(self._data.pictures)
+        count = min(self.pictures, size)
+        # Shuffled: neighbours are compared, and a folder may be sorted by what they show.
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed)).tolist()
+        self._data.serve("val", self._data.loader([index * size // count for index in order]))
         self._indices: list[int] = []
         self._columns: list[dict[str, list[Tensor]]] = [{} for _ in self.bound_features]
         self._before: list[Tensor | None] = [None for _ in self.bound_features]
-        self._rivals = find_rivals(self._bound_features, self.seed)
+        self._rivals = find_rivals(self.bound_features, self.seed)
         self._randomised: dict[Layer, dict[str, Backbone]] = {}
 
     @staticmethod
@@ -145,13 +135,6 @@ class Validity(LightningModule):
             )
         return data
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        size = len(self._data.pictures)
-        count = min(self.pictures, size)
-        # Shuffled: neighbours are compared, and a folder may be sorted by what they show.
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed)).tolist()
-        return self._data.loader([index * size // count for index in order])
-
     def _networks(self, target: Layer) -> dict[str, Backbone]:
         """Return networks with the last, half and all of the modules behind the layer shuffled."""
         if target not in self._randomised:
@@ -175,7 +158,7 @@ class Validity(LightningModule):
         of = (self.layer, self.attribution, self.tension, keys)
         left = slice(max(0, _RANDOMISED - len(self._indices)))
         for place, (bound_feature, columns) in enumerate(
-            zip(self._bound_features, self._columns, strict=True)
+            zip(self.bound_features, self._columns, strict=True)
         ):
             found, attribution = check_pictures(self.backbone, pictures, bound_feature, *of)
             found["other"] = check_neighbours(attribution, self._before[place])
@@ -200,9 +183,9 @@ class Validity(LightningModule):
         if len(self._indices) < 2:
             raise RunError(f"{len(self._indices)} pictures can be read; a report needs 2 or more")
         interference = interference_by_feature(self._rivals)
-        truth = tense_by_class(self._data.pictures, self._indices, self._bound_features)
+        truth = tense_by_class(self._data.pictures, self._indices, self.bound_features)
         findings: dict[str, list[Finding]] = {}
-        for place, bound_feature in enumerate(self._bound_features):
+        for place, bound_feature in enumerate(self.bound_features):
             columns = _whole(self._columns[place])
             order = columns["tension"].argsort(descending=True)
             tensest = order[: max(1, min(self.tensest, len(order) // _SHARE))]

@@ -12,7 +12,8 @@ from mti_lightning.attribution import signs
 from mti_lightning.backbone.network import Preprocessing
 from mti_lightning.data.pictures import Picture, PictureData, Pictures
 from mti_lightning.images.views import whole
-from mti_lightning.objectives.base import Objective, SignedInversion
+from mti_lightning.objectives.base import Objective
+from mti_lightning.objectives.inversion import SignedInversion
 from mti_lightning.render import render
 
 

@@ -67,10 +67,9 @@ def judge_inversions(
     render(objective, VetoedShapesPictures(sources, seed=seed, contents=contents), **QUIET)
     plain, masked = pictures_of(objective)
     named = [judge_scores(pictures).argmax(1) for pictures in (plain, masked)]
-    response, before = (
-        objective.measure()["response"],
-        objective.measure(of_sources=True)["response"],
-    )
+    response, (pairs, measured) = objective.measure()["response"], objective.measure_sources()
+    of_pair = dict(zip(pairs, measured["response"], strict=True))
+    before = torch.stack([of_pair[entry.source, entry.feature] for entry in objective.entries])
     verdicts = {}
     for sign in ("+", "-"):
         rows = torch.tensor([entry.sign == sign for entry in objective.entries])

@@ -1,0 +1,98 @@
+"""What objectives, sweeps and reports have in common: features of a frozen network, attributed."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from mti_lightning.attribution.methods import (
+    ActGrad,
+    Attribution,
+    attribute,
+    check_method,
+    check_path,
+)
+from mti_lightning.attribution.tension import Measure, Tension
+from mti_lightning.backbone.network import Backbone, Layer
+from mti_lightning.errors import InputError
+from mti_lightning.features.bound import BoundFeature, FeatureGroup, activation_warning, expand
+
+
+class AttributionModule(LightningModule, ABC):
+    """Features of a frozen network, whose responses are attributed to an earlier layer.
+
+    Args:
+        backbone: The frozen network.
+        features: The features: each `LAYER[/input]:CHANNEL[@POSITION]` or the same in structured
+            form; `LAYER:*[@POSITION]` is every channel of a layer.
+        attribution_layer: The earlier layer that responses are attributed to, such as `layer3`.
+        attribution: The attribution method; activation times gradient by default.
+        tension: The tension measure, or its name.
+
+    Raises:
+        InputError: If a layer or feature does not exist, the attribution layer does not feed a
+            feature, or the method cannot be used there.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        features: Sequence[str | dict[str, Any]],
+        attribution_layer: str,
+        attribution: Attribution | None = None,
+        tension: Tension | Measure | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.features = expand(features, backbone)
+        if not self.features:
+            raise InputError("features: name at least one")
+        self.layer = Layer.parse(attribution_layer)
+        self.channel_dim = backbone.layout(self.layer).channel_dim
+        self.bound_features = [BoundFeature(feature, backbone) for feature in self.features]
+        self._directions = nn.ModuleList(self.bound_features)  # go along to other devices
+        for group in FeatureGroup.of(self.bound_features):
+            first = group.bound_features[0]
+            check_path(backbone, first, self.layer)
+            if warning := activation_warning(first.feature, backbone):
+                rank_zero_warn(warning)
+        self.attribution, self.tension = attribution or ActGrad(), Tension.of(tension)
+        check_method(self.attribution, backbone, self.layer, self.bound_features[0])
+        self._is_set_up = False
+
+    def attribute(
+        self, pictures: Tensor, bound_features: Sequence[BoundFeature], create_graph: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return activations, attribution and responses, as `attribute` does."""
+        return attribute(
+            self.backbone, pictures, bound_features, self.layer, self.attribution, create_graph
+        )
+
+    @abstractmethod
+    def prepare_run(self, trainer: Trainer, data: object) -> None:
+        """Find what cannot work, and make ready what a run needs.
+
+        Args:
+            trainer: Of the run.
+            data: The data module; None where there is none.
+
+        Raises:
+            InputError: If something cannot work.
+        """
+
+    def set_up(self, trainer: Trainer, data: object) -> None:
+        """Prepare a run, unless it is prepared.
+
+        Lightning's `setup` comes here. Who wants to know what cannot work before the trainer has
+        made the run's folder comes here before, and then nothing is done twice.
+        """
+        if not self._is_set_up:
+            self.prepare_run(trainer, data)
+            self._is_set_up = True
+
+    def setup(self, stage: str) -> None:
+        self.set_up(self.trainer, getattr(self.trainer, "datamodule", None))
+        self._is_set_up = False  # the next run may be another

@@ -1,0 +1,170 @@
+"""Inversions: what in a source picture excites a feature, and what inhibits it."""
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from mti_lightning.attribution import signs
+from mti_lightning.errors import RenderError, check_range
+from mti_lightning.images.boxes import cut
+from mti_lightning.images.seeds import derive_seed
+from mti_lightning.objectives.base import Objective
+from mti_lightning.objectives.chunk import Entry, ImageChunk
+from mti_lightning.objectives.metrics import LEAST_COSINE, listed
+from mti_lightning.objectives.turns import Turn
+
+Target = tuple[Tensor, Tensor]  # T, of the attribution layer's shape, and its support mask
+
+
+class Inversion(Objective):
+    """Images whose activations match T⁺ or T⁻ of a source picture.
+
+    Maximises ⟨z, T⟩/‖T‖ · max(cos(z, T), 0.1)^p over the support mask, where the source's |A| is
+    more than 1% of its maximum; z are the image's activations at the attribution layer.
+
+    Args:
+        power: p, mostly from 1 to 4: how strongly features that are not in the target are kept
+            quiet; at 0 not at all.
+        coherent: Take T⁺ only from positions that excite on the whole, T⁻ only from those that
+            inhibit; False for the authors' way, every position.
+    """
+
+    needs_sources = True
+
+    def __init__(
+        self, *args: Any, power: float = 4.0, coherent: bool = True, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        check_range(0, power=power)
+        self.power, self.coherent = power, coherent
+        self.without_target = ""  # says which images cannot be made
+
+    def target(self, chunk: ImageChunk) -> Target:
+        return self.targets_of(chunk.entries)
+
+    def targets_of(self, entries: Sequence[Entry]) -> Target:
+        """Return T, of the attribution layer's shape, and its support mask, [N, 1, H, W]."""
+        pairs = [(entry.source or 0, entry.feature) for entry in entries]
+        attribution, negative, _ = (of.to(self.device) for of in self.attribute_sources(pairs))
+        targets = torch.cat(
+            [
+                signs.split_target(part, entry.sign or "+", self.coherent, self.channel_dim)
+                for part, entry in zip(attribution[:, None], entries, strict=True)
+            ]
+        )
+        # Where an activation is negative, as in a transformer, it has to become so again to have
+        # the same effect.
+        targets = torch.where(negative, -targets, targets)
+        return targets, signs.support_mask(attribution, channel_dim=self.channel_dim)
+
+    def plan(self) -> list[Entry]:
+        """Leave out, with a warning, what has no target; the others do not change by it.
+
+        Raises:
+            RenderError: If nothing is left.
+        """
+        entries = super().plan()
+        kept: list[Entry] = []
+        for start in range(0, len(entries), self.batch_size):
+            part = entries[start : start + self.batch_size]
+            targets = self.targets_of(part)[0]
+            kept += [entry for entry, target in zip(part, targets, strict=True) if target.any()]
+        left_out = {*entries} - {*kept}
+        if not left_out:
+            return entries
+        without_target = dict.fromkeys(
+            f"{e.sign} of {self.features[e.feature]} in {self.source_keys[e.source or 0]}"
+            for e in entries
+            if e in left_out
+        )
+        self.without_target = (
+            f"{len(left_out)} of {len(entries)} images cannot be made, as nothing "
+            f"excites (+) or inhibits (-) at layer {self.layer}: {listed([*without_target])}; "
+            "try an earlier attribution layer, or coherent: false"
+        )
+        if not kept:
+            raise RenderError(self.without_target)
+        rank_zero_warn(self.without_target)
+        return kept
+
+    def losses(self, views: Tensor, turn: Turn, progress: float) -> Tensor:
+        wanted, support = _within(turn.chunk, turn.target)
+        if self.views.count > 1:
+            wanted, support = (t.repeat_interleave(self.views.count, 0) for t in (wanted, support))
+        shown = self.backbone.run(views, [self.layer])[self.layer] * support
+        dims = tuple(range(1, shown.ndim))
+        of_shown, of_wanted = (
+            torch.linalg.vector_norm(values, dim=dims).clamp(min=1e-12)
+            for values in (shown, wanted)
+        )
+        dot = (shown * wanted).sum(dims) / of_wanted
+        # Below 0 the slope would vanish; noise may start there, where activations have both signs.
+        similar = (dot / of_shown).clamp(min=LEAST_COSINE)
+        # A power of few floats is off by the last bit or not, depending on how many there are.
+        losses: Tensor = -dot * (similar.double() ** self.power).to(dot)
+        return losses
+
+    @torch.no_grad()
+    def restart_stuck(self, turn: Turn) -> None:
+        """Give images that are as good as nothing a fresh start from noise.
+
+        Where nothing of the target answers to the first noise there is no gradient either, and no
+        number of steps would change it: of eight starts of one such picture one stayed at 0.04.
+        """
+        if self.accentuate:
+            return
+        chunk = turn.chunk
+        seen = chunk.seen(chunk(self.input_size))
+        activations = self.backbone.run(seen, [self.layer])[self.layer]
+        stuck = (_cosine(activations, chunk, turn.target) < LEAST_COSINE).nonzero().flatten()
+        if not len(stuck):
+            return
+        keys = [derive_seed(chunk.entries[row].key, "renewed") for row in stuck.tolist()]
+        for name, values in self.image.start(keys, chunk.grid, None)[0].items():
+            parameter = chunk.trained[name]
+            parameter[stuck] = values.to(self.device)
+            state = self.optimizers().state[parameter]  # type: ignore[union-attr]
+            for moment in state.values():
+                if moment.shape == parameter.shape:
+                    moment[stuck] = 0
+        chunk.moved[stuck] = 0
+
+    def cosine_to_target(self, activations: Tensor, chunk: ImageChunk) -> Tensor:
+        return _cosine(activations, chunk, self.target(chunk))
+
+
+def _cosine(activations: Tensor, chunk: ImageChunk, target: Target) -> Tensor:
+    wanted, support = _within(chunk, target)
+    cosine: Tensor = signs.cosine(activations * support, wanted)
+    return cosine
+
+
+def _within(chunk: ImageChunk, target: Target) -> Target:
+    """Return what of a target the chunk's window covers."""
+    if chunk.window is None:
+        return target
+    return cut(target[0], chunk.window.map_box), cut(target[1], chunk.window.map_box)
+
+
+@final
+class PositiveInversion(Inversion):
+    """+ inversion: what in each source picture excites each feature."""
+
+    signs = ("+",)
+
+
+@final
+class NegativeInversion(Inversion):
+    """− inversion: what in each source picture inhibits each feature."""
+
+    signs = ("-",)
+
+
+@final
+class SignedInversion(Inversion):
+    """+ and − inversions of each source picture, side by side."""
+
+    signs = ("+", "-")

@@ -1,0 +1,51 @@
+"""Maximally tense images: they excite and inhibit a feature at once."""
+
+from typing import Any, final
+
+from torch import Tensor
+
+from mti_lightning.errors import InputError, check_range
+from mti_lightning.objectives.base import Objective
+from mti_lightning.objectives.turns import Turn
+
+
+@final
+class MaximallyTense(Objective):
+    """Images that excite and inhibit each feature at once (maximally tense images, MTIs).
+
+    Maximises the tension of the image's own attribution, minus a price on |E⁺ − E⁻|. The price
+    rises over the run: from the start at its last value it keeps both small.
+
+    Args:
+        imbalance: The price of a difference between E⁺ and E⁻, at the first and at the last step.
+    """
+
+    needs_sources = False
+    signs = (None,)
+    contrast = 1.5  # what excites and what inhibits have to find room on one canvas
+
+    def __init__(
+        self, *args: Any, imbalance: tuple[float, float] = (0.1, 0.7), **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        for price in imbalance:
+            check_range(0, imbalance=price)
+        self.imbalance = imbalance
+        if not self.attribution.differentiable:
+            raise InputError(
+                f"{type(self.attribution).__name__} cannot be differentiated, which "
+                "MaximallyTense needs; ActGrad can"
+            )
+
+    def losses(self, views: Tensor, turn: Turn, progress: float) -> Tensor:
+        bound_features = [
+            bound_feature
+            for bound_feature in turn.chunk.within(self.bound_features)
+            for _ in range(self.views.count)
+        ]
+        _, attribution, _ = self.attribute(views, bound_features, create_graph=True)
+        excited, inhibited = self.tension.split(attribution, self.channel_dim)
+        first, last = self.imbalance
+        price = first + (last - first) * progress
+        tension = self.tension(attribution, self.channel_dim)
+        return price * (excited - inhibited).abs() - tension
