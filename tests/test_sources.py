@@ -48,7 +48,7 @@ def test_sources_are_attributed_once_for_each_feature(
     objective = kind(
         Backbone("vetoed_shapes_resnet"),
         FEATURES,
-        "layer3",
+        "layer4",
         method,
         batch_size=5,
         steps_per_epoch=12,  # a fresh start of what is stuck lies within
@@ -87,6 +87,7 @@ def test_what_is_too_much_for_memory_is_the_same_on_the_disk(
     assert torch.equal(kept[2], responses)
     monkeypatch.setattr(sources_module, "_IN_MEMORY", 1000)
     spilled = SourceAttributions(objective, objective.sources)
+    assert kept[0].stride() == attribution.stride()
     for on_disk, in_memory in zip(spilled(pairs, at_once=2), kept, strict=True):
         assert torch.equal(on_disk, in_memory)
     assert spilled._file._rolled

@@ -1,5 +1,6 @@
 """Source pictures: reading them, their spectrum, and their attributions, each made once."""
 
+import math
 import os
 import weakref
 from collections.abc import Sequence
@@ -130,7 +131,8 @@ class SourceAttributions:
 
     def __init__(self, module: AttributionModule, sources: Tensor) -> None:
         self.module, self.sources = module, sources
-        self._shape = module.backbone.layout(module.layer).shape
+        self._shape = (0, *module.backbone.layout(module.layer).shape)
+        self._order = [*range(len(self._shape))]  # of the dimensions, as they lie in memory
         self._responses: dict[Pair, Tensor] = {}  # in the order of the file
         self._file = SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115  goes with this
         weakref.finalize(self, self._file.close)
@@ -146,17 +148,18 @@ class SourceAttributions:
         for start in range(0, len(new), at_once):
             self._add(new[start : start + at_once])
         rows = {pair: row for row, pair in enumerate(self._responses)}
-        values = int(np.prod(self._shape))
+        values = math.prod(self._shape[1:])
         attribution = np.empty((len(pairs), values), np.float32)
         negative = np.empty((len(pairs), values), np.bool_)
         for place, pair in enumerate(pairs):
             self._file.seek(rows[pair] * (attribution.itemsize + negative.itemsize) * values)
             for of in (attribution, negative):
                 of[place] = np.frombuffer(self._file.read(of.itemsize * values), of.dtype)
-        shape = (len(pairs), *self._shape)
-        responses = torch.stack([self._responses[pair] for pair in pairs])
-        found, below = (torch.from_numpy(of).view(shape) for of in (attribution, negative))
-        return found, below, responses
+        # Laid out as the network does: sums of values that lie otherwise differ in the last bit.
+        shape = (len(pairs), *(self._shape[dim] for dim in self._order[1:]))
+        back = np.argsort(self._order).tolist()
+        maps = (torch.from_numpy(of).view(shape).permute(back) for of in (attribution, negative))
+        return *maps, torch.stack([self._responses[pair] for pair in pairs])  # type: ignore[return-value]
 
     def _add(self, pairs: Sequence[Pair]) -> None:
         module = self.module
@@ -164,8 +167,12 @@ class SourceAttributions:
             self.sources[[source for source, _ in pairs]].to(module.device),
             [module.bound_features[feature] for _, feature in pairs],
         )
+        if not self._responses:
+            places = sorted(self._order[1:], key=attribution.stride, reverse=True)
+            self._order = [0, *places]
         self._file.seek(0, os.SEEK_END)
-        for values, negative in zip(attribution.float(), activations < 0, strict=True):
-            for of in (values, negative):
-                self._file.write(of.cpu().numpy().tobytes())
+        for maps in zip(attribution.float(), activations < 0, strict=True):
+            for of in maps:
+                told = of[None].permute(self._order).contiguous().cpu()
+                self._file.write(told.numpy().tobytes())
         self._responses |= zip(pairs, responses.float().cpu(), strict=True)
