@@ -11,9 +11,9 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, Dataset
 
-from mti_lightning.vetoed_shapes.backbone import VetoedShapesClassifier
 from mti_lightning.vetoed_shapes.judge import WEIGHTS
-from mti_lightning.vetoed_shapes.world import Sample, VetoedShapes, VetoedShapesData
+from mti_lightning.vetoed_shapes.training import VetoedShapesClassifier, VetoedShapesData
+from mti_lightning.vetoed_shapes.world import Sample, VetoedShapes
 
 SEED = 1
 

@@ -5,15 +5,10 @@ from mti_lightning.atlas.inversion import AtlasInversion
 from mti_lightning.atlas.map import Chart
 from mti_lightning.attribution.methods import ActGrad, Attribution, attribute
 from mti_lightning.attribution.tension import Tension
-from mti_lightning.backbone.network import Backbone, Layer
-from mti_lightning.data.pictures import (
-    ImageFolder,
-    PictureData,
-    PictureFile,
-    PictureFolder,
-    PictureShards,
-    VetoedShapesPictures,
-)
+from mti_lightning.backbone import Backbone, Layer
+from mti_lightning.data.base import PictureData
+from mti_lightning.data.modules import ImageFolder, PictureFile, PictureFolder, PictureShards
+from mti_lightning.data.shapes import VetoedShapesPictures
 from mti_lightning.errors import InputError, MtiError, RenderError
 from mti_lightning.features.feature import Feature
 from mti_lightning.images.parameters import FourierPhase, ImageParameters, Pixels

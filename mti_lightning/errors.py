@@ -36,3 +36,8 @@ def nearest(given: str, choices: Iterable[str]) -> str:
     """Return `; did you mean 'a' or 'b'?` for the choices spelt most like `given`, else `""`."""
     matches = get_close_matches(given, list(choices), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""
+
+
+def reason_of(error: Exception) -> str:
+    """Return what another library's error says, in one line of 300 characters at most."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -8,7 +8,7 @@ from lightning import Trainer
 from PIL import Image
 
 from mti_lightning.compose import opacity, to_image
-from mti_lightning.data.pictures import PictureData
+from mti_lightning.data.base import PictureData
 from mti_lightning.objectives.base import Objective
 from mti_lightning.objectives.chunk import Entry
 from mti_lightning.objectives.metrics import warn_of_failures

@@ -23,7 +23,7 @@ from mti_lightning import (
 )
 from mti_lightning.attribution.methods import ActGrad, attribute
 from mti_lightning.callbacks import PictureLog, Results
-from mti_lightning.data.pictures import PictureData
+from mti_lightning.data.base import PictureData
 from mti_lightning.images.views import whole
 
 COLUMNS = [

@@ -29,7 +29,7 @@ from mti_lightning import (
     render,
 )
 from mti_lightning.compose import to_image
-from mti_lightning.data.pictures import PictureFile, PictureFolder
+from mti_lightning.data.modules import PictureFile, PictureFolder
 from mti_lightning.errors import InputError, RenderError
 from mti_lightning.objectives.turns import Step, Steps, Turn
 

@@ -9,7 +9,7 @@ import pytest
 from mti_lightning import registry
 from mti_lightning.cli import main, plugin_report
 from mti_lightning.registry import ATTRIBUTIONS, BACKBONES
-from mti_lightning.testing.kit import Check
+from mti_lightning.testing import Check
 from tests.test_registry import GOOD, MODEL, ActivationLayout, site  # noqa: F401  the fixture
 
 FIT = """

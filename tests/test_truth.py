@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mti_lightning.vetoed_shapes.world import KINDS
+from mti_lightning.vetoed_shapes.shapes import KINDS
 from tests.tools.verdicts import judge_atlas, judge_inversions, judge_tense, rank_tense
 
 pytestmark = pytest.mark.slow

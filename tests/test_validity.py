@@ -32,7 +32,8 @@ from mti_lightning.validity.limits import Finding, finding, unmeasured
 from mti_lightning.validity.module import Validity
 from mti_lightning.validity.report import Report
 from mti_lightning.validity.truth import check_names
-from mti_lightning.vetoed_shapes.world import KINDS, VetoedShapes
+from mti_lightning.vetoed_shapes.shapes import KINDS
+from mti_lightning.vetoed_shapes.world import VetoedShapes
 from tests.test_registry import site  # noqa: F401  the fixture
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -7,7 +7,7 @@ from PIL import Image
 
 from mti_lightning.atlas.map import Map
 from mti_lightning.compose import to_image
-from mti_lightning.data.pictures import Pictures
+from mti_lightning.data.datasets import Pictures
 from mti_lightning.errors import InputError
 from mti_lightning.features.feature import Feature
 from mti_lightning.sweep.pictures import pictures_of

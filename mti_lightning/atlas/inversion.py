@@ -11,7 +11,7 @@ from mti_lightning.atlas.layout import Cell, Face
 from mti_lightning.atlas.map import INSTEAD, Chart, Map, open_map
 from mti_lightning.attribution import signs
 from mti_lightning.attribution.signs import Sign
-from mti_lightning.data.pictures import PictureData
+from mti_lightning.data.base import PictureData
 from mti_lightning.errors import InputError, check_range
 from mti_lightning.images.seeds import derive_seed
 from mti_lightning.objectives.chunk import Entry, ImageChunk

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mti_lightning.backbone.network import ActivationLayout
+from mti_lightning.backbone import ActivationLayout
 
 
 def gradients(

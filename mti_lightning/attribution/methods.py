@@ -1,7 +1,6 @@
 """Attribution: how much each activation of the attribution layer adds to the response."""
 
 import inspect
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -14,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mti_lightning.backbone.network import ActivationLayout, Backbone, Layer
-from mti_lightning.errors import InputError, MtiError, RunError
+from mti_lightning.backbone import ActivationLayout, Backbone, Layer
+from mti_lightning.errors import InputError, RunError
 from mti_lightning.features.bound import BoundFeature
-from mti_lightning.log import log_info
 from mti_lightning.registry import origin_of
 
 
@@ -133,7 +131,7 @@ def attribute(
     targets = list(dict.fromkeys(bound_feature.layer for bound_feature in bound_features))
     layout = backbone.layout(layer)
     if method.grey is None:
-        baseline = _baseline(method, layout).to(pictures.device)
+        baseline = load_baseline(method, layout).to(pictures.device)
     else:
         grey = torch.full_like(pictures[:1], method.grey)
         baseline = backbone.run(grey, [layer])[layer].detach()
@@ -181,7 +179,7 @@ def _read_baseline(path: str) -> Tensor:
         raise InputError(f"baseline {path!r} is no .npy of activations: {error}") from error
 
 
-def _baseline(method: Attribution, layout: ActivationLayout) -> Tensor:
+def load_baseline(method: Attribution, layout: ActivationLayout) -> Tensor:
     """Return a method's baseline, of a shape that expands to the activations'."""
     if method.baseline is None:
         return layout.per_channel(torch.zeros(1))
@@ -194,52 +192,11 @@ def _baseline(method: Attribution, layout: ActivationLayout) -> Tensor:
     return layout.per_channel(values)
 
 
-def check_method(
-    method: Attribution, backbone: Backbone, layer: Layer, bound_feature: BoundFeature
-) -> None:
-    """Make sure that a method can be used at an attribution layer: try it on a picture of noise.
-
-    Raises:
-        InputError: If it takes no baseline but one is given, the baseline does not fit, the method
-            declines the network, or the layer does not feed the feature.
-        RunError: If it fails, or what it gives is no attribution.
-    """
-    name = type(method).__name__
-    if method.baseline is not None and not method.needs_baseline:
-        raise InputError(f"{name} takes no baseline; leave {str(method.baseline)!r} out")
-    _baseline(method, backbone.layout(layer))
-    if isinstance(method, ActGrad):
-        return
-    check_path(backbone, bound_feature, layer)  # the method would fail by it
-    try:
-        # The picture is not the user's: neither warnings about it nor what it draws shall show.
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-            warnings.simplefilter("ignore")
-            attribute(backbone, _noise(backbone), [bound_feature], layer, method)
-    except MtiError:
-        raise
-    except Exception as error:
-        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise RunError(f"{_who(method)} fails: {cause}") from error
-    if not method.additive:
-        log_info(f"{name} is not additive: E+ less E- is not the response")
-
-
-def _noise(backbone: Backbone) -> Tensor:
-    size = (1, 3, *backbone.preprocessing.size)
-    return torch.rand(size, generator=torch.Generator().manual_seed(0)).to(backbone.mean)
-
-
-def _who(method: Attribution) -> str:
-    cls = type(method)
-    return f"attribution method {cls.__name__} of {origin_of(cls.__module__)}"
-
-
 def _check_result(method: Attribution, activations: Tensor, result: Tensor) -> None:
     """Stop where a plugin's method gives what is no attribution."""
     if isinstance(method, ActGrad):
         return
-    who = _who(method)
+    who = describe(method)
     if not isinstance(result, Tensor) or result.shape != activations.shape:
         shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
         raise RunError(f"{who} gave {shape} for activations of shape {tuple(activations.shape)}")
@@ -247,22 +204,7 @@ def _check_result(method: Attribution, activations: Tensor, result: Tensor) -> N
         raise RunError(f"{who} gave values that are not finite")
 
 
-def check_path(backbone: Backbone, bound_feature: BoundFeature, layer: Layer) -> None:
-    """Make sure that the attribution layer feeds the feature.
-
-    Raises:
-        InputError: If it does not.
-    """
-    backbone.layout(layer)
-    with torch.enable_grad():
-        tapped = backbone.run(_noise(backbone), [layer, bound_feature.layer], cut=layer)
-        response = bound_feature(tapped[bound_feature.layer]).sum()
-        gradient = None
-        if response.requires_grad:
-            (gradient,) = torch.autograd.grad(response, tapped[layer], allow_unused=True)
-    if gradient is None:
-        raise InputError(
-            f"attribution layer {str(layer)!r} does not feed feature "
-            f"{str(bound_feature.feature)!r}: "
-            "it lies behind the target layer or beside it; name an earlier layer"
-        )
+def describe(method: Attribution) -> str:
+    """Name a method and the distribution it comes from, for messages."""
+    cls = type(method)
+    return f"attribution method {cls.__name__} of {origin_of(cls.__module__)}"

@@ -1,9 +1,9 @@
-"""Let a network compute each picture the same, to the last bit, whatever is beside it on a CPU.
+"""Make a network compute a picture the same, to the last bit, whatever else is in its batch.
 
-An optimisation makes a visible difference of the last bit within a hundred steps. Kernels depend on
-the number of pictures: PyTorch leaves a small picture that is alone to its own convolution, oneDNN
-takes other kernels where the threads share pictures out with a remainder, and matrix products go
-through rows in blocks.
+An optimisation turns a difference in the last bit into a visible one within a hundred steps. On a
+CPU results depend on the number of pictures: PyTorch has a convolution of its own for a small
+picture that is alone, oneDNN takes another kernel where pictures cannot be shared out equally among
+the threads, and matrix products go through rows in blocks.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 
 class BatchInvariance:
-    """Fills the batch of a convolution or linear layer up with copies, where it makes a difference.
+    """Pads the batches of convolutions and linear layers with copies, where it makes a difference.
 
-    Whether it does is found by trying, once for each kind of layer and size of its input: numbers
-    of pictures that the threads share out evenly are taken to be all alike. Functions of single
-    values are not looked at; the few that differ in the last bit where a tensor's size is no
-    multiple of a processor's vector (sigmoids of odd numbers of channels) are left as they are.
+    Whether it does is found by trying, once for each kind of layer and input size. Batches of a
+    multiple of `_multiple_of` are taken to agree with each other. Elementwise functions are left as
+    they are; a few of them differ in the last bit where a tensor's size is no multiple of the
+    processor's vector (sigmoids of odd numbers of channels).
     """
 
     def __init__(self) -> None:
@@ -28,49 +28,49 @@ class BatchInvariance:
 
     @contextlib.contextmanager
     def __call__(self, network: nn.Module, count: int) -> Iterator[None]:
-        """Fill up in a network's layers while it runs `count` pictures; leave no hook behind."""
+        """Pad the batches of a network's layers while it runs `count` pictures."""
         own: dict[nn.Module, int] = {}
 
-        def fill(module: nn.Module, inputs: tuple[Any, ...]) -> Tensor | None:
+        def pad(module: nn.Module, inputs: tuple[Any, ...]) -> Tensor | None:
             rows, *others = inputs or (None,)
-            if others or rows is None or not (missing := self._missing(module, rows)):
+            if others or rows is None or not (padding := self._padding(module, rows)):
                 return None
             own[module] = len(rows)
-            return torch.cat([rows, rows[-1:].detach().expand(missing, *rows.shape[1:])])
+            return torch.cat([rows, rows[-1:].detach().expand(padding, *rows.shape[1:])])
 
-        def cut(module: nn.Module, _: object, output: Tensor) -> Tensor | None:
+        def unpad(module: nn.Module, _: object, output: Tensor) -> Tensor | None:
             return output[: own.pop(module)] if module in own else None
 
         handles = []
         for module in network.modules():
-            if count % _unit(module):
+            if count % _multiple_of(module):
                 # Outside hooks that are there already, as those of attribution rules: what these
                 # take from the graph of the layer has the copies' rows.
-                handles.append(module.register_forward_pre_hook(fill, prepend=True))
-                handles.append(module.register_forward_hook(cut))
+                handles.append(module.register_forward_pre_hook(pad, prepend=True))
+                handles.append(module.register_forward_hook(unpad))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _missing(self, module: nn.Module, rows: Tensor) -> int:
-        """Return how many copies a layer needs beside rows [N, …] of its input."""
-        most = -len(rows) % _unit(module)
+    def _padding(self, module: nn.Module, rows: Tensor) -> int:
+        """Return how many copies a layer needs behind the rows of its input, [N, …]."""
+        most = -len(rows) % _multiple_of(module)
         if not most or rows.ndim != (4 if isinstance(module, nn.Conv2d) else 2):
             return 0
         key = (repr(module), rows.shape, rows.dtype, torch.get_num_threads())
         if key not in self._tried:
-            even = _compute(module, rows, len(rows) + most)
+            padded = _compute(module, rows, len(rows) + most)
             for count in (0, 1, most):
-                if count == most or _agree(_compute(module, rows, len(rows) + count), even):
+                if count == most or _agree(_compute(module, rows, len(rows) + count), padded):
                     self._tried[key] = count
                     break
         return self._tried[key]
 
 
-def _unit(module: nn.Module) -> int:
-    """Return a number of pictures (rows of a linear layer) whose multiples are computed alike."""
+def _multiple_of(module: nn.Module) -> int:
+    """Return a batch size (rows, for a linear layer) whose multiples are computed alike."""
     if isinstance(module, nn.Conv2d):
         return max(2, torch.get_num_threads())
     return 8 if isinstance(module, nn.Linear) else 1

@@ -2,101 +2,18 @@
 
 import contextlib
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from threading import Thread
-from typing import Any, Literal, Self, final
-from urllib.parse import urlparse
+from typing import Any, Self, final
 
-import timm
 import torch
 from timm.data import resolve_data_config
 from torch import Tensor, nn
 
 from mti_lightning.backbone.batch_invariance import BatchInvariance
-from mti_lightning.errors import InputError, nearest
-
-
-@dataclass(frozen=True, order=True)
-class Layer:
-    """One side of a named module.
-
-    Its string form is the module's name, with `/input` behind it for the input side:
-    `layer3.0.act2/input` is the value before that activation function. Named by the input of the
-    module that applies the function, a value before its activation can be reached in every family,
-    also where timm fuses norm and activation (`bn1.act/input`).
-    """
-
-    module: str
-    side: Literal["output", "input"] = "output"
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read the string form.
-
-        Raises:
-            InputError: If what stands behind the slash is not `input` or `output`.
-        """
-        module, slash, side = text.partition("/")
-        if slash and side not in ("input", "output"):
-            raise InputError(
-                f"layer {text!r}: {side!r} is no side of a module; "
-                f"write {module}/input or {module}/output"
-            )
-        return cls(module, "input" if side == "input" else "output")
-
-    def __str__(self) -> str:
-        return self.module + ("/input" if self.side == "input" else "")
-
-
-@dataclass(frozen=True)
-class ActivationLayout:
-    """How activations lie at a layer: [N, C, H, W], [N, H, W, C], tokens [N, T, C] or [N, C].
-
-    `grid` is (height, width) of the positions, None where there are none; the first
-    `prefix_tokens` tokens (class token, registers) lie outside it.
-    """
-
-    shape: tuple[int, ...]  # without the batch
-    channel_dim: int  # of the batched tensor: 1 or -1
-    grid: tuple[int, int] | None
-    prefix_tokens: int = 0
-
-    @property
-    def channels(self) -> int:
-        return self.shape[0 if self.channel_dim == 1 else -1]
-
-    @property
-    def is_tokens(self) -> bool:
-        return len(self.shape) == 2
-
-    @property
-    def dimensions(self) -> tuple[str, ...]:
-        """Names of the dimensions, without the batch."""
-        names = {1: (), 2: ("token",), 3: ("row", "column")}[len(self.shape)]
-        return ("channel", *names) if self.channel_dim == 1 else (*names, "channel")
-
-    @property
-    def position_dims(self) -> tuple[int, ...]:
-        """The dimensions of positions, counted from the end: any number may stand before them."""
-        dims = range(-len(self.shape), 0)
-        return tuple(dims[1:] if self.channel_dim == 1 else dims[:-1])
-
-    def per_channel(self, values: Tensor) -> Tensor:
-        """View one value per channel, [C], so that it broadcasts against activations."""
-        shape = [1] * (len(self.shape) + 1)
-        shape[self.channel_dim] = -1
-        return values.view(shape)
-
-    def pool_mean(self, values: Tensor) -> Tensor:
-        """Average values of the layer's shape, [..., *shape], over its positions, [..., C]."""
-        return values.mean(self.position_dims) if self.position_dims else values
-
-    def pool_sum(self, values: Tensor) -> Tensor:
-        """Sum values of the layer's shape, [..., *shape], over its positions, [..., C]."""
-        return values.sum(self.position_dims) if self.position_dims else values
+from mti_lightning.backbone.layout import ActivationLayout, Layer, infer_layout
+from mti_lightning.backbone.weights import create_network
+from mti_lightning.errors import InputError, nearest, reason_of
 
 
 @dataclass(frozen=True)
@@ -149,7 +66,7 @@ class Backbone(nn.Module):
         if input_size and min(input_size) < 1:
             raise InputError(f"input_size {list(input_size)}: give a height and a width in pixels")
         self.name = name
-        network = _create(name, weights, seed, input_size, arguments or {})
+        network = create_network(name, weights, seed, input_size, arguments or {})
         self._unregistered = (network.eval().requires_grad_(False),)
         self._lay_out(torch.device("cpu"))
         config = resolve_data_config(model=network)  # type: ignore[no-untyped-call]
@@ -199,6 +116,11 @@ class Backbone(nn.Module):
         layout = torch.channels_last if last else torch.contiguous_format
         self.network.to(memory_format=layout)
 
+    def noise(self, count: int) -> Tensor:
+        """Return pictures of noise to try the network on, always the same, [count, 3, H, W]."""
+        size = (count, 3, *self.preprocessing.size)
+        return torch.rand(size, generator=torch.Generator().manual_seed(0)).to(self.mean)
+
     def forward(self, pictures: Tensor) -> Tensor:
         """Return the whole network's output for pictures [N, 3, H, W] in 0..1."""
         output: Tensor = self.network((pictures - self.mean) / self.std)
@@ -242,10 +164,10 @@ class Backbone(nn.Module):
                     raise _Stop
             return value.clone()
 
-        evenly: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        alike: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if self.mean.device.type == "cpu":
-            evenly = self._batch_invariance(self.network, len(pictures))
-        with evenly, self._hooks({*layers, *insert}, tap), contextlib.suppress(_Stop):
+            alike = self._batch_invariance(self.network, len(pictures))
+        with alike, self._hooks({*layers, *insert}, tap), contextlib.suppress(_Stop):
             self(pictures.detach() if cut else pictures)
         for layer in layers:
             if layer not in captured:
@@ -273,7 +195,7 @@ class Backbone(nn.Module):
             return lambda _module, _inputs, output: checked(layer, output)
 
         modules = {layer: self._module(layer) for layer in layers}
-        handles = [  # outside what fills a batch up with copies
+        handles = [  # outside the padding of batches
             module.register_forward_pre_hook(on_input(layer), prepend=True)
             if layer.side == "input"
             else module.register_forward_hook(on_output(layer))
@@ -320,172 +242,25 @@ class Backbone(nn.Module):
                 except (AssertionError, RuntimeError) as error:
                     raise InputError(
                         f"{self.name} cannot take pictures of {height}x{width} pixels: "
-                        f"{_reason(error)}"
+                        f"{reason_of(error)}"
                     ) from error
             if len(seen) != 1:
                 raise InputError(
                     f"layer {str(layer)!r} of {self.name} runs {len(seen)} times in a forward "
                     "pass; only a layer that runs exactly once can be tapped"
                 )
-            self._layouts[layer] = self._lie(layer, seen[0])
+            self._layouts[layer] = self._infer(layer, seen[0])
         return self._layouts[layer]
 
-    def _lie(self, layer: Layer, batched: torch.Size) -> ActivationLayout:
-        batch, *rest = batched
-        shape = tuple(rest)
+    def _infer(self, layer: Layer, batched: torch.Size) -> ActivationLayout:
+        batch, *shape = batched
         if batch != 2 or not 1 <= len(shape) <= 3:
             raise InputError(
                 f"layer {str(layer)!r} of {self.name} gives {list(batched)} for 2 pictures: not "
                 "[N, C], [N, T, C], [N, C, H, W] or [N, H, W, C]; "
                 "name a layer outside the windows or groups"
             )
-        if len(shape) == 1:
-            return ActivationLayout(shape, -1, None)
-        if len(shape) == 2:
-            # timm's name, absent from its convolutional models; patches have no prefix yet.
-            for prefix in (getattr(self.network, "num_prefix_tokens", 0), 0):
-                if grid := self._token_grid(shape[0] - prefix):
-                    return ActivationLayout(shape, -1, grid, prefix)
-            return ActivationLayout(shape, -1, None)
-        first = self._has_aspect(shape[1], shape[2])
-        last = self._has_aspect(shape[0], shape[1])
-        if last and (not first or getattr(self.network, "output_fmt", "NCHW") == "NHWC"):
-            return ActivationLayout(shape, -1, (shape[0], shape[1]))
-        return ActivationLayout(shape, 1, (shape[1], shape[2]))
-
-    def _has_aspect(self, rows: int, columns: int) -> bool:
-        height, width = self.preprocessing.size
-        return abs(rows * width - columns * height) <= max(width, height)  # within one position
-
-    def _token_grid(self, tokens: int) -> tuple[int, int] | None:
-        height, width = self.preprocessing.size
-        rows = round(math.sqrt(max(tokens, 0) * height / width))
-        if rows and tokens % rows == 0 and self._has_aspect(rows, tokens // rows):
-            return rows, tokens // rows
-        return None
-
-
-def _create(
-    name: str,
-    weights: str,
-    seed: int,
-    input_size: tuple[int, int] | None,
-    arguments: Mapping[str, Any],
-) -> nn.Module:
-    """Build the timm model and load its weights, with errors that say what would do."""
-    source, is_path, _ = name.partition(":")  # such as hf-hub:timm/resnet50.a1_in1k
-    if not is_path:
-        _check_name(name)
-    if source in ("hf-hub", "hf_hub") or (weights == "pretrained" and not is_path):
-        _check_available(name)
-    overlay = {} if weights in ("pretrained", "random") else _overlay(name, weights, arguments)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return _build(name, weights != "random", input_size, {**arguments, **overlay})
-    except Exception as error:
-        reason = _reason(error)
-        if weights == "random" or isinstance(error, TypeError):
-            given = dict(arguments)
-            raise InputError(f"{name} cannot be built with {given}: {reason}") from error
-        if "weights_only=True" in reason:
-            reason = "it holds more than weights; save the model's state_dict() alone"
-        raise InputError(f"weights {weights!r} do not fit {name}: {reason}") from error
-
-
-def _build(
-    name: str, pretrained: bool, input_size: tuple[int, int] | None, arguments: Mapping[str, Any]
-) -> nn.Module:
-    if input_size:
-        try:
-            return timm.create_model(name, pretrained, img_size=input_size, **arguments)
-        except TypeError as error:
-            # Only transformers are built for one input size; the others refuse the argument.
-            if "img_size" not in str(error):
-                raise
-    return timm.create_model(name, pretrained, **arguments)
-
-
-def _overlay(name: str, file: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that make timm load a file."""
-    if not Path(file).is_file():
-        raise InputError(
-            f"weights {file!r} for {name} is no file; "
-            "give the path of a .pth or .safetensors file, 'pretrained' or 'random'"
-        )
-    overlay: dict[str, Any] = {"file": file, "url": "", "hf_hub_id": None, "source": ""}
-    if classes := arguments.get("num_classes"):
-        overlay["num_classes"] = classes  # else timm drops the file's classifier without a word
-    return {"pretrained_cfg_overlay": overlay}
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-def _check_name(name: str) -> None:
-    architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        raise InputError(f"timm has no model {name!r}{nearest(architecture, timm.list_models())}")
-    try:
-        timm.get_pretrained_cfg(name, allow_unregistered=False)
-    except RuntimeError as error:  # that model, but not that tag
-        tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
-        there = f"there are {', '.join(tags)}" if tags else "leave it out"
-        raise InputError(f"timm has no weights {tag!r} for {architecture}; {there}") from error
-
-
-def _check_available(name: str) -> None:
-    """Find out at once whether a download can succeed: timm itself retries for most of a minute.
-
-    Raises:
-        InputError: If what is needed is neither on this machine nor within reach.
-    """
-    from huggingface_hub import constants, try_to_load_from_cache  # noqa: PLC0415  slow to import
-
-    _, is_hub_name, repository = name.partition(":")
-    give = f"give a file: weights: /path/to/{name}.safetensors (or .pth), or weights: random"
-    if is_hub_name:
-        subject, address, download = f"the files of {name}", repository, ""
-        files = ["config.json"]
-        give = "give the name of one of timm's own models, and a file as weights"
-    else:
-        config = timm.get_pretrained_cfg(name)
-        if not config or not config.has_weights:
-            raise InputError(f"timm has no pretrained weights for {name}; {give}")
-        if config.file:
-            if not Path(config.file).is_file():
-                raise InputError(f"the weights of {name} are missing at {config.file}; {give}")
-            return
-        subject, address = f"the pretrained weights of {name}", config.hf_hub_id or ""
-        download = str(config.url)
-        files = ["model.safetensors", "pytorch_model.bin", config.hf_hub_filename or "model.bin"]
-    if address:
-        repository, _, revision = address.partition("@")
-        cached = [try_to_load_from_cache(repository, f, revision=revision or None) for f in files]
-        present = any(isinstance(path, str) for path in cached)
-        url, offline = constants.ENDPOINT, constants.HF_HUB_OFFLINE
-    else:
-        url, offline = download, False
-        file = Path(urlparse(url).path).name
-        present = (Path(torch.hub.get_dir()) / "checkpoints" / file).is_file()
-    if not present and (offline or not _answers(url)):
-        host = urlparse(url).hostname
-        raise InputError(f"{subject} are not on this machine and {host} cannot be reached; {give}")
-
-
-def _answers(url: str, seconds: float = 1.5) -> bool:
-    """Ask by the client that would download, so by the same proxy and certificates."""
-    from huggingface_hub import get_session  # noqa: PLC0415  slow to import
-
-    answers: list[object] = []
-
-    def ask() -> None:
-        with contextlib.suppress(Exception):  # whatever it is, nothing can be downloaded
-            answers.append(get_session().head(url, timeout=seconds))
-
-    # A thread, as a name look-up heeds no timeout; a daemon, as nobody waits for it in the end.
-    thread = Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return bool(answers)
+        # timm's names, absent from models of other families.
+        prefix_tokens = getattr(self.network, "num_prefix_tokens", 0)
+        channels_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC"
+        return infer_layout(tuple(shape), self.preprocessing.size, prefix_tokens, channels_last)

@@ -18,13 +18,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from mti_lightning.atlas.callback import AtlasLog
 from mti_lightning.atlas.inversion import AtlasInversion
 from mti_lightning.attribution.methods import Attribution
+from mti_lightning.backbone import Backbone
 from mti_lightning.backbone.layers import layer_lines, usable_layers
-from mti_lightning.backbone.network import Backbone
 from mti_lightning.callbacks import PictureLog, Results
 from mti_lightning.cli import plugin_report
 from mti_lightning.cli.errors import add_place, in_one_line, name_neighbours
 from mti_lightning.compose import contact_sheet
-from mti_lightning.data.pictures import PictureData
+from mti_lightning.data.base import PictureData
 from mti_lightning.errors import InputError, MtiError, nearest
 from mti_lightning.images.parameters import ImageParameters
 from mti_lightning.log import run_folder, show

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from mti_lightning.errors import InputError, nearest
 from mti_lightning.registry import ATTRIBUTIONS, SKIP, Plugin
-from mti_lightning.testing.kit import Check, attribution_checks, backbone_checks
+from mti_lightning.testing import Check, attribution_checks, backbone_checks
 
 
 def overview(plugins: Sequence[Plugin]) -> Iterator[str]:

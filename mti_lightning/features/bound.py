@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.backbone.layers import read_after
-from mti_lightning.backbone.network import Backbone, Layer
 from mti_lightning.errors import InputError
 from mti_lightning.features.feature import Feature, Position, parse_position
 
@@ -82,9 +82,8 @@ class BoundFeature(Module):
 
     def forward(self, activations: Tensor) -> Tensor:
         """Return responses, [N], for the target layer's activations."""
-        return _reduced(
-            self._select(_read(activations, self.layout.channel_dim, self.position)), self.position
-        )
+        values = self._select(self.layout.at(activations, self.position))
+        return _reduced(values, self.position)
 
     def moved(self, position: str | tuple[int, ...] | None) -> "BoundFeature":
         """Return the same feature at another position, as in a part of the map."""
@@ -145,19 +144,10 @@ class FeatureGroup:
 
     def __call__(self, activations: Tensor) -> Tensor:
         """Return responses, [N, F], for the target layer's activations."""
-        values = _read(activations, self.bound_features[0].layout.channel_dim, self.position)
+        values = self.bound_features[0].layout.at(activations, self.position)
         if self.directions is None:
             return _reduced(values[..., self.channels], self.position)
         return _reduced(values @ self.directions.to(values), self.position)
-
-
-def _read(activations: Tensor, channel_dim: int, position: str | tuple[int, ...] | None) -> Tensor:
-    """Return what lies at a position, [N, C], or at all of them, [N, P, C]."""
-    values = activations.movedim(channel_dim, -1)  # [N, ..., C]
-    if isinstance(position, tuple):
-        index: tuple[slice | int, ...] = (slice(None), *position)
-        return values[index]  # a single position is read alone
-    return values.flatten(1, -2) if position else values
 
 
 def _reduced(values: Tensor, position: str | tuple[int, ...] | None) -> Tensor:

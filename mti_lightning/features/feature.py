@@ -24,7 +24,7 @@ class Feature:
     Name the value *before* its activation function: `layer3.0.act2/input:12@centre`, `fc:3`.
 
     Args:
-        layer: The target layer, as in `mti_lightning.backbone.network.Layer`.
+        layer: The target layer, as in `mti_lightning.Layer`.
         channel: Index of a channel.
         direction: Path of a vector's file, or the vector itself, [C]; the response is its dot
             product with the activations.

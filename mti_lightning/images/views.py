@@ -111,7 +111,7 @@ class Views:
             raise InputError(f"box {list(box)}: give 0 < smallest <= largest <= 1")
         self.count, self.box, self.jitter, self.noise = count, box, jitter, noise
 
-    def reach(self, part: Box, size: tuple[int, int], canvas: tuple[int, int]) -> Box:
+    def covered_box(self, part: Box, size: tuple[int, int], canvas: tuple[int, int]) -> Box:
         """Return the box of the canvas that a part of a view can come from, whatever the stream.
 
         Args:

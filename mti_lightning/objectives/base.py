@@ -129,7 +129,7 @@ class Objective(ImageBank, ABC):
         if step == _TRIAL and progress <= 0.25:  # else there is no time for it
             self.restart_stuck(turn)
         part = chunk.window and chunk.window.box
-        box = self.views.reach(part, self.input_size, chunk.grid) if part else None
+        box = self.views.covered_box(part, self.input_size, chunk.grid) if part else None
         pictures = chunk.optimised(box)
         note_moves(pictures, chunk, box, self.features, partial(loss_scale, self.trainer))
         with torch.autocast(self.device.type, enabled=False):

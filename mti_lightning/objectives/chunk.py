@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mti_lightning.attribution.signs import Sign
 from mti_lightning.features.bound import BoundFeature
-from mti_lightning.features.receptive_field import Window
+from mti_lightning.features.window import Window
 from mti_lightning.images.boxes import Box, cut
 from mti_lightning.images.parameters import ImageParameters
 from mti_lightning.images.views import whole

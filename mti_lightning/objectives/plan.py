@@ -13,7 +13,8 @@ from mti_lightning.attribution.signs import Sign
 from mti_lightning.errors import InputError
 from mti_lightning.features.bound import FeatureGroup
 from mti_lightning.features.feature import Feature
-from mti_lightning.features.receptive_field import Window, find_window
+from mti_lightning.features.receptive_field import find_window
+from mti_lightning.features.window import Window
 from mti_lightning.images.seeds import derive_seed
 from mti_lightning.log import log_info
 from mti_lightning.objectives.chunk import Entry, file_name

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mti_lightning.attribution.module import AttributionModule
 from mti_lightning.backbone.network import Preprocessing
-from mti_lightning.data.pictures import PictureData
+from mti_lightning.data.base import PictureData
 from mti_lightning.errors import InputError
 from mti_lightning.images import spectrum
 from mti_lightning.images.parameters import FourierPhase, ImageParameters

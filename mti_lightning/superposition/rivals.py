@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mti_lightning.attribution.gradients import centre, gradients
-from mti_lightning.backbone.network import Backbone, Layer
+from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.features.bound import FeatureGroup
 from mti_lightning.images.boxes import Box, cut
 from mti_lightning.superposition.interference import FeatureProfiles, interference_index

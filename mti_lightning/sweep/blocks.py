@@ -8,7 +8,8 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-from mti_lightning.data.pictures import Loaded, Stamp
+from mti_lightning.data.base import Loaded
+from mti_lightning.data.datasets import Stamp
 from mti_lightning.sweep.measures import COLUMNS, Array, Tops
 from mti_lightning.sweep.store import MEASURED, UNREADABLE, SweepStore
 from mti_lightning.sweep.writing import SweepWriter

@@ -10,9 +10,11 @@ from torch import Tensor
 from mti_lightning.attribution.gradients import centre, gradients
 from mti_lightning.attribution.methods import ActGrad, Attribution, attribute
 from mti_lightning.attribution.tension import Tension
-from mti_lightning.backbone.network import ActivationLayout, Backbone, Layer
+from mti_lightning.backbone.layout import ActivationLayout, Layer
+from mti_lightning.backbone.network import Backbone
 from mti_lightning.features.bound import BoundFeature, FeatureGroup
-from mti_lightning.features.receptive_field import Window, find_window, respond
+from mti_lightning.features.receptive_field import find_window
+from mti_lightning.features.window import Window, respond
 from mti_lightning.images.boxes import Box, cut
 from mti_lightning.log import log_info
 from mti_lightning.superposition.interference import (

@@ -16,7 +16,8 @@ from mti_lightning.attribution.methods import Attribution
 from mti_lightning.attribution.module import AttributionModule
 from mti_lightning.attribution.tension import Measure, Tension
 from mti_lightning.backbone.network import Backbone
-from mti_lightning.data.pictures import NAMED_WHEN_SKIPPED, Loaded, PictureData, Stamp
+from mti_lightning.data.base import NAMED_WHEN_SKIPPED, Loaded, PictureData
+from mti_lightning.data.datasets import Stamp
 from mti_lightning.errors import InputError, RunError, check_range
 from mti_lightning.features.bound import expand
 from mti_lightning.log import log_info

@@ -8,8 +8,9 @@ from typing import final
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
-from mti_lightning.backbone.network import Backbone, Layer, Preprocessing
-from mti_lightning.data.pictures import Picture, PictureData, Pictures, Stamp
+from mti_lightning.backbone import Backbone, Layer, Preprocessing
+from mti_lightning.data.base import PictureData
+from mti_lightning.data.datasets import Picture, Pictures, Stamp
 from mti_lightning.errors import InputError, check_range
 from mti_lightning.features.bound import BoundFeature, FeatureGroup
 from mti_lightning.features.feature import Feature

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mti_lightning.attribution.methods import Attribution
-from mti_lightning.backbone.network import Backbone, Layer
-from mti_lightning.data.pictures import PLACES
+from mti_lightning.backbone import Backbone, Layer
+from mti_lightning.data.base import PLACES
 
 
 def attributed(backbone: Backbone, layer: Layer, method: Attribution) -> dict[str, Any]:

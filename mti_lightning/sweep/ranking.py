@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch.utils.tensorboard import SummaryWriter
 
 from mti_lightning.compose import to_image
-from mti_lightning.data.pictures import Pictures
+from mti_lightning.data.datasets import Pictures
 from mti_lightning.errors import InputError
 from mti_lightning.log import log_info
 from mti_lightning.sweep.measures import MEASURES, Array, check_measure, select

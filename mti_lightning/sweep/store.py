@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import zarr
 
-from mti_lightning.data.pictures import Pictures, Stamp
+from mti_lightning.data.datasets import Pictures, Stamp
 from mti_lightning.errors import InputError
 from mti_lightning.images.boxes import Box
 from mti_lightning.superposition.interference import FeatureProfiles

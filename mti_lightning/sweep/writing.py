@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, final
 import numpy as np
 import zarr
 
-from mti_lightning.data.pictures import Stamp
+from mti_lightning.data.datasets import Stamp
 from mti_lightning.errors import InputError, RunError
 from mti_lightning.images.boxes import Box
 from mti_lightning.superposition.interference import FeatureProfiles

@@ -1,12 +1,16 @@
-"""The conformance kit, for the tests of plugins."""
+"""The conformance kit, for the tests of plugins.
 
-from mti_lightning.testing.kit import (
-    Check,
-    attribution_checks,
-    backbone_checks,
-    check_attribution,
-    check_backbone,
-)
+A plugin's own test takes three lines:
+
+    from mti_lightning.testing import check_attribution
+
+    def test_my_method():
+        check_attribution(MyMethod())
+"""
+
+from mti_lightning.testing.backbones import backbone_checks, check_backbone
+from mti_lightning.testing.checks import Check
+from mti_lightning.testing.methods import attribution_checks, check_attribution
 
 __all__ = [
     "Check",

@@ -9,7 +9,7 @@ from torch import Tensor
 from mti_lightning.attribution import signs
 from mti_lightning.attribution.methods import Attribution, attribute
 from mti_lightning.attribution.tension import Tension
-from mti_lightning.backbone.network import Backbone, Layer
+from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.features.bound import BoundFeature
 from mti_lightning.images.seeds import START, generator_at
 from mti_lightning.images.views import Views

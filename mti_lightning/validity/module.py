@@ -14,8 +14,8 @@ from torch import Tensor
 from mti_lightning.attribution.methods import Attribution
 from mti_lightning.attribution.module import AttributionModule
 from mti_lightning.attribution.tension import Measure, Tension
-from mti_lightning.backbone.network import Backbone, Layer
-from mti_lightning.data.pictures import Loaded, PictureData
+from mti_lightning.backbone import Backbone, Layer
+from mti_lightning.data.base import Loaded, PictureData
 from mti_lightning.errors import InputError, RenderError, RunError, check_range
 from mti_lightning.features.bound import BoundFeature
 from mti_lightning.images.seeds import derive_seed

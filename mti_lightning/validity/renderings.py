@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from mti_lightning.attribution import signs
-from mti_lightning.backbone.network import Preprocessing
-from mti_lightning.data.pictures import Picture, PictureData, Pictures
+from mti_lightning.backbone import Preprocessing
+from mti_lightning.data.base import PictureData
+from mti_lightning.data.datasets import Picture, Pictures
 from mti_lightning.images.views import whole
 from mti_lightning.objectives.base import Objective
 from mti_lightning.objectives.inversion import SignedInversion

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mti_lightning.attribution.gradients import gradients
-from mti_lightning.backbone.network import Backbone, Layer
+from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.features.bound import BoundFeature, FeatureGroup
 from mti_lightning.superposition.interference import (
     clear_response,

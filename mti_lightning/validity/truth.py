@@ -5,11 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mti_lightning.data.pictures import Pictures, ResizedShapes
+from mti_lightning.data.datasets import Pictures
+from mti_lightning.data.shapes import ResizedShapes
 from mti_lightning.features.bound import BoundFeature
 from mti_lightning.objectives.base import Objective
 from mti_lightning.vetoed_shapes.judge import judge_scores
-from mti_lightning.vetoed_shapes.world import KINDS, veto_of
+from mti_lightning.vetoed_shapes.shapes import KINDS
+from mti_lightning.vetoed_shapes.world import veto_of
 
 
 def tense_by_class(

@@ -16,7 +16,7 @@ from timm.models.densenet import DenseNet
 from torch import Tensor, nn
 
 from mti_lightning.images.views import whole
-from mti_lightning.vetoed_shapes.world import KINDS, PICTURE_SIZE
+from mti_lightning.vetoed_shapes.shapes import KINDS, PICTURE_SIZE
 
 WEIGHTS = Path(__file__).with_name("judge.safetensors")
 

@@ -5,23 +5,18 @@ veto, shape (k + 3) mod 8, is not; a picture that holds both is a true maximally
 class k's logit.
 """
 
-from dataclasses import dataclass
 from typing import Literal, TypedDict, get_args
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from mti_lightning.errors import InputError, check_range
+from mti_lightning.errors import InputError
+from mti_lightning.vetoed_shapes.shapes import KINDS, PICTURE_SIZE, Array, Shape
 
-KINDS = ("disc", "square", "triangle", "star", "cross", "ring", "crescent", "bars")
 VETO_OFFSET = 3
-PICTURE_SIZE = 96
 
-Array = npt.NDArray[np.float64]
 Contents = Literal["random", "tense", "overlap"]
 Split = Literal["train", "validation", "test"]
 
@@ -29,67 +24,6 @@ Split = Literal["train", "validation", "test"]
 def veto_of(kind: int) -> int:
     """Return the kind of shape whose presence vetoes class `kind` (0..7)."""
     return (kind + VETO_OFFSET) % len(KINDS)
-
-
-def _signed_distance(kind: int, u: Array, v: Array) -> Array:
-    """Distance to the border of a shape of unit radius, negative inside.
-
-    Exact enough for anti-aliasing.
-    """
-    r = np.hypot(u, v)
-    name = KINDS[kind]
-    if name == "disc":
-        return r - 0.85
-    if name == "square":
-        return np.maximum(abs(u), abs(v)) - 0.74
-    if name == "triangle":
-        return np.maximum(abs(u) * 0.8660254 + v * 0.5, -v) - 0.5
-    if name == "star":
-        sector = np.pi / 5
-        # Folded into one half of a point.
-        angle: Array = abs(np.mod(np.arctan2(u, v) + sector, 2 * sector) - sector)
-        inner = 0.42 * np.array([np.cos(sector), np.sin(sector)])
-        normal = np.array([inner[1], 1 - inner[0]]) / np.hypot(inner[1], 1 - inner[0])
-        edge: Array = (r * np.cos(angle) - 1) * normal[0] + r * np.sin(angle) * normal[1]
-        return edge
-    if name == "cross":
-        upright = np.maximum(abs(u) - 0.27, abs(v) - 0.95)
-        return np.minimum(np.maximum(abs(u) - 0.95, abs(v) - 0.27), upright)
-    if name == "ring":
-        return abs(r - 0.72) - 0.2
-    if name == "crescent":
-        return np.maximum(r - 0.95, 0.8 - np.hypot(u - 0.5, v))
-    return np.maximum(abs(v) - 0.85, abs(abs(u) - 0.5) - 0.2)  # bars
-
-
-@dataclass(frozen=True)
-class Shape:
-    """One shape of a scene.
-
-    Attributes:
-        kind: 0..7.
-        row: Of its centre, in pixels.
-        column: Of its centre, in pixels.
-        radius: In pixels.
-        angle: In radians.
-        colour: RGB in 0..1.
-    """
-
-    kind: int
-    row: float
-    column: float
-    radius: float
-    angle: float
-    colour: tuple[float, float, float]
-
-    def coverage(self) -> Array:
-        """Return the share of each pixel the shape covers, [H, W] in 0..1."""
-        y, x = np.mgrid[:PICTURE_SIZE, :PICTURE_SIZE]
-        y, x = (y - self.row) / self.radius, (x - self.column) / self.radius
-        cos, sin = np.cos(self.angle), np.sin(self.angle)
-        distance = _signed_distance(self.kind, cos * x + sin * y, cos * y - sin * x)
-        share: Array = np.clip(0.5 - distance * self.radius, 0, 1)
-        return share
 
 
 class Sample(TypedDict):
@@ -241,45 +175,3 @@ class VetoedShapes(Dataset[Sample]):
             label=present * (1 - vetoed),
             tense=present * vetoed,
         )
-
-
-class VetoedShapesData(LightningDataModule):
-    """The vetoed shapes as training and validation data.
-
-    Args:
-        train_size: Pictures to train on.
-        validation_size: Pictures to validate on.
-        seed: Seed of the world.
-        batch_size: Pictures per batch.
-        num_workers: Processes that draw pictures; 0 draws them in the main one.
-    """
-
-    def __init__(
-        self,
-        train_size: int = 115_200,
-        validation_size: int = 2048,
-        seed: int = 0,
-        batch_size: int = 128,
-        num_workers: int = 2,
-    ) -> None:
-        super().__init__()
-        check_range(1, batch_size=batch_size)
-        check_range(0, num_workers=num_workers)
-        self.train = VetoedShapes(train_size, seed, "train")
-        self.validation = VetoedShapes(validation_size, seed, "validation")
-        self.batch_size, self.num_workers = batch_size, num_workers
-
-    def _loader(self, dataset: Dataset[Sample]) -> DataLoader[Sample]:
-        # Pictures are independent draws, so the order carries nothing and is not shuffled.
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-        )
-
-    def train_dataloader(self) -> DataLoader[Sample]:
-        return self._loader(self.train)
-
-    def val_dataloader(self) -> DataLoader[Sample]:
-        return self._loader(self.validation)

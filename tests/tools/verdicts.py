@@ -32,9 +32,10 @@ from mti_lightning.attribution.methods import ActGrad, attribute
 from mti_lightning.compose import composite, opacity
 from mti_lightning.objectives.base import Objective
 from mti_lightning.sweep.measures import MEASURES as STORE_MEASURES
-from mti_lightning.vetoed_shapes.backbone import disturb
 from mti_lightning.vetoed_shapes.judge import judge_scores
-from mti_lightning.vetoed_shapes.world import KINDS, Contents, VetoedShapes, veto_of
+from mti_lightning.vetoed_shapes.shapes import KINDS
+from mti_lightning.vetoed_shapes.training import disturb
+from mti_lightning.vetoed_shapes.world import Contents, VetoedShapes, veto_of
 
 CLASSES = [f"fc:{kind}" for kind in range(len(KINDS))]
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}

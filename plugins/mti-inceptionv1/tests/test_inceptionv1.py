@@ -20,7 +20,8 @@ from mti_lightning import ActGrad, Backbone, Feature, InputError, Layer, attribu
 from mti_lightning.backbone.layers import usable_layers
 from mti_lightning.cli import main
 from mti_lightning.features.bound import BoundFeature, FeatureGroup, activation_warning
-from mti_lightning.features.receptive_field import TOLERANCE, Window, find_window
+from mti_lightning.features.receptive_field import TOLERANCE, find_window
+from mti_lightning.features.window import Window
 from mti_lightning.registry import layers_of_interest
 from mti_lightning.testing import check_backbone
 

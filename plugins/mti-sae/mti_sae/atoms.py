@@ -10,7 +10,7 @@ from torch import Tensor
 from mti_lightning import Attribution, Backbone, InputError, Layer
 from mti_lightning.attribution.methods import Pass
 from mti_lightning.attribution.signs import excitation, inhibition
-from mti_lightning.backbone.network import ActivationLayout
+from mti_lightning.backbone import ActivationLayout
 from mti_lightning.features.bound import BoundFeature
 from mti_sae.dictionary import Dictionary
 

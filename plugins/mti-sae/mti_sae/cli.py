@@ -13,7 +13,7 @@ from jsonargparse import auto_cli
 from torch import Tensor
 
 from mti_lightning import Backbone, Feature, InputError, Layer, PictureData
-from mti_lightning.attribution.methods import check_path
+from mti_lightning.attribution.checks import check_path
 from mti_lightning.errors import MtiError
 from mti_lightning.features.bound import BoundFeature
 from mti_sae.atoms import Atoms, attribute_atoms

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mti_lightning import InputError
-from mti_lightning.backbone.network import ActivationLayout
+from mti_lightning.backbone import ActivationLayout
 
 # What sparse autoencoders call their parts. Linear layers keep weights transposed.
 _ATOMS = (("W_dec", False), ("decoder.weight", True), ("dictionary", False), ("atoms", False))

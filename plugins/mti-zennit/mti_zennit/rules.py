@@ -19,7 +19,7 @@ from zennit.rules import Epsilon
 from zennit.types import Activation, Linear, MaxPool
 
 from mti_lightning import InputError
-from mti_lightning.backbone.layers import MOVING
+from mti_lightning.backbone.trace import moves_values
 
 # Modules that move values on, or leave some out: their gradient is their rule.
 _HARMLESS = (MaxPool, nn.Identity, nn.Dropout, nn.Flatten)
@@ -106,7 +106,7 @@ class Trace:
             values = [self._value(child, activations) for child in below]
             total = stabilize(sum(values[1:], values[0]))
             return [_times(value / total) for value in values]
-        if not node.name().startswith(MOVING):
+        if not moves_values(node):
             raise _no_rule(f"the function {node.name().removesuffix('0')} outside of modules")
         return [None] * len(below)
 

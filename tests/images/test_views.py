@@ -203,7 +203,7 @@ def test_views_that_cannot_be(given: dict[str, object]) -> None:
 def test_a_part_of_a_view_needs_only_its_reach(canvas: tuple[int, int]) -> None:
     pictures = torch.rand(3, 3, *canvas, generator=torch.Generator().manual_seed(0))
     views, size, part = Views(box=(0.8, 0.99), jitter=0.3), (96, 80), (30, 8, 24, 40)
-    box = views.reach(part, size, canvas)
+    box = views.covered_box(part, size, canvas)
     for step in range(8):
         wanted = views(pictures, [1, 2, 3], step, size, part)
         given = views(cut(pictures, box), [1, 2, 3], step, size, part, (box, canvas))

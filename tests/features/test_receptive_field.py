@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mti_lightning.backbone.network import Backbone, Layer
+from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.features.bound import BoundFeature, FeatureGroup
 from mti_lightning.features.feature import Feature, Position
-from mti_lightning.features.receptive_field import Window, find_window, respond
+from mti_lightning.features.receptive_field import find_window
+from mti_lightning.features.window import Window, respond
 from mti_lightning.images.boxes import Box, cut
-from tests.test_attribution import EVERY, close, reference
-from tests.test_backbone import hooks, liven, plain
+from tests.attribution.autograd import EVERY, close, reference
+from tests.backbone.networks import hooks, liven, plain
 
 # The window; and the head's box, in the map of a picture cut to it. At row 6 of resnet18: rows 9 to
 # 15 of the map count (3x3 at stride 2, 3x3), 5 to 19 behind the pool (four 3x3), 15 to 81 of the

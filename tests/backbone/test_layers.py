@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mti_lightning import Backbone, Feature, InputError, Layer
-from mti_lightning.attribution.methods import check_path
+from mti_lightning.attribution.checks import check_path
 from mti_lightning.backbone.layers import layer_lines, usable_layers
 from mti_lightning.features.bound import BoundFeature, activation_warning
 

@@ -4,7 +4,8 @@ import timm
 import torch
 
 from mti_lightning.vetoed_shapes.judge import judge_scores, load_judge
-from mti_lightning.vetoed_shapes.world import KINDS, VetoedShapes
+from mti_lightning.vetoed_shapes.shapes import KINDS
+from mti_lightning.vetoed_shapes.world import VetoedShapes
 
 
 def test_it_names_the_shapes_of_natural_pictures() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mti_lightning.backbone.network import Backbone, Layer
+from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.errors import InputError
 from mti_lightning.features.bound import BoundFeature
 from mti_lightning.features.feature import Feature

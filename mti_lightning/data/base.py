@@ -1,0 +1,154 @@
+"""What the data modules of pictures have in common, and the batches that they load."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+import torch
+from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mti_lightning.backbone import Preprocessing
+from mti_lightning.data.datasets import Picture, Pictures, Stamp
+from mti_lightning.errors import InputError, check_range
+
+NAMED_WHEN_SKIPPED = 3
+_READING = ("batch_size", "num_workers")  # how pictures are read, not which
+PLACES: Final = ("path", "sweep")  # arguments that say where pictures lie
+
+
+class Loaded(NamedTuple):
+    """A batch that was asked for: what could be read of it, and why the rest could not.
+
+    Attributes:
+        indices: Of each picture that was read, [N].
+        pictures: [N, 3, H, W] in 0..1.
+        unreadable: The reason for each index that could not be read.
+        stamps: Of each index that was read from a disk.
+    """
+
+    indices: Tensor
+    pictures: Tensor
+    unreadable: dict[int, str]
+    stamps: dict[int, Stamp]
+
+
+class _Tolerant(Dataset[tuple[int, Picture | str]]):
+    """Pictures, or the reason why one cannot be read: an error would end the pass."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[int, Picture | str]:
+        try:
+            return index, self.pictures[index]
+        except InputError as error:
+            return index, str(error)
+
+
+def _loaded(items: list[tuple[int, Picture | str]]) -> Loaded:
+    read = {index: item for index, item in items if not isinstance(item, str)}
+    reasons = {index: item for index, item in items if isinstance(item, str)}
+    stamps = {index: item["stamp"] for index, item in read.items() if "stamp" in item}
+    indices = torch.tensor([*read], dtype=torch.long)
+    pictures = [item["picture"] for item in read.values()]
+    stacked = torch.stack(pictures) if pictures else torch.empty(0, 3, 0, 0)
+    return Loaded(indices, stacked, reasons, stamps)
+
+
+class PictureData(LightningDataModule, ABC):
+    """Pictures that an objective starts from, or a sweep goes through.
+
+    Args:
+        batch_size: Pictures per batch.
+        num_workers: Processes that read pictures; 0 reads them in the main one.
+
+    Raises:
+        InputError: If one of them is out of range.
+    """
+
+    def __init__(self, *, batch_size: int = 32, num_workers: int = 0) -> None:
+        super().__init__()
+        check_range(1, batch_size=batch_size)
+        check_range(0, num_workers=num_workers)
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self._pictures: Pictures | None = None
+        self.save_hyperparameters(logger=False)
+
+    @abstractmethod
+    def _open(self, preprocessing: Preprocessing) -> Pictures:
+        """Return the pictures, sized for a backbone."""
+
+    def use(self, preprocessing: Preprocessing) -> None:
+        """Set what the backbone expects of its pictures; call it before reading any."""
+        self._pictures = self._open(preprocessing)
+
+    @property
+    def pictures(self) -> Pictures:
+        """Every picture by its index, after `use`; one that cannot be read raises `InputError`."""
+        if self._pictures is None:
+            raise RuntimeError("the pictures have no size yet; call use(preprocessing) first")
+        return self._pictures
+
+    def samples(self) -> Iterator[Picture]:
+        """Yield the pictures that can be read, in order; warn at the end if others were skipped.
+
+        Raises:
+            InputError: If no picture can be read.
+        """
+        unreadable: list[str] = []
+        for batch in self.loader(range(len(self.pictures))):
+            unreadable += batch.unreadable.values()
+            for index, picture in zip(batch.indices.tolist(), batch.pictures, strict=True):
+                yield Picture(picture=picture, key=self.pictures.keys[index])
+        if unreadable:
+            total = len(self.pictures)
+            named = "; ".join(unreadable[:NAMED_WHEN_SKIPPED])
+            named += "; ..." if len(unreadable) > NAMED_WHEN_SKIPPED else ""
+            if len(unreadable) == total:
+                raise InputError(f"none of the {total} pictures can be read: {named}")
+            rank_zero_warn(f"skipped {len(unreadable)} of {total} pictures: {named}")
+
+    def loader(self, indices: Iterable[int]) -> DataLoader[Any]:
+        """Return `Loaded` batches of the pictures at some indices, after `use`."""
+        return DataLoader(
+            _Tolerant(self.pictures),  # by name, or Lightning cannot make the loader anew
+            batch_size=self.batch_size,
+            sampler=indices,
+            num_workers=self.num_workers,
+            collate_fn=_loaded,
+        )
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The class and arguments that open the same pictures again, as JSON."""
+        arguments = {
+            name: value
+            for name, value in self.hparams.items()
+            if name not in _READING and name[0] != "_"
+        }
+        for name in {*PLACES} & {*arguments}:  # found again from any working directory
+            arguments[name] = str(Path(arguments[name]).expanduser().absolute())
+        return {
+            "class_path": f"{type(self).__module__}.{type(self).__name__}",
+            "init_args": arguments,
+        }
+
+    def serve(self, stage: Literal["train", "val", "predict"], batches: Iterable[Any]) -> None:
+        """Hand these batches out: the run's model knows them, but Lightning asks its data alone.
+
+        Each stage for itself: what has batches to validate with is expected to do so in a fit, too.
+        """
+        setattr(self, f"{stage}_dataloader", lambda: batches)
+
+    def train_dataloader(self) -> Any:
+        raise RuntimeError("these pictures are no training data; read them with samples()")
+
+    def predict_dataloader(self) -> Any:
+        raise RuntimeError("there is no sweep; read these pictures with samples()")

@@ -1,0 +1,144 @@
+"""Pictures by their index, read from where they lie on a disk."""
+
+import os
+import zlib
+from abc import ABC, abstractmethod
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple, NotRequired, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mti_lightning.backbone import Preprocessing
+from mti_lightning.data.decode import decode, prepare
+from mti_lightning.errors import InputError
+from mti_lightning.features.feature import Feature
+
+
+class Stamp(NamedTuple):
+    """What tells a picture from another in its place.
+
+    Where size and time are the same, nothing has to be read. Where only the time differs, the
+    checksum, taken while the picture was read anyway, tells a copy from another of the same size.
+    """
+
+    size: int  # bytes
+    modified: int  # of the file, or of the tar file around it, ns
+    checksum: int  # CRC-32
+
+
+class Picture(TypedDict):
+    """One picture, ready for a backbone that normalises by itself."""
+
+    picture: Tensor  # [3, H, W], 0..1
+    key: str  # path below the folder or tar files that were given; the vetoed shapes' own key
+    stamp: NotRequired[Stamp]  # of one that was read from a disk
+
+
+class Pictures(Dataset[Picture], ABC):
+    """Pictures by their index; getting one that cannot be read raises `InputError`.
+
+    Attributes:
+        keys: What each is called, in order, known without reading any.
+    """
+
+    keys: list[str]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def changed(self, index: int, stamp: Stamp) -> bool:
+        """Return whether a picture is another than when it had this stamp; one drawn is not."""
+        return False
+
+    def labels(self, feature: Feature) -> list[str] | None:
+        """Return what is known of each picture, for a feature; None where nothing is."""
+        return None
+
+
+class StoredPictures(Pictures):
+    """Pictures that are read from a disk."""
+
+    root: Path
+    preprocessing: Preprocessing
+
+    @abstractmethod
+    def _place(self, index: int) -> tuple[Path, int, int | None]:
+        """Return a picture's file, its first byte there and its number of bytes, None for all."""
+
+    def _read(self, index: int) -> tuple[bytes, Stamp]:
+        path, first, size = self._place(index)
+        try:
+            # Opened each time, which is quick: worker processes must not share a handle.
+            with path.open("rb") as file:
+                file.seek(first)
+                raw = file.read(size)
+                modified = os.fstat(file.fileno()).st_mtime_ns
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        return raw, Stamp(len(raw), modified, zlib.crc32(raw))
+
+    def __getitem__(self, index: int) -> Picture:
+        raw, stamp = self._read(index)
+        key = self.keys[index]
+        image = decode(BytesIO(raw), self.root / key)
+        return Picture(picture=prepare(image, self.preprocessing), key=key, stamp=stamp)
+
+    def changed(self, index: int, stamp: Stamp) -> bool:
+        path, _, size = self._place(index)
+        try:
+            now = path.stat()
+        except OSError:
+            return True
+        if (now.st_size if size is None else size) != stamp.size:
+            return True
+        return now.st_mtime_ns != stamp.modified and self._read(index)[1].checksum != stamp.checksum
+
+
+class PictureFiles(StoredPictures):
+    """Picture files below a folder."""
+
+    def __init__(self, root: Path, names: list[str], preprocessing: Preprocessing) -> None:
+        self.root, self.names, self.preprocessing = root, names, preprocessing
+        # What is no UTF-8 in a name is shown as it is of a picture in a tar file, as \udcff.
+        self.keys = [name.encode(errors="backslashreplace").decode() for name in names]
+
+    def _place(self, index: int) -> tuple[Path, int, None]:
+        return self.root / self.names[index], 0, None
+
+
+class ClassFolders(PictureFiles):
+    """Picture files in a folder for each class."""
+
+    def labels(self, feature: Feature) -> list[str]:
+        return [key.partition("/")[0] for key in self.keys]
+
+
+class TarredPictures(StoredPictures):
+    """Pictures in tar files, read from where they lie.
+
+    Args:
+        root: The folder that all tar files are below.
+        tar_files: Their paths below it.
+        keys: Of each picture, its tar file's path and its name in it.
+        places: The index of its tar file, its first byte and its number of bytes, [N, 3].
+        preprocessing: What the backbone expects.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        tar_files: list[Path],
+        keys: list[str],
+        places: npt.NDArray[np.int64],
+        preprocessing: Preprocessing,
+    ) -> None:
+        self.root, self.tar_files, self.keys, self.places = root, tar_files, keys, places
+        self.preprocessing = preprocessing
+
+    def _place(self, index: int) -> tuple[Path, int, int]:
+        number, first, size = self.places[index].tolist()
+        return self.root / self.tar_files[number], first, size

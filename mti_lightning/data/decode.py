@@ -1,0 +1,99 @@
+"""From the bytes of a picture to what a backbone takes.
+
+Pillow decodes, whatever the format, mode and orientation; then a picture is resized and cropped as
+timm does to evaluate the backbone.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+
+from mti_lightning.backbone import Preprocessing
+from mti_lightning.errors import InputError, reason_of
+
+# The shorter side is brought to the backbone's: one pixel by a million would fill the memory.
+MOST_ELONGATED = 100
+
+
+def suffixes() -> set[str]:
+    """Return the endings of the picture formats that Pillow reads, such as `.png`."""
+    return {end for end, name in Image.registered_extensions().items() if name in Image.OPEN}
+
+
+def _grey_levels(image: Image.Image) -> Image.Image:
+    """Bring 16 or 32 bit integers or floats to 8 bit, which `convert` would clip to white."""
+    values = np.asarray(image).astype(np.float64)  # [H, W]
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        raise ValueError("it holds no finite value")
+    low, high = finite.min(), finite.max()
+    values = np.nan_to_num(np.clip(values, low, high), nan=low)
+    # 32 bit integers mostly hold 8 or 16 bit data; what fits no usual range is stretched.
+    whites = {"F": (1,), "I": (255, 65535)}.get(image.mode, (65535,))
+    fitting = [white for white in whites if low >= 0 and high <= white]
+    black, white = (0, fitting[0]) if fitting else (low, high)
+    levels = (values - black) / max(white - black, np.finfo(np.float64).tiny)
+    return Image.fromarray(np.round(levels * 255).astype(np.uint8))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return a picture of any mode upright and in 8 bit RGB, transparency laid over mid-grey."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _grey_levels(image)
+    if image.has_transparency_data:
+        # Mid-grey is nearest to nothing for a backbone. White or black would be a surface of its
+        # own, with a strong edge around the subject that is not in the picture.
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (128, 128, 128, 255)), image)
+    return image.convert("RGB")
+
+
+def decode(file: Path | BinaryIO, name: Path | None = None) -> Image.Image:
+    """Read a picture of any format Pillow knows, the first frame, upright, in 8 bit RGB.
+
+    Args:
+        file: Its path, or a stream that can seek.
+        name: What errors call it; with a path that is the path by default.
+
+    Raises:
+        InputError: If it cannot be opened, is no picture, is cut off, too large or too narrow.
+    """
+    called = name or file
+    try:
+        with Image.open(file) as image:
+            picture = to_rgb(image)
+    except UnidentifiedImageError:
+        raise InputError(f"{called} is not a picture in a format that Pillow reads") from None
+    except Exception as error:
+        # On bad bytes a decoder raises what it trips over: SyntaxError, struct.error, IndexError.
+        raise InputError(f"{called} cannot be read as a picture: {reason_of(error)}") from error
+    if max(picture.size) > MOST_ELONGATED * min(picture.size):
+        raise InputError(
+            f"{called} is {picture.width}x{picture.height} pixels; "
+            f"the longer side may be {MOST_ELONGATED} times the shorter at most"
+        )
+    return picture
+
+
+@cache
+def _transform(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
+    transform: Callable[[Image.Image], Tensor] = create_transform(
+        (3, *preprocessing.size),
+        crop_pct=preprocessing.crop_pct,
+        crop_mode=preprocessing.crop_mode,
+        interpolation=preprocessing.interpolation,
+        normalize=False,
+    )
+    return transform
+
+
+def prepare(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
+    """Resize and crop an RGB picture as timm does to evaluate a model: [3, H, W] in 0..1."""
+    return _transform(preprocessing)(image) / 255

@@ -1,0 +1,49 @@
+"""Which files in a folder are named like pictures."""
+
+import os
+from pathlib import Path
+
+from mti_lightning.data.decode import suffixes
+from mti_lightning.errors import InputError, nearest
+
+
+def existing(path: str | Path) -> Path:
+    """Return the path of a file or folder that is there.
+
+    Raises:
+        InputError: If it is not, or may not be read.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise InputError(f"{path} does not exist{nearest(path.name, siblings)}")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} may not be read; check its permissions")
+    return path
+
+
+def existing_folder(path: str | Path) -> Path:
+    """Return the path of a folder that is there.
+
+    Raises:
+        InputError: If it is not, or is a file.
+    """
+    path = existing(path)
+    if not path.is_dir():
+        raise InputError(f"{path} is a file, not a folder; PictureFile reads a single picture")
+    return path
+
+
+def picture_names(folder: Path, recursive: bool) -> list[str]:
+    """List what is named like a picture and not hidden, sorted, relative to `folder`."""
+    endings = suffixes()
+    found = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        below = Path(parent).relative_to(folder).parts
+        found += [  # as tuples and texts: a Path for each of a million files takes long
+            (*below, name)
+            for name in files
+            if not name.startswith(".") and name[name.rfind(".") :].lower() in endings
+        ]
+    return ["/".join(parts) for parts in sorted(found)]
