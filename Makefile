@@ -9,7 +9,7 @@ INSTALLED := .venv/installed
 BENCH := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo atlas test test-all lint bench train clean
+.PHONY: help demo atlas test test-all lint docs bench train clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ $(INSTALLED): pyproject.toml $(PLUGINS:=/pyproject.toml)
 	@echo "Setting up .venv; the first time this downloads PyTorch."
 	@$(PYTHON) -m venv .venv
 	@# One call that names both: pip then picks a torch and a torchvision that fit each other.
-	@$(BIN)/pip install --quiet --disable-pip-version-check torch torchvision --editable ".[test]" \
+	@$(BIN)/pip install --quiet --disable-pip-version-check torch torchvision --editable ".[test,docs]" \
 		$(PLUGINS:%=--editable %)
 	@# Only their InceptionV1 is compared with; neither of them needs the old versions that it asks for.
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps faccent==1.0.3 torch-lucent==0.1.8
@@ -48,11 +48,16 @@ test: $(INSTALLED)  ## all tests but the slow ones
 test-all: $(INSTALLED)  ## all tests
 	@$(PYTEST)
 
-lint: $(INSTALLED)  ## style, types and the floors of the code
+lint: docs  ## style, types, the floors of the code, and the pages
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+# Its notice is about what may come after it.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(INSTALLED)  ## the pages as a site, site/index.html; a broken link or an unknown name is an error
+	@$(BIN)/mkdocs build --quiet --strict
 
 # On top of .venv. faccent asks for old versions of other packages and Captum for an old NumPy; neither
 # needs them.
@@ -75,5 +80,5 @@ train: $(INSTALLED)  ## train the vetoed shapes' backbone
 	@$(BIN)/python -m benchmarks.train_backbone
 
 clean:  ## remove caches and builds; .venv and tb_logs stay
-	@rm -rf build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf build dist site *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -path ./.venv -prune -o -name __pycache__ -prune -exec rm -rf {} +

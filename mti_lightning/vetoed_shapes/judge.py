@@ -2,7 +2,7 @@
 
 Its architecture, seed and task are not the vetoed shapes' backbone's, and it never saw a rendered
 picture: a small DenseNet, registered with timm as `vetoed_shapes_judge`. benchmarks/train_judge.py
-made its weights, docs/judge.md says how good it is.
+made its weights, docs/evidence.md says how good it is.
 """
 
 from functools import cache

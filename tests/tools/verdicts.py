@@ -1,6 +1,6 @@
 """What the judge says of rendered pictures, and how well measures rank tense pictures.
 
-`python -m tests.tools.verdicts` prints the figures of the README, and of docs/judge.md.
+`python -m tests.tools.verdicts` prints the figures of docs/evidence.md.
 """
 
 import argparse
