@@ -82,7 +82,7 @@ OUR_STEPS, THEIR_STEPS = EPOCHS * EPOCH, 201
 STARTS = {
     "faccent": "from faccent import render, param, objectives, cam; "
     "from faccent.modelzoo import inceptionv1_decomposed as build; build(pretrained=False)",
-    "ours": "import mti_lightning.cli.entry, mti_inceptionv1; "
+    "ours": "import mti_lightning.cli.mti_cli, mti_inceptionv1; "
     "mti_lightning.Backbone('inceptionv1_tf', 'random')",
 }
 

@@ -1,7 +1,8 @@
 """Plugins: found through entry points, checked before any work.
 
 Loading an entry point imports its class, and an imported class can be named in a configuration by
-its short name. Saved configurations hold full class paths and do not need the discovery.
+its short name. Saved configurations hold full class paths and do not need the discovery: the
+shortest path that a class can be imported by, so that they outlive a move within its package.
 """
 
 import inspect
@@ -11,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
 from types import ModuleType
 from typing import Any, final
@@ -24,6 +26,8 @@ from mti_lightning.log import log_info
 BACKBONES = "mti_lightning.backbones"
 ATTRIBUTIONS = "mti_lightning.attributions"
 SKIP = "MTI_LIGHTNING_SKIP"
+# Of this package itself; by name, as plugins are: they are built on what is built on this module.
+_OWN_BACKBONES = "mti_lightning.vetoed_shapes.backbone"
 # What timm gained by importing the module of an entry point, which happens but once.
 _GAINED: WeakKeyDictionary[ModuleType, set[str]] = WeakKeyDictionary()
 
@@ -99,6 +103,7 @@ def find_plugins(attribution_base: type) -> list[Plugin]:
     Raises:
         InputError: If one that is to be skipped is not installed.
     """
+    register_own_backbones()
     skipped = _skipped()
     found = [
         entry_point
@@ -122,6 +127,28 @@ def find_plugins(attribution_base: type) -> list[Plugin]:
                 plugin = Plugin(entry_point, f"{other.origin} has a plugin of this name")
         plugins.append(plugin)
     return plugins
+
+
+def register_own_backbones() -> None:
+    """Register this package's own models with timm, if that is still to be done."""
+    import_module(_OWN_BACKBONES)
+
+
+def public_path(cls: type) -> str:
+    """Return the shortest path that a class can be imported by, as configurations record it."""
+    parts = cls.__module__.split(".")
+    modules = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+    for module in modules:
+        if getattr(sys.modules.get(module), cls.__qualname__, None) is cls:
+            return f"{module}.{cls.__qualname__}"
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def current_path(class_path: str) -> str:
+    """Return where a class of this package is now that an earlier version recorded elsewhere."""
+    package, name = _package(class_path), class_path.rpartition(".")[2]
+    own = package == _package(__name__) and name in import_module(package).__all__
+    return f"{package}.{name}" if own else class_path
 
 
 def note_skipped(message: str) -> str:

@@ -214,7 +214,7 @@ class Other(ActGrad):
         (
             None,
             {"attribution": Other()},
-            "attribution.class_path 'mti_lightning.attribution.methods.ActGra",
+            "attribution.class_path 'mti_lightning.ActGrad",
         ),
         (None, {"tension": Tension("minimum")}, "tension.measure 'geometric', not 'minimum'; give"),
         (

@@ -474,7 +474,7 @@ def test_a_value_on_the_command_line_is_not_blamed_on_the_file(desk, capsys, arg
             ["fit", "--config", "bsae.yaml"],
             "config 'bsae.yaml' does not exist; did you mean 'base.yaml'",
         ),
-        (["fit", "--config=pictures"], "config 'pictures' does not exist"),
+        (["fit", "--config=pictures"], "config 'pictures' is a folder; give a file"),
         (["fit", "--config", "note.png"], "config 'note.png' holds no keys"),
         (["sheet"], "runs is missing"),
         (["sheet", "empty"], "empty holds no results.csv"),

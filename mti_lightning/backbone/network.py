@@ -14,6 +14,7 @@ from mti_lightning.backbone.batch_invariance import BatchInvariance
 from mti_lightning.backbone.layout import ActivationLayout, Layer, infer_layout
 from mti_lightning.backbone.weights import create_network
 from mti_lightning.errors import InputError, nearest, reason_of
+from mti_lightning.registry import register_own_backbones
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Backbone(nn.Module):
         if input_size and min(input_size) < 1:
             raise InputError(f"input_size {list(input_size)}: give a height and a width in pixels")
         self.name = name
+        register_own_backbones()
         network = create_network(name, weights, seed, input_size, arguments or {})
         self._unregistered = (network.eval().requires_grad_(False),)
         self._lay_out(torch.device("cpu"))

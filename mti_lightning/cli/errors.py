@@ -1,14 +1,21 @@
-"""What the parser complains about, in one line: the place, what is wrong there, what would do."""
+"""An error of the command line in one line: the place, what is wrong there, what would do."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import yaml  # type: ignore[import-untyped]  # its types would be one more thing to install
 
-from mti_lightning.errors import nearest
+from mti_lightning.cli.files import files, nested_values, read
+from mti_lightning.errors import MtiError, nearest
 
 _MOST_LISTED = 30
+
+
+def own_error(error: BaseException | None) -> MtiError | None:
+    """Find this package's error among the causes: jsonargparse wraps what a constructor raises."""
+    while error is not None and not isinstance(error, MtiError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def name_neighbours(message: str, known: Sequence[str]) -> str:
@@ -107,30 +114,17 @@ def _one_of(names: Sequence[str]) -> str:
 
 
 def add_place(message: str, arguments: Sequence[str]) -> str:
-    """Name the configuration file and line that a complaint is about, where there is one.
+    """Name the configuration file and line that an error is about, where there is one.
 
     Args:
-        message: A complaint: `key.subkey: what is wrong`, or, where the parser does not know the
+        message: The error: `key.subkey: what is wrong`, or, where the parser does not know the
             key, `name value: what is wrong`, or one that quotes what was given.
         arguments: Those of the command line.
     """
     key = message.partition(":")[0]
     typed = any(re.match(rf"--{re.escape(key)}(=|\.|$)", argument) for argument in arguments)
-    for path in map(Path, reversed([*_configurations(arguments)])):  # the last one wins
-        if not path.is_file():
-            siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            return f"config {str(path)!r} does not exist{nearest(path.name, siblings)}"
-        try:
-            root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else "?"
-            return f"{path}, line {line}: {error.problem or 'no YAML'}"
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            return f"config {str(path)!r} cannot be read: {' '.join(str(error).split())}"
-        if not isinstance(root, yaml.MappingNode):
-            return (
-                f"config {str(path)!r} holds no keys; it begins with name: or trainer:, for example"
-            )
+    for path in reversed(files(arguments)):  # the last one wins
+        root = read(path)
         if not typed and (line := _line(root, key.split("."))):
             return f"{path}, line {line}: {message}"
         if line := _line_of_value(root, message, arguments):
@@ -138,17 +132,9 @@ def add_place(message: str, arguments: Sequence[str]) -> str:
     return message
 
 
-def _configurations(arguments: Sequence[str]) -> Iterator[str]:
-    for option, value in zip(arguments, [*arguments[1:], ""], strict=False):
-        if option in ("--config", "-c") and value:
-            yield value
-        elif option.startswith("--config="):
-            yield option.removeprefix("--config=")
-
-
 def _line_of_value(root: yaml.Node, message: str, arguments: Sequence[str]) -> int | None:
-    """Find the line of a value that a complaint is about, unless it is from the command line."""
-    values = list(_values(root))
+    """Find the line of a value that an error is about, unless it is from the command line."""
+    values = list(nested_values(root))
     if match := re.match(r"(\w+) (.+?): ", message):
         key, text = match.groups()
         typed = any(re.match(rf"--([\w.]+\.)?{key}(=|$)", argument) for argument in arguments)
@@ -166,16 +152,6 @@ def _line_of_value(root: yaml.Node, message: str, arguments: Sequence[str]) -> i
         ):
             return int(node.start_mark.line) + 1
     return None
-
-
-def _values(node: yaml.Node, key: str = "") -> Iterator[tuple[str, yaml.Node]]:
-    """Yield every value, and every item of a list, with its key."""
-    children = [(key, item) for item in node.value] if isinstance(node, yaml.SequenceNode) else []
-    if isinstance(node, yaml.MappingNode):
-        children = [(name.value, value) for name, value in node.value]
-    for name, child in children:
-        yield name, child
-        yield from _values(child, name)
 
 
 def _is(node: yaml.Node, text: str) -> bool:

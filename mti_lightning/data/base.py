@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from mti_lightning.backbone import Preprocessing
 from mti_lightning.data.datasets import Picture, Pictures, Stamp
 from mti_lightning.errors import InputError, check_range
+from mti_lightning.registry import public_path
 
 NAMED_WHEN_SKIPPED = 3
 _READING = ("batch_size", "num_workers")  # how pictures are read, not which
@@ -136,7 +137,7 @@ class PictureData(LightningDataModule, ABC):
         for name in {*PLACES} & {*arguments}:  # found again from any working directory
             arguments[name] = str(Path(arguments[name]).expanduser().absolute())
         return {
-            "class_path": f"{type(self).__module__}.{type(self).__name__}",
+            "class_path": public_path(type(self)),
             "init_args": arguments,
         }
 

@@ -14,6 +14,7 @@ from mti_lightning.data.datasets import Picture, Pictures, Stamp
 from mti_lightning.errors import InputError, check_range
 from mti_lightning.features.bound import BoundFeature, FeatureGroup
 from mti_lightning.features.feature import Feature
+from mti_lightning.registry import current_path
 from mti_lightning.superposition.rivals import Rivals
 from mti_lightning.sweep.measures import check_measure
 from mti_lightning.sweep.store import SweepStore
@@ -26,7 +27,7 @@ def reopen(store: SweepStore) -> PictureData:
         InputError: If its class or its files are gone.
     """
     provenance = store.provenance["data"]
-    module, _, name = provenance["class_path"].rpartition(".")
+    module, _, name = current_path(provenance["class_path"]).rpartition(".")
     try:
         data: PictureData = getattr(import_module(module), name)(**provenance["init_args"])
     except InputError as error:

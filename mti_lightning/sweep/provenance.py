@@ -9,13 +9,14 @@ from typing import Any
 from mti_lightning.attribution.methods import Attribution
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.data.base import PLACES
+from mti_lightning.registry import current_path, public_path
 
 
 def attributed(backbone: Backbone, layer: Layer, method: Attribution) -> dict[str, Any]:
     """Return what attributions depend on, but for pictures and features, as JSON."""
     arguments = method.arguments
     attribution = {
-        "class_path": _class_path(method),
+        "class_path": public_path(type(method)),
         "init_args": arguments,
         "files": _digests(arguments),
     }
@@ -49,7 +50,7 @@ def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | No
 
 def _told(thing: object) -> str:
     """Return what tells an object; not its address, which is another one in another run."""
-    return _class_path(thing) if type(thing).__repr__ is object.__repr__ else str(thing)
+    return public_path(type(thing)) if type(thing).__repr__ is object.__repr__ else str(thing)
 
 
 def _digests(arguments: Mapping[str, Any]) -> dict[str, str]:
@@ -61,13 +62,12 @@ def _digests(arguments: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _class_path(thing: object) -> str:
-    return f"{type(thing).__module__}.{type(thing).__qualname__}"
-
-
 def _comparable(provenance: Mapping[str, Any]) -> dict[str, Any]:
     compared = {name: value for name, value in provenance.items() if name != "version"}
-    if data := provenance.get("data"):
+    for name in ("data", "attribution"):
+        if made := provenance.get(name):
+            compared[name] = {**made, "class_path": current_path(made["class_path"])}
+    if data := compared.get("data"):
         arguments = {k: v for k, v in data["init_args"].items() if k not in PLACES}
         compared["data"] = {**data, "init_args": arguments}
     return compared

@@ -15,7 +15,7 @@ from mti_lightning.data.datasets import Picture, Pictures
 from mti_lightning.images.views import whole
 from mti_lightning.objectives.base import Objective
 from mti_lightning.objectives.inversion import SignedInversion
-from mti_lightning.render import render
+from mti_lightning.rendering import render
 
 
 class _Given(Pictures):

@@ -1,0 +1,99 @@
+"""What is done before and after a run, by what kind of model it is."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from mti_lightning import (
+    AtlasInversion,
+    AtlasLog,
+    InputError,
+    Objective,
+    Results,
+    Sweep,
+    SweepStore,
+    Validity,
+)
+from mti_lightning.log import run_folder
+from mti_lightning.sweep.progress import SweepProgress
+from mti_lightning.sweep.ranking import log
+
+
+class Hooks(LightningCLI):
+    """LightningCLI that finds what cannot work before a run's folder exists."""
+
+    checkpoint: dict[str, Any] | None
+
+    def before_fit(self) -> None:
+        """Find what cannot work before the run's folder exists."""
+        if isinstance(self.model, Sweep):
+            raise InputError("Sweep is run by mti predict; mti fit makes pictures")
+        if isinstance(self.model, Validity):
+            raise InputError("Validity is run by mti validate; mti fit makes pictures")
+        if not isinstance(self.model, Objective):
+            return
+        if isinstance(self.model, AtlasInversion) and self.model.chart.sweep is None:
+            sweep = Path("tb_logs", self._get(self.config, "name"), "sweep.zarr")
+            self.model.chart = replace(self.model.chart, sweep=str(sweep))
+        trainer: Any = self.trainer
+        for callback in trainer.callbacks:
+            if isinstance(callback, Results) and not self._get(self.config, "ckpt_path"):
+                callback.check(trainer)
+            if isinstance(callback, AtlasLog):
+                callback.open_maps(self.model)
+        self.model.set_up(trainer, self.datamodule)
+        if self.checkpoint is not None:
+            self.model.on_load_checkpoint(self.checkpoint)
+
+    def after_fit(self) -> None:
+        folder = run_folder(self.trainer)
+        if folder and self.trainer.is_global_zero:
+            print(folder)  # where the results are
+
+    def before_predict(self) -> None:
+        """Find what cannot work, and open the store, before the run's folder exists."""
+        if not isinstance(self.model, Sweep):
+            name = type(self.model).__name__
+            other = "validate" if isinstance(self.model, Validity) else "fit"
+            raise InputError(f"{name} is run by mti {other}; mti predict runs Sweep")
+        if self.model.store_path is None:
+            self.model.store_path = Path("tb_logs", self._get(self.config, "name"), "sweep.zarr")
+        trainer: Any = self.trainer
+        trainer.callbacks = [
+            SweepProgress() if isinstance(callback, ProgressBar) else callback
+            for callback in trainer.callbacks
+        ]
+        self.model.config = self._parser("predict").dump(self.config["predict"], skip_none=False)
+        self.model.set_up(trainer, self.datamodule)
+
+    def after_predict(self) -> None:
+        if not self.trainer.is_global_zero or self.model.store_path is None:
+            return
+        store = SweepStore(self.model.store_path)
+        if isinstance(self.trainer.logger, TensorBoardLogger):
+            log(store, self.trainer.logger.experiment)
+        print(store.path)
+
+    def before_validate(self) -> None:
+        """Find what cannot work before the run's folder exists."""
+        if not isinstance(self.model, Validity):
+            name = type(self.model).__name__
+            other = "predict" if isinstance(self.model, Sweep) else "fit"
+            raise InputError(f"{name} is run by mti {other}; mti validate runs Validity")
+        self.model.set_up(self.trainer, self.datamodule)
+
+    def after_validate(self) -> None:
+        report = self.model.report
+        for warning in report.warnings:
+            print(f"do not believe: {warning}", file=sys.stderr)
+        for feature, verdict in report.verdicts.items():
+            print(f"{feature}: {verdict}")
+        if self.trainer.loggers and self.trainer.log_dir:
+            print(Path(self.trainer.log_dir, "validity.md"))
+        if report.disbelieved:  # loudly: a script goes no further
+            raise SystemExit(1)

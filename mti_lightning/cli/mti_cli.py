@@ -1,0 +1,150 @@
+"""Lightning's command line, for runs of this package's models."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from mti_lightning import (
+    AtlasLog,
+    Attribution,
+    ImageBankStrategy,
+    ImageParameters,
+    InputError,
+    Objective,
+    PictureData,
+    PictureLog,
+    Results,
+    Sweep,
+    Toy,
+    Validity,
+)
+from mti_lightning.cli.files import class_paths
+from mti_lightning.cli.hooks import Hooks
+from mti_lightning.cli.parser import Parser
+from mti_lightning.objectives.preflight import read_checkpoint
+from mti_lightning.registry import check_skipped, current_path
+
+
+class RunParser(Parser, LightningArgumentParser):
+    """Lightning's parser, with this package's classes as what can stand at a key."""
+
+    def classes(self) -> dict[str, list[str]]:
+        bases: dict[str, tuple[type, ...]] = {
+            "model": (Objective, Sweep, Validity, Toy),
+            "data": (PictureData,),
+            "attribution": (Attribution,),
+            "image": (ImageParameters,),
+        }
+        return {
+            key: sorted(n for base in given for n in _final(base) if not n.startswith("_"))
+            for key, given in bases.items()
+        }
+
+
+def _final(base: type) -> list[str]:
+    below: list[type] = base.__subclasses__()
+    return [name for cls in below for name in _final(cls)] or [base.__name__]
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves config.yaml to the run's folder, where there is one."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.loggers:
+            super().setup(trainer, pl_module, stage)
+
+
+class MtiCLI(Hooks):
+    """LightningCLI with runs under `tb_logs/<name>/version_n`.
+
+    Args:
+        command: `fit`, `predict` or `validate`; only its parser is built.
+        args: What stands behind it.
+    """
+
+    def __init__(self, command: str, args: Sequence[str]) -> None:
+        self.command = command
+        for name in ("lightning.pytorch", "lightning.fabric"):  # tips, news about accelerators
+            logging.getLogger(name).setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning's own
+        super().__init__(
+            LightningModule,
+            args=[command, *args],
+            parser_class=RunParser,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"prog": "mti"},
+            trainer_defaults={
+                "max_epochs": 5,
+                "devices": 1,
+                "log_every_n_steps": 8,
+                "enable_model_summary": False,
+                "callbacks": [PictureLog(), AtlasLog(), Results()],
+            },
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning asks self
+        """Return the command with the options that it does not take."""
+        of_fit = {"ckpt_path", "weights_only"}  # a sweep goes on by itself
+        others = LightningCLI.subcommands()[self.command]
+        return {self.command: others if self.command == "fit" else others | of_fit}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        for path in sorted(class_paths(args, "mti_lightning")):
+            if (public := current_path(path)) != path:
+                raise InputError(f"class_path {path!r} will not do: it is {public} now")
+        self.config = parser.parse_args(args)  # without a warning that the process has others
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        told = "The run's folder under tb_logs."
+        parser.add_argument("--name", type=str, default="run", help=told)
+
+    def _parse_ckpt_path(self) -> None:
+        """Read the checkpoint before Lightning does, which does not say what is wrong with one."""
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        known = path and path not in ("last", "hpc")  # others Lightning finds in the run's folder
+        self.checkpoint = read_checkpoint(path) if known else None
+        super()._parse_ckpt_path()
+
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise InputError(f"seed_everything: {error}") from error
+
+    def before_instantiate_classes(self) -> None:
+        if not isinstance(given := self._get(self.config, "trainer"), Namespace):
+            raise InputError(f"trainer: give its keys, such as max_epochs; not {given!r}")
+        check_skipped(self._get(self.config, "model.init_args.attribution.class_path", "") or "")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        if self._get(self.config_init, "trainer.logger") in (None, True):
+            name = self._get(self.config, "name")
+            kwargs["logger"] = TensorBoardLogger("tb_logs", name=name, default_hp_metric=False)
+        try:
+            if self._shares_bank():
+                kwargs["strategy"] = ImageBankStrategy()
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, MisconfigurationException) as error:
+            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def _shares_bank(self) -> bool:
+        """Return whether several devices are to optimise an image bank, no matter how."""
+        given = {
+            name: self._get(self.config_init, f"trainer.{name}")
+            for name in ("accelerator", "devices", "num_nodes", "strategy")
+        }
+        if not isinstance(self.model, Objective) or given["strategy"] != "auto":
+            return False
+        return Trainer(**given, logger=False, enable_checkpointing=False).world_size > 1

@@ -1,0 +1,36 @@
+"""`mti rank`: the top pictures of a sweep."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mti_lightning.cli.parser import Parser
+
+
+def run(args: Sequence[str]) -> None:
+    """Run `mti rank`."""
+    from mti_lightning.log import show  # noqa: PLC0415  imports PyTorch, as do the next
+    from mti_lightning.sweep.measures import MEASURES  # noqa: PLC0415
+    from mti_lightning.sweep.ranking import make_ranking  # noqa: PLC0415
+
+    parser = Parser(prog="mti rank", description="The top pictures of a sweep, by any measure.")
+    parser.add_argument("sweep", help="The sweep's folder, such as tb_logs/NAME/sweep.zarr.")
+    parser.add_argument(
+        "--feature",
+        help="One of its features; without it, all are ranked, by a high percentile of the measure "
+        "over the pictures.",
+    )
+    parser.add_argument(
+        "--by", default="tension", help=f"{', '.join(MEASURES)}; with - before it the low end."
+    )
+    parser.add_argument(
+        "--count", type=int, help="Rows at most; by default 20 pictures, or all features."
+    )
+    parser.add_argument("--out", default="rank.csv", help="The table to write.")
+    parser.add_argument("--sheet", help="A contact sheet to write, such as rank.png.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace what is there.")
+    given = parser.parse_args(list(args))
+    show()
+    out, sheet = Path(given.out), Path(given.sheet) if given.sheet else None
+    make_ranking(given.sweep, given.feature, given.by, given.count, out, sheet, given.overwrite)
+    for path in filter(None, (out, sheet)):
+        print(path)

@@ -1,0 +1,31 @@
+"""`mti sheet`: the pictures of several runs side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mti_lightning.cli.parser import Parser
+from mti_lightning.errors import InputError
+
+
+def run(args: Sequence[str]) -> None:
+    """Run `mti sheet`."""
+    parser = Parser(prog="mti sheet", description="Lay the pictures of several runs side by side.")
+    parser.add_argument(
+        "runs", nargs="+", help="Folders of finished runs; of a folder of versions the latest."
+    )
+    parser.add_argument("--out", default="sheet.png", help="The picture to write.")
+    parser.add_argument("--rows", type=int, default=16, help="Rows at most.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace the picture.")
+    given = parser.parse_args(list(args))
+    out = Path(given.out)
+    if out.exists() and not given.overwrite:
+        raise InputError(f"{out} exists; give --out another name, or --overwrite")
+    from mti_lightning.compose import contact_sheet  # noqa: PLC0415
+
+    picture = contact_sheet([Path(run) for run in given.runs], given.rows)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        picture.save(out)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{out} cannot be written: {error}") from error
+    print(out)

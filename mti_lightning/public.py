@@ -1,0 +1,86 @@
+"""What users, configurations and plugins name: `mti_lightning.NAME`, wherever NAME lives.
+
+That path is what configurations, checkpoints and stores record: a later move breaks nothing.
+"""
+
+from mti_lightning.atlas.callback import AtlasLog
+from mti_lightning.atlas.inversion import AtlasInversion
+from mti_lightning.atlas.map import Chart
+from mti_lightning.attribution.methods import ActGrad, Attribution, Pass, attribute
+from mti_lightning.attribution.signs import excitation, inhibition
+from mti_lightning.attribution.tension import Tension
+from mti_lightning.backbone.layout import ActivationLayout, Layer
+from mti_lightning.backbone.network import Backbone
+from mti_lightning.callbacks import PictureLog, Results
+from mti_lightning.data.base import PictureData
+from mti_lightning.data.modules import ImageFolder, PictureFile, PictureFolder, PictureShards
+from mti_lightning.data.shapes import VetoedShapesPictures
+from mti_lightning.errors import InputError, MtiError, RenderError, RunError
+from mti_lightning.features.bound import BoundFeature
+from mti_lightning.features.feature import Feature
+from mti_lightning.images.parameters import FourierPhase, ImageParameters, Pixels
+from mti_lightning.images.views import Views
+from mti_lightning.objectives.base import Objective
+from mti_lightning.objectives.inversion import NegativeInversion, PositiveInversion, SignedInversion
+from mti_lightning.objectives.tense import MaximallyTense
+from mti_lightning.objectives.turns import ImageBankStrategy
+from mti_lightning.rendering import Rendering, render
+from mti_lightning.superposition.toys import AbsoluteValue, ExclusiveOr, Toy
+from mti_lightning.sweep.module import Sweep
+from mti_lightning.sweep.pictures import SweepPictures
+from mti_lightning.sweep.store import SweepStore
+from mti_lightning.validity.module import Validity
+from mti_lightning.vetoed_shapes.training import VetoedShapesClassifier, VetoedShapesData
+from mti_lightning.vetoed_shapes.world import VetoedShapes
+
+__all__ = [
+    "AbsoluteValue",
+    "ActGrad",
+    "ActivationLayout",
+    "AtlasInversion",
+    "AtlasLog",
+    "Attribution",
+    "Backbone",
+    "BoundFeature",
+    "Chart",
+    "ExclusiveOr",
+    "Feature",
+    "FourierPhase",
+    "ImageBankStrategy",
+    "ImageFolder",
+    "ImageParameters",
+    "InputError",
+    "Layer",
+    "MaximallyTense",
+    "MtiError",
+    "NegativeInversion",
+    "Objective",
+    "Pass",
+    "PictureData",
+    "PictureFile",
+    "PictureFolder",
+    "PictureLog",
+    "PictureShards",
+    "Pixels",
+    "PositiveInversion",
+    "RenderError",
+    "Rendering",
+    "Results",
+    "RunError",
+    "SignedInversion",
+    "Sweep",
+    "SweepPictures",
+    "SweepStore",
+    "Tension",
+    "Toy",
+    "Validity",
+    "VetoedShapes",
+    "VetoedShapesClassifier",
+    "VetoedShapesData",
+    "VetoedShapesPictures",
+    "Views",
+    "attribute",
+    "excitation",
+    "inhibition",
+    "render",
+]
