@@ -1,10 +1,6 @@
 # Everything runs from .venv, which the first target that needs it sets up; tb_logs/ receives all results.
 PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
 BIN := .venv/bin
-# glibc otherwise gives each large tensor back to the kernel, and pages it in again: a third of the time on CPU.
-export MALLOC_MMAP_MAX_ ?= 0
-export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
-export MALLOC_TOP_PAD_ ?= 500000000
 INSTALLED := .venv/installed
 BENCH := .venv-bench
 
@@ -38,6 +34,10 @@ atlas: $(INSTALLED)  ## the attribution atlas of a class of the vetoed shapes
 	@$(BIN)/mti fit --config configs/demo_atlas.yaml
 	@echo "The page is atlas.html in that folder."
 
+# What mti itself does (mti_lightning/cli/memory.py), for those who call its functions from Python.
+test test-all bench train: export MALLOC_MMAP_MAX_ ?= 0
+test test-all bench train: export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
+test test-all bench train: export MALLOC_TOP_PAD_ ?= 500000000
 # A process for each core, with one thread each: most tests are too small for more.
 test test-all: export OMP_NUM_THREADS = 1
 PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile

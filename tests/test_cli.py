@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+import zarr
 from PIL import Image
 
 from mti_lightning import SweepStore
@@ -444,6 +446,15 @@ def test_of_several_configurations_the_one_with_the_mistake_is_named(desk, capsy
     assert line.startswith("more.yaml, line 1: trainer.min_epoch: ")
 
 
+@pytest.mark.parametrize("path", ["objectives.MaximallyTense", "objectives.base.MaximallyTense"])
+def test_a_path_that_a_class_had_is_refused_with_the_one_that_it_has(desk, capsys, path):
+    Path("old.yaml").write_text(BASE.replace("MaximallyTense", f"mti_lightning.{path}"))
+    told = f"class_path 'mti_lightning.{path}' will not do: it is mti_lightning.MaximallyTense now"
+    assert refusal(capsys, ["fit", "--config=old.yaml"]) == f"old.yaml, line 4: {told}"
+    given = f"--model.class_path=mti_lightning.{path}"
+    assert refusal(capsys, ["fit", "--config=base.yaml", given]) == told
+
+
 def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(desk, capsys):
     line = refusal(capsys, ["fit", "--config", "base.yaml", "--trainer.max_epochs", "few"])
     assert line == "trainer.max_epochs: expected int or null, got few"
@@ -586,6 +597,14 @@ def test_the_same_command_and_the_saved_configuration_make_identical_files(runs,
     }
     assert len([name for name in first if name.startswith("pictures/")]) == 4
     assert first == second
+
+
+def test_a_run_records_public_paths(runs):
+    (checkpoint,) = (runs / "version_0" / "checkpoints").glob("*.ckpt")
+    for path in (checkpoint, runs / "version_0" / "config.yaml"):
+        recorded = re.findall(rb"mti_lightning\.[\w.]*[a-z]", path.read_bytes())
+        assert recorded
+        assert all(name.count(b".") == 1 for name in recorded)
 
 
 def test_existing_results_are_not_touched(runs, capsys, monkeypatch):
@@ -932,6 +951,22 @@ def test_the_store_holds_the_whole_configuration(swept):
     folder = swept / "tb_logs" / "demo_sweep"
     config = SweepStore(folder / "sweep.zarr").config
     assert config == (folder / "version_0" / "config.yaml").read_text()
+
+
+def test_a_sweep_that_recorded_where_classes_used_to_be_goes_on(swept, desk):
+    store = Path(shutil.copytree(swept / "tb_logs/demo_sweep/sweep.zarr", "old.zarr"))
+    group = zarr.open_group(store)
+    made = group.attrs["sweep"]
+    assert made["data"]["class_path"] == "mti_lightning.VetoedShapesPictures"
+    assert made["attribution"]["class_path"] == "mti_lightning.ActGrad"
+    for name, module in (("data", "data.pictures"), ("attribution", "attribution")):
+        made[name]["class_path"] = made[name]["class_path"].replace(".", f".{module}.")
+    group.attrs["sweep"] = made
+    main(["rank", str(store), "--feature=fc:3", "--sheet=rank.png"])  # opens the pictures anew
+    assert Path("rank.png").is_file()
+    main([*SMALL_SWEEP, f"--model.store={store}"])
+    moved = SweepStore(store).provenance["data"]["class_path"]
+    assert moved == "mti_lightning.VetoedShapesPictures"
 
 
 def test_a_sweep_that_a_full_disk_stopped_at_its_end_is_completed(desk, capsys, monkeypatch):

@@ -42,8 +42,10 @@ def main(args: Sequence[str] | None = None) -> None:
     if args is None:
         keep_memory()
     try:
-        _dispatch(list(sys.argv[1:] if args is None else args))
-        sys.stdout.flush()
+        try:
+            _dispatch(list(sys.argv[1:] if args is None else args))
+        finally:  # also where a help has ended it
+            sys.stdout.flush()
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             raise SystemExit(141) from None  # as a shell says of a program that SIGPIPE ends
@@ -55,20 +57,19 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _dispatch(given: Sequence[str]) -> None:
-    if given[:1] in (["-h"], ["--help"]):
-        print(_help())
-    elif given[:1] == ["--version"]:
-        print(f"mti-lightning {__version__}")
-    elif not given or given[0].startswith("-"):
+    name = given[0] if given else ""
+    if name in ("-h", "--help", "--version"):
+        print(f"mti-lightning {__version__}" if name == "--version" else _help())
+        raise SystemExit(0)
+    if not name or name.startswith("-"):
         raise InputError(f"give a command: {_offer()}")
-    elif given[0] not in COMMANDS:
-        near = nearest(given[0], COMMANDS)
-        raise InputError(f"there is no command {given[0]!r}{near or f'; give {_offer()}'}")
-    else:
-        run: Callable[[Sequence[str]], None] = pkgutil.resolve_name(
-            f"mti_lightning.cli.{COMMANDS[given[0]].function}"
+    if name not in COMMANDS:
+        raise InputError(
+            f"there is no command {name!r}{nearest(name, COMMANDS) or f'; give {_offer()}'}"
         )
-        run(given[1:])
+    function = f"mti_lightning.cli.{COMMANDS[name].function}"
+    run: Callable[[Sequence[str]], None] = pkgutil.resolve_name(function)
+    run(given[1:])
 
 
 def _usages() -> list[str]:

@@ -19,10 +19,10 @@ def run(args: Sequence[str]) -> None:
     given = parser.parse_args(list(args))
     if given.action and given.plugin is None:
         raise InputError("mti plugins check: name a plugin; mti plugins lists them")
-    from mti_lightning.attribution.methods import Attribution  # noqa: PLC0415
-    from mti_lightning.cli import plugin_report  # noqa: PLC0415
-    from mti_lightning.log import show  # noqa: PLC0415
-    from mti_lightning.registry import find_plugins  # noqa: PLC0415
+    from mti_lightning.attribution.methods import Attribution
+    from mti_lightning.cli import plugin_report
+    from mti_lightning.log import show
+    from mti_lightning.registry import find_plugins
 
     show()
     plugins = find_plugins(Attribution)

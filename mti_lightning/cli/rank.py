@@ -8,9 +8,9 @@ from mti_lightning.cli.parser import Parser
 
 def run(args: Sequence[str]) -> None:
     """Run `mti rank`."""
-    from mti_lightning.log import show  # noqa: PLC0415  imports PyTorch, as do the next
-    from mti_lightning.sweep.measures import MEASURES  # noqa: PLC0415
-    from mti_lightning.sweep.ranking import make_ranking  # noqa: PLC0415
+    from mti_lightning.log import show  # imports PyTorch, as do the next
+    from mti_lightning.sweep.measures import MEASURES
+    from mti_lightning.sweep.ranking import make_ranking
 
     parser = Parser(prog="mti rank", description="The top pictures of a sweep, by any measure.")
     parser.add_argument("sweep", help="The sweep's folder, such as tb_logs/NAME/sweep.zarr.")

@@ -25,11 +25,10 @@ def validate(args: Sequence[str]) -> None:
 def _run(command: str, args: Sequence[str]) -> None:
     """Run a command; an error says where in a configuration it is."""
     args = locate(args)
-    if not {"-h", "--help"} & {*args}:
-        check(args)
+    check(args)
     # Only now, as they import PyTorch.
-    from mti_lightning.cli.discovery import with_plugins  # noqa: PLC0415
-    from mti_lightning.cli.mti_cli import MtiCLI  # noqa: PLC0415
+    from mti_lightning.cli.discovery import with_plugins
+    from mti_lightning.cli.mti_cli import MtiCLI
 
     try:
         with with_plugins():

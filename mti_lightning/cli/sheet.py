@@ -20,7 +20,7 @@ def run(args: Sequence[str]) -> None:
     out = Path(given.out)
     if out.exists() and not given.overwrite:
         raise InputError(f"{out} exists; give --out another name, or --overwrite")
-    from mti_lightning.compose import contact_sheet  # noqa: PLC0415
+    from mti_lightning.compose import contact_sheet
 
     picture = contact_sheet([Path(run) for run in given.runs], given.rows)
     out.parent.mkdir(parents=True, exist_ok=True)
