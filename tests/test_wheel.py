@@ -28,7 +28,8 @@ def wheel(tmp_path_factory) -> Path:
 def mti(wheel: Path, tmp_path: Path):
     """Run `mti` of the wheel in an empty folder."""
     site = wheel.parent / "site"
-    environment = {**os.environ, "PYTHONPATH": str(site)}
+    places = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": places}
 
     def run(*arguments: str) -> str:
         done = subprocess.run(
@@ -73,7 +74,6 @@ def test_a_shipped_configuration_runs_by_its_name_in_an_empty_folder(mti, tmp_pa
     results = tmp_path / "tb_logs/demo_mti/version_0"
     assert len((results / "results.csv").read_text().splitlines()) == 1 + 8
     assert "class_path: mti_lightning.MaximallyTense\n" in (results / "config.yaml").read_text()
-    own = (tmp_path / "demo_mti").write_text("name: mine\n")  # a file of that name wins
-    assert own
+    (tmp_path / "demo_mti").write_text("name: mine\n")  # a file of that name wins
     again = ["--config", str(results / "config.yaml"), "--config", "demo_mti"]
     assert mti("fit", *again) == "tb_logs/mine/version_0\n"
