@@ -15,8 +15,8 @@ from mti_lightning import Backbone, InputError, PictureFolder, Sweep, SweepStore
 from mti_lightning.sweep.measures import MEASURES
 from mti_lightning.sweep.ranking import layer_table, log, make_ranking, scatter, table
 from mti_lightning.sweep.writing import SweepWriter
-from tests.test_store import MADE
-from tests.test_sweep import predict, sweep, world
+from tests.sweep.test_module import predict, sweep, world
+from tests.sweep.test_store import MADE
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from mti_lightning.atlas.layout import Layout, find_cells, lay_out, place, thinn
 from mti_lightning.atlas.selection import columns_of, pool, pool_store, select_pictures
 from mti_lightning.sweep.writing import SweepWriter
 from mti_lightning.vetoed_shapes.world import veto_of
-from tests.test_store import MADE
+from tests.sweep.test_store import MADE
 
 NUMBERS = st.floats(-1e30, 1e30) | st.sampled_from([0.0, 0.5, 1.0])
 POINTS = st.integers(1, 60).flatmap(

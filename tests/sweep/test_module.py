@@ -300,7 +300,7 @@ SCRIPT = """
 import sys, warnings
 sys.path.insert(0, {root!r})
 warnings.filterwarnings("ignore")
-from tests.test_sweep import *
+from tests.sweep.test_module import *
 if __name__ == "__main__":
     {before}
     predict(sweep(Path({store!r}), block={block}), {data}, **{options!r})
@@ -349,7 +349,7 @@ def run(
 ) -> int:
     """Sweep in a process of its own, and return how it ended."""
     script = tmp_path / "run.py"
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     told = {"before": before, "block": block, "data": data, "options": options}
     script.write_text(SCRIPT.format(root=root, store=str(store), **told))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, check=False)

@@ -15,7 +15,7 @@ from mti_lightning.errors import InputError, RunError
 from mti_lightning.superposition.networks import WeightedError, Weights, tension_causes
 from mti_lightning.superposition.toys import AbsoluteValue, ExclusiveOr, Toy
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 TOYS = [AbsoluteValue, ExclusiveOr]
 
 toys = pytest.mark.parametrize("kind", TOYS)

@@ -36,7 +36,7 @@ from mti_lightning.vetoed_shapes.shapes import KINDS
 from mti_lightning.vetoed_shapes.world import VetoedShapes
 from tests.test_registry import site  # noqa: F401  the fixture
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 WORLD = "vetoed_shapes_resnet"
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
