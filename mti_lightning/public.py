@@ -6,11 +6,12 @@ That path is what configurations, checkpoints and stores record: a later move br
 from mti_lightning.atlas.callback import AtlasLog
 from mti_lightning.atlas.inversion import AtlasInversion
 from mti_lightning.atlas.map import Chart
+from mti_lightning.attribution.checks import check_path
 from mti_lightning.attribution.methods import ActGrad, Attribution, Pass, attribute
 from mti_lightning.attribution.signs import excitation, inhibition
 from mti_lightning.attribution.tension import Tension
-from mti_lightning.backbone.layout import ActivationLayout, Layer
-from mti_lightning.backbone.network import Backbone
+from mti_lightning.backbone import ActivationLayout, Backbone, Layer
+from mti_lightning.backbone.trace import moves_values
 from mti_lightning.callbacks import PictureLog, Results
 from mti_lightning.data.base import PictureData
 from mti_lightning.data.modules import ImageFolder, PictureFile, PictureFolder, PictureShards
@@ -80,7 +81,9 @@ __all__ = [
     "VetoedShapesPictures",
     "Views",
     "attribute",
+    "check_path",
     "excitation",
     "inhibition",
+    "moves_values",
     "render",
 ]

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -33,15 +34,16 @@ QUICK = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 FIT = [*QUICK, "--trainer.max_epochs=1", "--model.steps_per_epoch=1"]
 # Few pictures make few points of a map, and nothing is coherent in an untrained network.
 SHORT = {
-    "SignedInversion": [*FIT, "--model.coherent=false"],
-    "my_run.yaml": FIT,
-    "configs/sweep.yaml": [*QUICK, "--data.num_workers=0"],
-    "configs/demo_sweep.yaml": [*QUICK, "--data.size=12"],
-    "configs/positive.yaml": [*FIT, "--model.coherent=false"],
-    "SweepPictures": ["--data.count=2"],
+    "--model SignedInversion": [*FIT, "--model.coherent=false"],
+    "--config my_run.yaml": FIT,
+    "--config sweep": [*QUICK, "--data.num_workers=0"],
+    "--config demo_sweep": [*QUICK, "--data.size=12"],
+    "--config mine.yaml": [*FIT, "--model.coherent=false"],
+    "--config positive": [*FIT, "--model.coherent=false"],
+    "--data SweepPictures": ["--data.count=2"],
     "--trainer.callbacks+=AtlasLog": ["--trainer.callbacks.chart.minimum=1"],
-    "configs/atlas.yaml": [*FIT, "--model.coherent=false", "--model.chart={minimum: 1}"],
-    "configs/validate.yaml": [*QUICK, "--model.pictures=3", "--model.rendered=0"],
+    "--config atlas": [*FIT, "--model.coherent=false", "--model.chart={minimum: 1}"],
+    "--config validate": [*QUICK, "--model.pictures=3", "--model.rendered=0"],
 }
 
 
@@ -81,7 +83,6 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(3):
         save_noise(tmp_path / f"pictures/{seed}.png", seed)
     (tmp_path / "cat.jpg").write_bytes((tmp_path / "pictures/0.png").read_bytes())
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(LOG, "handlers", [logging.NullHandler()])
 
@@ -103,18 +104,27 @@ def test_a_page_runs(
             run_python(block.text, monkeypatch)
         elif block.language == "sh":
             for command in block.commands:
-                if command[0] != "mti":
-                    check_other(command)
-                elif block.is_run:
-                    run_mti(command[1:])
-                else:
-                    check_options(command[1:], capsys)
+                run_command(command, block.is_run, capsys)
+
+
+def run_command(command: list[str], is_run: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    if command[0] != "mti":
+        check_other(command)
+    elif ">" in command:
+        capsys.readouterr()
+        main(command[1:-2])
+        Path(command[-1]).write_text(capsys.readouterr().out)
+    elif is_run:
+        run_mti(command[1:])
+    else:
+        check_options(command[1:], capsys)
 
 
 def run_mti(given: list[str]) -> None:
     """Run a command with a network, pictures and steps that a test has time for."""
     if given[0] in ("fit", "predict", "validate"):
-        short = [option for word in given for option in SHORT.get(word, [])]
+        words = [*map(" ".join, pairwise(given)), *given]
+        short = [option for word in words for option in SHORT.get(word, [])]
         assert short, given
         given = given + short
         if not any("demo" in word for word in given):
@@ -182,8 +192,6 @@ def test_the_readme_is_short() -> None:
 
 def test_every_public_name_is_documented() -> None:
     listed = re.findall(r"^::: (\S+)$", PAGES["api.md"], re.MULTILINE)
-    # The module's name hides the function's from those who read the code without running it.
-    listed[listed.index("mti_lightning.rendering.render")] = "mti_lightning.render"
     public = {
         f"{module.__name__}.{name}": getattr(module, name)
         for module in (mti_lightning, testing)
@@ -205,9 +213,11 @@ def test_the_contributing_page_knows_every_room() -> None:
 
 def test_the_configurations_are_told_of() -> None:
     page = PAGES["your-model.md"]
-    told = {*re.findall(r"`(\w+\.yaml)`", page)} - {"config.yaml"}
-    there = {path.name for path in (ROOT / "configs").glob("*.yaml")}
-    trains = {name for name in there if name.endswith("_vetoed_shapes.yaml")}
+    table = re.search(r"^\| name \| what it makes \|\n.*?\n\n", page, re.MULTILINE | re.DOTALL)
+    assert table
+    told = {*re.findall(r"`(\w+)`", table[0])}
+    there = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+    trains = {name for name in there if name.endswith("_vetoed_shapes")}
     assert told == {name for name in there - trains if not name.startswith("demo_")}
 
 

@@ -16,6 +16,7 @@ from mti_lightning.registry import current_path, public_path
 from mti_lightning.testing import Check
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+PLUGINS = Path(__file__).parents[1] / "plugins"
 CLASSES = [name for name in mti_lightning.__all__ if isinstance(getattr(mti_lightning, name), type)]
 
 
@@ -90,3 +91,9 @@ def test_pytorch_is_imported_when_it_is_needed_and_our_own_backbone_is_there():
         "print(Backbone('vetoed_shapes_resnet').name)"
     )
     assert told == "vetoed_shapes_resnet"
+
+
+def test_plugins_need_nothing_but_public_names():
+    inner = re.compile(r"^\s*(?:from|import) (mti_lightning\.\S+)", re.MULTILINE)
+    for file in sorted(PLUGINS.glob("*/mti_*/*.py")):
+        assert {*inner.findall(file.read_text())} <= {"mti_lightning.testing"}, file

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from mti_lightning.attribution.checks import check_method, check_path
 from mti_lightning.attribution.methods import ActGrad, Attribution, attribute
 from mti_lightning.attribution.tension import Measure, Tension
-from mti_lightning.backbone.layout import Layer
-from mti_lightning.backbone.network import Backbone
+from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.errors import InputError
 from mti_lightning.features.bound import BoundFeature, FeatureGroup, activation_warning, expand
 

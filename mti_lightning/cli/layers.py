@@ -16,8 +16,8 @@ def run(args: Sequence[str]) -> None:
     parser.add_argument("model", help="A timm model, or one of a plugin.")
     parser.add_argument("--weights", default="random", help="pretrained, random, or a file.")
     given = parser.parse_args(list(args))
+    from mti_lightning.backbone import Backbone
     from mti_lightning.backbone.layers import layer_lines, usable_layers
-    from mti_lightning.backbone.network import Backbone
     from mti_lightning.cli.discovery import with_plugins
     from mti_lightning.registry import layers_of_interest
 

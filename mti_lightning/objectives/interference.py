@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mti_lightning.attribution.module import AttributionModule
-from mti_lightning.backbone.network import Backbone
+from mti_lightning.backbone import Backbone
 from mti_lightning.superposition.rivals import Rivals
 from mti_lightning.sweep.pictures import SweepPictures, rivals_of
 from mti_lightning.sweep.store import SweepStore

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mti_lightning.attribution.module import AttributionModule
-from mti_lightning.backbone.network import Preprocessing
+from mti_lightning.backbone import Preprocessing
 from mti_lightning.data.base import PictureData
 from mti_lightning.errors import InputError
 from mti_lightning.images import spectrum

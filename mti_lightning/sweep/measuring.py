@@ -10,8 +10,7 @@ from torch import Tensor
 from mti_lightning.attribution.gradients import centre, gradients
 from mti_lightning.attribution.methods import ActGrad, Attribution, attribute
 from mti_lightning.attribution.tension import Tension
-from mti_lightning.backbone.layout import ActivationLayout, Layer
-from mti_lightning.backbone.network import Backbone
+from mti_lightning.backbone import ActivationLayout, Backbone, Layer
 from mti_lightning.features.bound import BoundFeature, FeatureGroup
 from mti_lightning.features.receptive_field import find_window
 from mti_lightning.features.window import Window, respond
@@ -136,7 +135,7 @@ class Measurement:
                 if piece.places:
                     for name, values in self._reduce(piece).items():
                         numbers[name][piece.places] = values.float()
-                if part.has_rivals:
+                if part.has_rivals and piece.centred is not None:
                     slices.append(self._pool(piece))
                 for place, attribution in zip(piece.places, piece.attribution, strict=False):
                     if place in keep:

@@ -15,7 +15,7 @@ from torch import Tensor
 from mti_lightning.attribution.methods import Attribution
 from mti_lightning.attribution.module import AttributionModule
 from mti_lightning.attribution.tension import Measure, Tension
-from mti_lightning.backbone.network import Backbone
+from mti_lightning.backbone import Backbone
 from mti_lightning.data.base import NAMED_WHEN_SKIPPED, Loaded, PictureData
 from mti_lightning.data.datasets import Stamp
 from mti_lightning.errors import InputError, RunError, check_range

@@ -261,6 +261,12 @@ def test_where_nothing_excites_or_inhibits_there_is_no_atlas(tmp_path: Path) -> 
         objective.build_bank(VetoedShapesPictures(12))
 
 
+def test_a_run_from_python_makes_its_sweep_first(whole: Path, tmp_path: Path) -> None:
+    """Of the sweep and of the run, each has the batches that are its own."""
+    made = Chart(str(tmp_path / "sweep.zarr"), size=(2, 2), minimum=5, exemplars=3)
+    assert_same(run(tmp_path, inversion(made), datamodule=world()), whole)
+
+
 def test_an_atlas_at_the_end_of_each_epoch(whole: Path) -> None:
     assert_same(whole, whole)
     events = EventAccumulator(str(whole), size_guidance={"images": 0}).Reload()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mti_lightning.attribution.gradients import centre, gradients
-from mti_lightning.backbone.layout import ActivationLayout
+from mti_lightning.backbone import ActivationLayout
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 5, 99])

@@ -204,6 +204,15 @@ def test_all_channels_at_once_equal_one_by_one() -> None:
             )
 
 
+def test_without_a_mean_activation_what_needs_it_is_left_out() -> None:
+    module = sweep()
+    module.prepare()
+    measured = module.measure(torch.rand(2, 3, 96, 96, generator=torch.manual_seed(0)))
+    for name, values in measured.items():
+        left_out = name in ("tension_centred", "interference")
+        assert values.isnan().all() if left_out else values.isfinite().all(), name
+
+
 def test_the_store_holds_what_measure_gives_and_opens_without_us(whole: Path) -> None:
     group = zarr.open_group(whole, mode="r")
     assert group["tension"].metadata.dimension_names == ("picture", "feature")

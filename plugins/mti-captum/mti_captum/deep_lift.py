@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mti_lightning import Attribution, InputError
-from mti_lightning.attribution.methods import Pass
+from mti_lightning import Attribution, InputError, Pass
 
 _POOLS = (nn.MaxPool2d, nn.AdaptiveMaxPool2d)
 # Those that look at each value by itself.

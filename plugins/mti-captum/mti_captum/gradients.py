@@ -9,8 +9,7 @@ import torch
 from captum import attr
 from torch import Tensor
 
-from mti_lightning import Attribution, InputError
-from mti_lightning.attribution.methods import Pass
+from mti_lightning import Attribution, InputError, Pass
 
 
 @final

@@ -8,8 +8,7 @@ from captum import attr
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from mti_lightning import Attribution, InputError
-from mti_lightning.attribution.methods import Pass
+from mti_lightning import Attribution, InputError, Pass
 
 _TOLERANCE = 0.01  # of |r|
 _ROUNDING = 1e-6  # of Σ|A|: what float32 makes of a sum

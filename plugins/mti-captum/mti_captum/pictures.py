@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mti_lightning import Attribution, InputError
-from mti_lightning.attribution.methods import Pass
+from mti_lightning import Attribution, InputError, Pass
 
 
 def _check(steps: int, grey: float) -> None:

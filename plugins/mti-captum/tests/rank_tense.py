@@ -17,14 +17,14 @@ from mti_lightning import (
     ActGrad,
     Attribution,
     Backbone,
+    BoundFeature,
     Feature,
     Layer,
+    Pass,
     Tension,
     VetoedShapesPictures,
     attribute,
 )
-from mti_lightning.attribution.methods import Pass
-from mti_lightning.features.bound import BoundFeature
 
 KINDS, BATCH = 8, 128
 

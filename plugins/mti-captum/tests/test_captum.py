@@ -25,12 +25,20 @@ from mti_captum import (
 from rank_tense import short
 from torch import Tensor, nn
 
-from mti_lightning import ActGrad, Attribution, Backbone, Feature, InputError, Layer, attribute
-from mti_lightning.attribution.methods import Pass
+from mti_lightning import (
+    ActGrad,
+    Attribution,
+    Backbone,
+    BoundFeature,
+    Feature,
+    InputError,
+    Layer,
+    Pass,
+    VetoedShapes,
+    attribute,
+)
 from mti_lightning.cli import main
-from mti_lightning.features.bound import BoundFeature
 from mti_lightning.testing import check_attribution
-from mti_lightning.vetoed_shapes.world import VetoedShapes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 METHODS = [

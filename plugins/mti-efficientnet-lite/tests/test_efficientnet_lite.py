@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from mti_lightning import Backbone, InputError
 from mti_lightning.cli import main
-from mti_lightning.data import decode
-from mti_lightning.data.decode import prepare
+from mti_lightning.data.decode import decode, prepare
 from mti_lightning.registry import layers_of_interest
 from mti_lightning.testing import check_backbone
 

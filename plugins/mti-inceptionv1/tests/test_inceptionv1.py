@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mti_lightning import ActGrad, Backbone, Feature, InputError, Layer, attribute
+from mti_lightning import ActGrad, Backbone, BoundFeature, Feature, InputError, Layer, attribute
 from mti_lightning.backbone.layers import usable_layers
 from mti_lightning.cli import main
-from mti_lightning.features.bound import BoundFeature, FeatureGroup, activation_warning
+from mti_lightning.features.bound import FeatureGroup, activation_warning
 from mti_lightning.features.receptive_field import TOLERANCE, find_window
 from mti_lightning.features.window import Window
 from mti_lightning.registry import layers_of_interest

@@ -7,11 +7,17 @@ from typing import final
 import torch
 from torch import Tensor
 
-from mti_lightning import Attribution, Backbone, InputError, Layer
-from mti_lightning.attribution.methods import Pass
-from mti_lightning.attribution.signs import excitation, inhibition
-from mti_lightning.backbone import ActivationLayout
-from mti_lightning.features.bound import BoundFeature
+from mti_lightning import (
+    ActivationLayout,
+    Attribution,
+    Backbone,
+    BoundFeature,
+    InputError,
+    Layer,
+    Pass,
+    excitation,
+    inhibition,
+)
 from mti_sae.dictionary import Dictionary
 
 

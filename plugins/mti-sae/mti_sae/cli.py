@@ -12,10 +12,16 @@ import torch
 from jsonargparse import auto_cli
 from torch import Tensor
 
-from mti_lightning import Backbone, Feature, InputError, Layer, PictureData
-from mti_lightning.attribution.checks import check_path
-from mti_lightning.errors import MtiError
-from mti_lightning.features.bound import BoundFeature
+from mti_lightning import (
+    Backbone,
+    BoundFeature,
+    Feature,
+    InputError,
+    Layer,
+    MtiError,
+    PictureData,
+    check_path,
+)
 from mti_sae.atoms import Atoms, attribute_atoms
 from mti_sae.dictionary import Dictionary
 

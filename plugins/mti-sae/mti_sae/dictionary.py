@@ -11,8 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mti_lightning import InputError
-from mti_lightning.backbone import ActivationLayout
+from mti_lightning import ActivationLayout, InputError
 
 # What sparse autoencoders call their parts. Linear layers keep weights transposed.
 _ATOMS = (("W_dec", False), ("decoder.weight", True), ("dictionary", False), ("atoms", False))

@@ -13,11 +13,20 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mti_lightning import ActGrad, Attribution, Backbone, Feature, InputError, Layer, attribute
+from mti_lightning import (
+    ActGrad,
+    Attribution,
+    Backbone,
+    BoundFeature,
+    Feature,
+    InputError,
+    Layer,
+    VetoedShapes,
+    attribute,
+)
 from mti_lightning.cli import main
-from mti_lightning.features.bound import BoundFeature
 from mti_lightning.testing import check_attribution
-from mti_lightning.vetoed_shapes.world import VetoedShapes, veto_of
+from mti_lightning.vetoed_shapes.world import veto_of
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CHANNELS, COUNT = 128, 300  # of layer3 of the vetoed shapes' network; more atoms than channels

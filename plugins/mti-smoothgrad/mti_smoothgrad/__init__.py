@@ -5,8 +5,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from mti_lightning import Attribution, InputError
-from mti_lightning.attribution.methods import Pass
+from mti_lightning import Attribution, InputError, Pass
 
 
 @final

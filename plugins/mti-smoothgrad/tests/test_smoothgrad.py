@@ -4,8 +4,7 @@ import pytest
 import torch
 from mti_smoothgrad import SmoothGrad
 
-from mti_lightning import ActGrad, Backbone, Feature, InputError, Layer, attribute
-from mti_lightning.features.bound import BoundFeature
+from mti_lightning import ActGrad, Backbone, BoundFeature, Feature, InputError, Layer, attribute
 from mti_lightning.testing import check_attribution
 
 

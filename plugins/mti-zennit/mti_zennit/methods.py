@@ -9,8 +9,7 @@ from zennit import composites
 from zennit.canonizers import SequentialMergeBatchNorm
 from zennit.core import Composite
 
-from mti_lightning import Attribution, InputError
-from mti_lightning.attribution.methods import Pass
+from mti_lightning import Attribution, InputError, Pass
 from mti_zennit.rules import registered
 
 Rules = Literal[

@@ -18,8 +18,7 @@ from zennit.core import Composite, Hook, stabilize
 from zennit.rules import Epsilon
 from zennit.types import Activation, Linear, MaxPool
 
-from mti_lightning import InputError
-from mti_lightning.backbone.trace import moves_values
+from mti_lightning import InputError, moves_values
 
 # Modules that move values on, or leave some out: their gradient is their rule.
 _HARMLESS = (MaxPool, nn.Identity, nn.Dropout, nn.Flatten)

@@ -16,11 +16,19 @@ from zennit.rules import Epsilon
 from zennit.torchvision import ResNetCanonizer
 from zennit.types import Linear
 
-from mti_lightning import ActGrad, Attribution, Backbone, Feature, InputError, Layer, attribute
+from mti_lightning import (
+    ActGrad,
+    Attribution,
+    Backbone,
+    BoundFeature,
+    Feature,
+    InputError,
+    Layer,
+    VetoedShapes,
+    attribute,
+)
 from mti_lightning.cli import main
-from mti_lightning.features.bound import BoundFeature
 from mti_lightning.testing import check_attribution
-from mti_lightning.vetoed_shapes.world import VetoedShapes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -7,7 +7,7 @@ import pytest
 from mti_lightning.cli import main
 from mti_lightning.cli.files import check, class_paths, files, locate, shipped
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture(autouse=True)

@@ -86,7 +86,7 @@ def test_the_six_plugins_of_this_repository_are_listed(capsys, monkeypatch) -> N
     code, lines, _ = run(capsys, "plugins")
     assert code == 0
     listed = {tuple(line.split()[:4]) for line in lines[1:]}
-    files = sorted((Path(__file__).parents[1] / "plugins").glob("*/pyproject.toml"))
+    files = sorted((Path(__file__).parents[2] / "plugins").glob("*/pyproject.toml"))
     assert len(files) == 6
     for file in files:
         project = tomllib.loads(file.read_text())["project"]
