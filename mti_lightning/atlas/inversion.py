@@ -4,28 +4,20 @@ from pathlib import Path
 from typing import Any, Final, cast, final
 
 import torch
-from lightning import Trainer
 from torch import Tensor
 
 from mti_lightning.atlas.layout import Cell, Face
-from mti_lightning.atlas.map import INSTEAD, Chart, Map, open_map
-from mti_lightning.attribution import signs
-from mti_lightning.attribution.signs import Sign
-from mti_lightning.data.base import PictureData
+from mti_lightning.atlas.map import Chart, Map, open_map
+from mti_lightning.atlas.sweeping import ensure_sweep
+from mti_lightning.attribution.signs import Sign, split_target, support_mask
 from mti_lightning.errors import InputError, check_range
 from mti_lightning.images.seeds import derive_seed
 from mti_lightning.objectives.chunk import Entry, ImageChunk
 from mti_lightning.objectives.interference import find_rivals
 from mti_lightning.objectives.inversion import Inversion, Target
 from mti_lightning.objectives.sources import check_source_data
-from mti_lightning.sweep.module import Sweep
-from mti_lightning.sweep.progress import SweepProgress
-from mti_lightning.sweep.store import SweepStore
 
 FACES: Final[dict[Face, Sign | None]] = {"positive": "+", "negative": "-", "both": None}
-# Of how a sweep is made, what an atlas depends on; it may have been made of further features.
-_SAME = ("weights", "attribution_layer", "attribution", "tension", "preprocessing")
-_SAME_DATA = ("data", "keep", "keep_by", "rivals")
 
 
 @final
@@ -34,8 +26,8 @@ class AtlasInversion(Inversion):
 
     A face is made like an inversion, of the mean of its pictures' T⁺ or T⁻, each picture's
     attribution divided by its norm, so that no strong one speaks for its cell. `both` is the sum of
-    the two, much as the authors' atlas shows them. In cells of ten tense pictures of the embedded
-    world a judge found the shape in 94% and the veto in 100% of the faces; in 88% and 97% when the
+    the two, much as the authors' atlas shows them. In cells of ten tense pictures of the vetoed
+    shapes a judge found the shape in 94% and the veto in 100% of the faces; in 88% and 97% when the
     signs were split after the mean, where those of different pictures cancel.
 
     Args:
@@ -88,48 +80,16 @@ class AtlasInversion(Inversion):
         """
         if self.chart.sweep is None:
             raise InputError("chart.sweep: name the sweep's folder")
-        self._sweep(check_source_data(data, None), Path(self.chart.sweep))
+        pictures = check_source_data(data, None)
+        asked: dict[str, Any] = {}
+        if pictures is not None:
+            asked = {"keep": self.keep, "keep_by": self.chart.by, "rivals": self.rivals}
+        ensure_sweep(self, pictures, Path(self.chart.sweep), **asked)
         self.map = open_map(self.chart, str(self.features[0]))
         self.source_keys = [f"row{c.row:02d}_column{c.column:02d}" for c in self.map.cells]
         self._cells = [self._targets(self.map, cell) for cell in self.map.cells]
         super().build_bank(data)
         self.known_rivals |= find_rivals(self.map.store, self)
-
-    def _sweep(self, data: PictureData | None, path: Path) -> None:
-        """Make the sweep, or make sure that the one that is there is the one that is meant."""
-        asked: dict[str, Any] = {}
-        if data is not None:
-            asked = {"keep": self.keep, "keep_by": self.chart.by, "rivals": self.rivals}
-        sweep = Sweep(
-            self.backbone,
-            [str(feature) for feature in self.features],
-            str(self.layer),
-            self.attribution,
-            self.tension,
-            store=str(path),
-            **asked,
-        )
-        if path.exists() and (store := SweepStore(path)).complete:
-            provenance = sweep.provenance(data)
-            same = _SAME if data is None else (*_SAME, *_SAME_DATA)
-            store.check_provenance({name: provenance[name] for name in same}, INSTEAD)
-            if data is not None:
-                data.use(self.backbone.preprocessing)
-                store.check_keys(data.pictures.keys, INSTEAD)
-            return
-        if data is None:
-            raise InputError(
-                f"there is no complete sweep at {path}; make it by mti predict with --model.keep "
-                "N, or give --data to have it made now"
-            )
-        trainer = Trainer(
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            callbacks=[SweepProgress()],
-            devices=1,
-        )
-        trainer.predict(sweep, datamodule=data, return_predictions=False)
 
     def _targets(self, found: Map, cell: Cell) -> dict[Face, Tensor]:
         """Return a cell's target for each face, [1, ...]."""
@@ -140,7 +100,7 @@ class AtlasInversion(Inversion):
         unit = attribution / norm.view(-1, *[1] * (attribution.ndim - 1))
 
         def mean(side: Sign) -> Tensor:
-            target = signs.split_target(unit, side, self.coherent, self.channel_dim)
+            target = split_target(unit, side, self.coherent, self.channel_dim)
             # As for an inversion, an activation that is negative has to become so again.
             return torch.where(sign < 0, -target, target).mean(0, keepdim=True)
 
@@ -185,9 +145,7 @@ class AtlasInversion(Inversion):
             for cell, entry in zip(cells, chunk.entries, strict=True)
         ]
         both = torch.cat([cell["both"] for cell in cells]).to(self.device)
-        return torch.cat(targets).to(self.device), signs.support_mask(
-            both, channel_dim=self.channel_dim
-        )
+        return torch.cat(targets).to(self.device), support_mask(both, channel_dim=self.channel_dim)
 
 
 def _strength(cell: Cell, face: Face) -> float:

@@ -5,12 +5,18 @@ from functools import partial
 from typing import Any, final
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-from mti_lightning.data.base import Loaded
+from mti_lightning.backbone import Backbone
+from mti_lightning.data.base import NAMED_WHEN_SKIPPED, Loaded
 from mti_lightning.data.datasets import Stamp
-from mti_lightning.sweep.measures import COLUMNS, Array, Tops
+from mti_lightning.errors import InputError, RunError
+from mti_lightning.features.bound import expand
+from mti_lightning.features.feature import Feature
+from mti_lightning.log import log_info
+from mti_lightning.sweep.measures import COLUMNS, Array, Tops, check_measure
 from mti_lightning.sweep.store import MEASURED, UNREADABLE, SweepStore
 from mti_lightning.sweep.writing import SweepWriter
 
@@ -121,7 +127,10 @@ def pending_blocks(store: SweepStore) -> list[int]:
     """Return the first index of each block that is not written yet."""
     status, block = store.status, store.block
     starts = range(0, len(status), block)
-    return [start for start in starts if not status[start : start + block].all()]
+    pending = [start for start in starts if not status[start : start + block].all()]
+    if done := len(starts) - len(pending):
+        log_info(f"{store.path}: {done} of {len(starts)} blocks are done already")
+    return pending
 
 
 def find_tops(
@@ -135,3 +144,77 @@ def find_tops(
         if len(index):
             tops.add(index, partial(store.values, features=features, pictures=index))
     return tops
+
+
+def finish(
+    store: SweepWriter,
+    features: Sequence[int],
+    measures: Sequence[str],
+    count: int,
+    dimensions: Sequence[str],
+) -> None:
+    """Keep the top pictures' maps once all blocks are written; warn of pictures that are missing.
+
+    Args:
+        store: The sweep.
+        features: Those whose maps are kept.
+        measures: By what pictures are top.
+        count: Pictures per feature and measure.
+        dimensions: Names of a map's dimensions.
+
+    Raises:
+        RunError: If no picture could be read.
+    """
+    if unreadable := store.unreadable:
+        reasons = list(unreadable.values())
+        named = "; ".join(reasons[:NAMED_WHEN_SKIPPED])
+        named += "; ..." if len(reasons) > NAMED_WHEN_SKIPPED else ""
+        rank_zero_warn(
+            f"{len(reasons)} of {store.size} pictures could not be read: {named}; the "
+            f"array `reason` of {store.path} has all. Going on does not read them again: "
+            "where they were repaired, begin anew by --model.overwrite true"
+        )
+    status = store.status
+    if not status.all():
+        return
+    if not (status == MEASURED).any():
+        raise RunError(f"none of the {len(status)} pictures can be read; {store.path}")
+    tops = find_tops(store, features, measures, count)
+    wanted = [(place, picture) for place in features for picture in sorted(tops.of(place))]
+    store.finish(wanted, dimensions)
+
+
+def kept_features(
+    features: Sequence[Feature],
+    count: int,
+    measures: Sequence[str],
+    given: Sequence[str | dict[str, Any]] | None,
+    backbone: Backbone,
+) -> list[int]:
+    """Return the places of the features whose maps are kept.
+
+    Args:
+        features: Those of the sweep.
+        count: How many maps are kept of each, by each measure; 0 keeps none.
+        measures: By what pictures are top.
+        given: The features that were named; None for all.
+        backbone: The network.
+
+    Raises:
+        InputError: If there is no such measure or feature, or none are named of many.
+    """
+    for measure in measures:
+        check_measure(measure)
+    if not count:
+        return []
+    if given is None:
+        if len(features) > 16:
+            raise InputError(
+                f"keep {count} of {len(features)} features would fill the disk; name "
+                "those whose maps you want in keep_features"
+            )
+        return list(range(len(features)))
+    for feature in (wanted := expand(given, backbone)):
+        if feature not in features:
+            raise InputError(f"keep_features: {feature} is not among the features")
+    return [features.index(feature) for feature in wanted]

@@ -281,18 +281,3 @@ def _with_rivals(group: FeatureGroup, count: int | None) -> FeatureGroup | None:
         return group if every and 1 < channels <= MOST_RIVALS else None
     rivals = choose_rivals(group, count)
     return rivals if len(rivals.channels) > 1 else None
-
-
-@torch.no_grad()
-def mean_activation(backbone: Backbone, layer: Layer, batches: Iterable[Tensor]) -> Tensor | None:
-    """Return ā of each channel, [C], over batches of pictures [N, 3, H, W]; None of no picture."""
-    total, pictures = torch.zeros(backbone.layout(layer).channels), 0
-    channel_dim = backbone.layout(layer).channel_dim
-    for shown in batches:
-        if not len(shown):
-            continue
-        values = backbone.run(shown, [layer])[layer].movedim(channel_dim, -1)
-        values = values.flatten(1, -2) if values.ndim > 2 else values[:, None]  # [N, P, C]
-        total += values.double().mean(1).sum(0).float()
-        pictures += len(values)
-    return total / pictures if pictures else None

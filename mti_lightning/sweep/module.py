@@ -1,32 +1,36 @@
 """The sweep: how every picture of a data set excites and inhibits features, in one pass."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from mti_lightning.attribution.methods import Attribution
 from mti_lightning.attribution.module import AttributionModule
 from mti_lightning.attribution.tension import Measure, Tension
 from mti_lightning.backbone import Backbone
-from mti_lightning.data.base import NAMED_WHEN_SKIPPED, Loaded, PictureData
-from mti_lightning.data.datasets import Stamp
-from mti_lightning.errors import InputError, RunError, check_range
+from mti_lightning.data.base import Loaded, PictureData
+from mti_lightning.errors import InputError, check_range
 from mti_lightning.features.bound import expand
-from mti_lightning.log import log_info
-from mti_lightning.sweep.blocks import Blocks, OpenBlocks, find_tops, pending_blocks
-from mti_lightning.sweep.measures import check_measure
-from mti_lightning.sweep.measuring import Measurement, find_parts, mean_activation
+from mti_lightning.sweep.blocks import (
+    Blocks,
+    OpenBlocks,
+    find_tops,
+    finish,
+    kept_features,
+    pending_blocks,
+)
+from mti_lightning.sweep.calibration import learn_profiles, mean_activation
+from mti_lightning.sweep.measuring import Measurement, find_parts
 from mti_lightning.sweep.provenance import as_read_back, attributed
-from mti_lightning.sweep.store import MEASURED, holds_sweep
-from mti_lightning.sweep.writing import SweepWriter, check_place, writing
+from mti_lightning.sweep.writing import SweepWriter, open_or_begin
 
 
 @final
@@ -83,28 +87,13 @@ class Sweep(AttributionModule):
         super().__init__(backbone, different, attribution_layer, attribution, tension)
         self.store_path = None if store is None else Path(store)
         self.keep, self.keep_by = keep, tuple(keep_by)
-        for measure in self.keep_by:
-            check_measure(measure)
-        self.kept = self._kept(keep_features) if keep else []
+        self.kept = kept_features(self.features, keep, self.keep_by, keep_features, backbone)
         self.calibrate, self.block, self.overwrite = calibrate, block, overwrite
         self.rivals = rivals
         self.config: str | None = None  # the command line's, for the store
         # A process may find nothing left to do while others do.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.measurement: Measurement | None = None
-
-    def _kept(self, given: Sequence[str | dict[str, Any]] | None) -> list[int]:
-        if given is None:
-            if len(self.features) > 16:
-                raise InputError(
-                    f"keep {self.keep} of {len(self.features)} features would fill the disk; name "
-                    "those whose maps you want in keep_features"
-                )
-            return list(range(len(self.features)))
-        for feature in (wanted := expand(given, self.backbone)):
-            if feature not in self.features:
-                raise InputError(f"keep_features: {feature} is not among the features")
-        return [self.features.index(feature) for feature in wanted]
 
     # --- what a picture gives ---
 
@@ -136,26 +125,15 @@ class Sweep(AttributionModule):
         Raises:
             InputError: If there is another sweep, or of other pictures, or something else.
         """
-        pictures, provenance = data.pictures, self.provenance(data, precision)
-        if holds_sweep(path) and not self.overwrite:
-            there = SweepWriter(path)
-            there.check(provenance, pictures.keys)
-            there.check_contents(pictures)
-            if there.provenance["data"] != provenance["data"]:
-                there.move(provenance)
-            return
-        check_place(path)
-        mean, stamps = self._mean_activation(data)
-        with writing(path):
-            SweepWriter.begin(
-                path,
-                provenance,
-                pictures.keys,
-                mean.numpy(),
-                self.block,
-                config=self.config,
-                stamps=stamps,
-            )
+        open_or_begin(
+            path,
+            self.provenance(data, precision),
+            data.pictures,
+            partial(mean_activation, self.backbone, self.layer, data, self.calibrate),
+            self.block,
+            self.config,
+            anew=self.overwrite,
+        )
         self.overwrite = False  # from here on it goes on with this one
 
     def provenance(self, data: PictureData | None, precision: str = "32-true") -> dict[str, Any]:
@@ -177,28 +155,6 @@ class Sweep(AttributionModule):
             "data": None if data is None else data.provenance,
         }
         return as_read_back(provenance)
-
-    def _mean_activation(self, data: PictureData) -> tuple[Tensor, dict[int, Stamp]]:
-        """Return ā per channel, [C], over some pictures, evenly spread, and their stamps."""
-        log_info(f"mean activation of {self.layer} over {self.calibrate} pictures")
-        stamps: dict[int, Stamp] = {}
-        mean = mean_activation(self.backbone, self.layer, self._calibration(data, stamps))
-        if mean is None:
-            count = min(self.calibrate, len(data.pictures))
-            raise InputError(f"none of {count} pictures, evenly spread over the data, can be read")
-        return mean, stamps
-
-    def _calibration(
-        self, data: PictureData, stamps: dict[int, Stamp] | None = None
-    ) -> Iterator[Tensor]:
-        """Yield the pictures by which the others are measured, [N, 3, H, W] each; note stamps."""
-        size = len(data.pictures)
-        count = min(self.calibrate, size)
-        for batch in data.loader([index * size // count for index in range(count)]):
-            if stamps is not None:
-                stamps |= batch.stamps
-            if len(batch.indices):
-                yield batch.pictures
 
     @staticmethod
     def check_data(data: object) -> PictureData:
@@ -232,32 +188,19 @@ class Sweep(AttributionModule):
         assert measurement is not None
         if self.trainer.is_global_zero:
             store.note_windows([measurement.window(place) for place in range(len(self.features))])
-            self._learn_profiles(measurement, data)
+            learn_profiles(store, measurement, data, self.calibrate)
         self.trainer.strategy.barrier()
         known = {part.places[0]: store.rivals(part.places[0]) for part in measurement.parts}
         profiles = {place: found[2] for place, found in known.items() if found}
         self.measurement = replace(measurement, profiles=profiles)
         self._open_blocks = OpenBlocks(store, find_tops(store, self.kept, self.keep_by, self.keep))
-        pending, blocks = pending_blocks(store), -(-store.size // store.block)
-        if done := blocks - len(pending):
-            log_info(f"{self.store_path}: {done} of {blocks} blocks are done already")
+        pending = pending_blocks(store)
         if not pending:
             warnings.filterwarnings("ignore", "Total length of .DataLoader.")  # it is meant to be 0
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         sampler = Blocks(pending, store.block, store.size, rank, world_size)
         data.serve("predict", data.loader(sampler))
         self.trainer.strategy.barrier()  # every process sees the same done before one does more
-
-    def _learn_profiles(self, measurement: Measurement, data: PictureData) -> None:
-        """Measure what features with rivals look like, and put it into the store."""
-        for part in measurement.parts:
-            if not part.has_rivals or self._store.rivals(part.places[0]):
-                continue
-            log_info(
-                f"what {len(part.group.channels)} features that may explain each other look like"
-            )
-            profiles = measurement.profile(part, self._calibration(data))
-            self._store.write_rivals(part.places, part.names, part.box, profiles)
 
     def predict_step(self, batch: Loaded, batch_idx: int) -> int:
         """Measure a batch into the store, and return how many pictures it held."""
@@ -272,23 +215,5 @@ class Sweep(AttributionModule):
         """Complete the store; Lightning comes here even where nothing was left to predict."""
         self.trainer.strategy.barrier()
         if self.trainer.is_global_zero:
-            self._finish()
-
-    def _finish(self) -> None:
-        if unreadable := self._store.unreadable:
-            reasons = list(unreadable.values())
-            named = "; ".join(reasons[:NAMED_WHEN_SKIPPED])
-            named += "; ..." if len(reasons) > NAMED_WHEN_SKIPPED else ""
-            rank_zero_warn(
-                f"{len(reasons)} of {self._store.size} pictures could not be read: {named}; the "
-                f"array `reason` of {self._store.path} has all. Going on does not read them again: "
-                "where they were repaired, begin anew by --model.overwrite true"
-            )
-        status = self._store.status
-        if not status.all():
-            return
-        if not (status == MEASURED).any():
-            raise RunError(f"none of the {len(status)} pictures can be read; {self._store.path}")
-        tops = find_tops(self._store, self.kept, self.keep_by, self.keep)
-        wanted = [(place, picture) for place in self.kept for picture in sorted(tops.of(place))]
-        self._store.finish(wanted, self.backbone.layout(self.layer).dimensions)
+            dimensions = self.backbone.layout(self.layer).dimensions
+            finish(self._store, self.kept, self.keep_by, self.keep, dimensions)

@@ -3,14 +3,15 @@
 import errno
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 import zarr
+from torch import Tensor
 
-from mti_lightning.data.datasets import Stamp
+from mti_lightning.data.datasets import Pictures, Stamp
 from mti_lightning.errors import InputError, RunError
 from mti_lightning.images.boxes import Box
 from mti_lightning.superposition.interference import FeatureProfiles
@@ -199,6 +200,45 @@ class SweepWriter(SweepStore):
     def note_windows(self, boxes: Sequence[tuple[int, ...] | None]) -> None:
         """Write down the box in pixels that each feature depends on, None for the whole picture."""
         self._group.attrs["windows"] = [box and list(box) for box in boxes]
+
+
+def open_or_begin(
+    path: Path,
+    provenance: Mapping[str, Any],
+    pictures: Pictures,
+    calibrate: Callable[[], tuple[Tensor, Mapping[int, Stamp]]],
+    block: int,
+    config: str | None = None,
+    *,
+    anew: bool = False,
+) -> None:
+    """Begin the store at `path`, or make sure that the one that is there can be gone on with.
+
+    Args:
+        path: Where.
+        provenance: How the sweep is made, as JSON.
+        pictures: What it goes through.
+        calibrate: Gives ā, [C], and the stamps of the pictures that it is of.
+        block: Pictures per block.
+        config: The command line's whole configuration, as YAML.
+        anew: Replace a sweep that is there.
+
+    Raises:
+        InputError: If there is another sweep, or of other pictures, or something else.
+    """
+    if holds_sweep(path) and not anew:
+        there = SweepWriter(path)
+        there.check(provenance, pictures.keys)
+        there.check_contents(pictures)
+        if there.provenance["data"] != provenance["data"]:
+            there.move(provenance)
+        return
+    check_place(path)
+    mean, stamps = calibrate()
+    with writing(path):
+        SweepWriter.begin(
+            path, provenance, pictures.keys, mean.numpy(), block, config=config, stamps=stamps
+        )
 
 
 def check_place(path: Path) -> None:

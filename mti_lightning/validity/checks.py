@@ -11,7 +11,7 @@ from mti_lightning.attribution.methods import Attribution, attribute
 from mti_lightning.attribution.tension import Tension
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.features.bound import BoundFeature
-from mti_lightning.images.seeds import START, generator_at
+from mti_lightning.images.seeds import START, derive_seed, generator_at
 from mti_lightning.images.views import Views
 
 _SLIGHT = Views(box=(0.96, 0.99), jitter=0.01, noise=0.01)
@@ -51,6 +51,11 @@ def random_units(activations: Tensor, units: Tensor, keys: Sequence[int]) -> Ten
     order = drawn.to(activations).add(2 * (activations == 0)).flatten(1)
     rank = order.argsort(1).argsort(1)
     return (rank < units.flatten(1).sum(1, keepdim=True)).view_as(units)
+
+
+def picture_keys(seed: int, indices: Sequence[int]) -> list[int]:
+    """Return the keys of pictures' random streams, by their places in the data."""
+    return [derive_seed(seed, index) for index in indices]
 
 
 def modules_between(backbone: Backbone, layer: Layer, target: Layer) -> list[str]:

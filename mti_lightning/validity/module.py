@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
@@ -16,32 +15,22 @@ from mti_lightning.attribution.module import AttributionModule
 from mti_lightning.attribution.tension import Measure, Tension
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.data.base import Loaded, PictureData
-from mti_lightning.errors import InputError, RenderError, RunError, check_range
-from mti_lightning.features.bound import BoundFeature
-from mti_lightning.images.seeds import derive_seed
+from mti_lightning.errors import InputError, RunError, check_range
 from mti_lightning.objectives.preflight import check_full_precision
 from mti_lightning.validity.checks import (
     check_neighbours,
     check_pictures,
     check_randomised,
     modules_between,
+    picture_keys,
     shuffled,
 )
-from mti_lightning.validity.judging import (
-    judge_interference,
-    judge_names,
-    judge_pictures,
-    judge_renderings,
-    judge_truth,
-)
-from mti_lightning.validity.limits import Finding, finding, unmeasured
-from mti_lightning.validity.renderings import check_renderings, make_inversions
+from mti_lightning.validity.findings import judge_feature, judge_inversions
 from mti_lightning.validity.report import Report
 from mti_lightning.validity.rivals import check_rivals, find_rivals, interference_by_feature
-from mti_lightning.validity.truth import check_names, tense_by_class
+from mti_lightning.validity.truth import tense_by_class
 
 _RANDOMISED = 64  # pictures that are attributed with randomised layers
-_SHARE = 10  # the tensest are one picture in so many at most: in more, few have to be tense
 
 
 @final
@@ -154,7 +143,7 @@ class Validity(AttributionModule):
         if not len(batch.indices):
             return
         pictures = batch.pictures.clone()
-        keys = [derive_seed(self.seed, index) for index in batch.indices.tolist()]
+        keys = picture_keys(self.seed, batch.indices.tolist())
         of = (self.layer, self.attribution, self.tension, keys)
         left = slice(max(0, _RANDOMISED - len(self._indices)))
         for place, (bound_feature, columns) in enumerate(
@@ -184,61 +173,33 @@ class Validity(AttributionModule):
             raise RunError(f"{len(self._indices)} pictures can be read; a report needs 2 or more")
         interference = interference_by_feature(self._rivals)
         truth = tense_by_class(self._data.pictures, self._indices, self.bound_features)
-        findings: dict[str, list[Finding]] = {}
-        for place, bound_feature in enumerate(self.bound_features):
-            columns = _whole(self._columns[place])
-            order = columns["tension"].argsort(descending=True)
-            tensest = order[: max(1, min(self.tensest, len(order) // _SHARE))]
-            found = judge_pictures(columns, tensest)
-            if self.rendered:
-                found += self._render(bound_feature, order[: self.rendered], truth.get(place))
-            if place in interference:
-                index, expressed, took_part = interference[place]
-                of = (index, columns["response"], expressed, tensest, took_part)
-                found.append(judge_interference(*of))
-            else:
-                why = "it has no rivals: name other directions of the layer, too"
-                found.append(unmeasured("interference", why))
-            if place in truth:
-                found.append(judge_truth(columns["tension"], truth[place]))
-            findings[str(bound_feature.feature)] = found
         provenance = {
             "backbone": self.backbone.name,
             "attribution layer": str(self.layer),
             "attribution": type(self.attribution).__name__,
             "pictures": len(self._indices),
         }
-        self.report = Report(provenance, findings)
+        self.report = Report(provenance, {})
+        for place, bound_feature in enumerate(self.bound_features):
+            columns = {name: torch.cat(values) for name, values in self._columns[place].items()}
+            order, tense = columns["tension"].argsort(descending=True), truth.get(place)
+            chosen, rendered = order[: self.rendered].tolist(), []
+            if chosen:
+                rendered = judge_inversions(
+                    [self._data.pictures[self._indices[row]] for row in chosen],
+                    None if tense is None else tense[chosen],
+                    self.device,
+                    backbone=self.backbone,
+                    features=[bound_feature.feature],
+                    attribution_layer=str(self.layer),
+                    attribution=self.attribution,
+                    tension=self.tension,
+                    steps_per_epoch=self.steps,
+                    seed=self.seed,
+                )
+            found = judge_feature(columns, self.tensest, rendered, interference.get(place), tense)
+            self.report.findings[str(bound_feature.feature)] = found
         self._write(self.report)
-
-    def _render(
-        self, bound_feature: BoundFeature, places: Tensor, tense: Tensor | None
-    ) -> list[Finding]:
-        """Make + and − inversions of some of the pictures, and judge them."""
-        pictures = [self._data.pictures[self._indices[place]] for place in places.tolist()]
-        try:
-            objective = make_inversions(
-                pictures,
-                self.device,
-                self.steps,
-                self.backbone,
-                [bound_feature.feature],
-                str(self.layer),
-                self.attribution,
-                self.tension,
-                seed=self.seed,
-            )
-        except RenderError as error:
-            return [replace(finding("pictures", {}), warnings=(str(error),))]
-        found = judge_renderings(check_renderings(objective))
-        if objective.without_target:
-            found.append(replace(finding("pictures", {}), warnings=(objective.without_target,)))
-        if tense is not None:
-            assert bound_feature.feature.channel is not None
-            found.append(
-                judge_names(check_names(objective, bound_feature.feature.channel, tense[places]))
-            )
-        return found
 
     def _write(self, report: Report) -> None:
         logger = self.trainer.logger
@@ -263,7 +224,3 @@ class Validity(AttributionModule):
 def _add(columns: dict[str, list[Tensor]], found: Mapping[str, Tensor]) -> None:
     for name, values in found.items():
         columns.setdefault(name, []).append(values.cpu())
-
-
-def _whole(parts: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat(values) for name, values in parts.items()}

@@ -41,21 +41,19 @@ class _Sources(PictureData):
 
 
 def make_inversions(
-    pictures: Sequence[Picture], device: torch.device, steps: int, *args: Any, **options: Any
+    pictures: Sequence[Picture], device: torch.device, **options: Any
 ) -> SignedInversion:
     """Make + and − inversions of pictures, each from two seeds.
 
     Args:
         pictures: Of the size that the backbone sees.
         device: Where.
-        steps: Steps for each.
-        args: As `SignedInversion` takes them.
-        options: The same.
+        options: What `SignedInversion` takes.
 
     Raises:
         RenderError: If none can be made.
     """
-    objective = SignedInversion(*args, steps_per_epoch=steps, seeds=2, **options)
+    objective = SignedInversion(**options, seeds=2)
     objective.train()  # Lightning warns of what `validate` has put in eval mode
     quiet = {"enable_progress_bar": False, "accelerator": device.type, "devices": 1}
     with warnings.catch_warnings():
