@@ -1,34 +1,33 @@
-"""Callbacks: pictures and scalars to TensorBoard, results to disk."""
+"""Callbacks: pictures and numbers to loggers, results to disk."""
 
-import csv
 import math
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from mti_lightning.attribution.signs import Sign
 from mti_lightning.compose import composite, grid, opacity, to_image, within
 from mti_lightning.errors import InputError
 from mti_lightning.images.views import whole
-from mti_lightning.log import run_folder
+from mti_lightning.loggers import (
+    log_numbers,
+    log_picture,
+    loggers_of,
+    put_summary,
+    run_folder,
+    tensorboards,
+)
 from mti_lightning.objectives.base import Objective
 from mti_lightning.objectives.chunk import file_name
 from mti_lightning.objectives.metrics import warn_of_failures
+from mti_lightning.tables import write_table
 
 _MOST_SHOWN = 64
 _WIDEST = 2048  # pixels of a row of pictures; full size they are on disk
 _MOST_CURVES = 16
-
-
-def _writer(trainer: Trainer) -> SummaryWriter | None:
-    logger = trainer.logger
-    first = isinstance(logger, TensorBoardLogger) and trainer.is_global_zero
-    return cast("TensorBoardLogger", logger).experiment if first else None
 
 
 def _shown(objective: Objective, columns: int) -> tuple[Tensor, Tensor]:
@@ -44,50 +43,61 @@ def _shown(objective: Objective, columns: int) -> tuple[Tensor, Tensor]:
     return torch.cat(pictures)[:_MOST_SHOWN], torch.cat(alphas)[:_MOST_SHOWN]
 
 
+def _beside_sources(objective: Objective, rows: Tensor, columns: int) -> tuple[Tensor, int]:
+    """Put the first pictures beside their sources, if they have some; return how many to a row."""
+    if objective.sources is None:
+        return rows, columns
+    faces = len(objective.signs)  # images made of each source, if it has both signs
+    made: dict[tuple[int | None, int, int], dict[Sign | None, Tensor]] = {}
+    for entry, row in zip(objective.entries, rows, strict=False):
+        made.setdefault((entry.source, entry.feature, entry.seed), {})[entry.sign] = row
+    height, width = rows.shape[2:]
+    sources = whole(objective.sources[[key[0] for key in made]], (height, width))
+    blank = torch.ones_like(rows[0])
+    rows = torch.stack(
+        [
+            row
+            for source, found in zip(sources, made.values(), strict=True)
+            for row in (source, *(found.get(sign, blank) for sign in objective.signs))
+        ]
+    )
+    return rows, (faces + 1) * (9 // (faces + 1))
+
+
 class PictureLog(Callback):
-    """Shows the pictures and their measures in TensorBoard at the end of each epoch.
+    """Shows the pictures and their measures in the run's loggers at the end of each epoch.
 
     Under `pictures` they are plain; under `pictures_where_it_looked` transparent where the
     objective did not look, beside their source and, for `SignedInversion`, + and − side by side.
     """
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        writer = _writer(trainer)
-        if writer is None or not isinstance(pl_module, Objective):
+        loggers = loggers_of(trainer)
+        if not loggers or not isinstance(pl_module, Objective):
             return
         columns = 8
         with torch.no_grad():
             pictures, alphas = _shown(pl_module, columns)
         epoch, entries = trainer.current_epoch, pl_module.entries
-        writer.add_image("pictures", grid(pictures, columns), epoch)
-        rows = composite(pictures, alphas)
-        if pl_module.sources is not None:
-            faces = len(pl_module.signs)  # images made of each source, if it has both signs
-            made: dict[tuple[int | None, int, int], dict[Sign | None, Tensor]] = {}
-            for entry, row in zip(entries, rows, strict=False):
-                made.setdefault((entry.source, entry.feature, entry.seed), {})[entry.sign] = row
-            height, width = rows.shape[2:]
-            sources = whole(pl_module.sources[[key[0] for key in made]], (height, width))
-            blank = torch.ones_like(rows[0])
-            rows = torch.stack(
-                [
-                    row
-                    for source, found in zip(sources, made.values(), strict=True)
-                    for row in (source, *(found.get(sign, blank) for sign in pl_module.signs))
-                ]
-            )
-            columns = (faces + 1) * (9 // (faces + 1))
-        writer.add_image("pictures_where_it_looked", grid(rows, columns), epoch)
+        log_picture(loggers, "pictures", to_image(grid(pictures, columns)), epoch)
+        rows, columns = _beside_sources(pl_module, composite(pictures, alphas), columns)
+        log_picture(loggers, "pictures_where_it_looked", to_image(grid(rows, columns)), epoch)
+        numbers, writers = {}, tensorboards(loggers)
         for name, values in pl_module.measure().items():
             for kind in dict.fromkeys(entry.objective for entry in entries):
                 chosen = values[[entry.objective == kind for entry in entries]]
                 if not chosen.isnan().all():
-                    writer.add_scalar(f"{name}/{kind}", chosen.nanmean(), epoch)
-                    writer.add_histogram(f"{name}/{kind}", chosen[~chosen.isnan()], epoch)
+                    numbers[f"{name}/{kind}"] = float(chosen.nanmean())
+                    for writer in writers:
+                        writer.add_histogram(f"{name}/{kind}", chosen[~chosen.isnan()], epoch)
             for entry, value in list(zip(entries, values.tolist(), strict=True))[:_MOST_CURVES]:
                 if not math.isnan(value):
-                    writer.add_scalar(f"{name}_by_picture/{entry.id}", value, epoch)
-        writer.flush()
+                    of_class = file_name(pl_module.class_names[entry.feature])
+                    tag = "_".join(filter(None, (entry.id, of_class)))
+                    numbers[f"{name}_by_picture/{tag}"] = value
+        log_numbers(loggers, numbers, epoch)
+        for writer in writers:
+            writer.flush()
 
 
 class Results(Callback):
@@ -151,6 +161,7 @@ class Results(Callback):
                 "id": entry.id,
                 "source": "" if entry.source is None else objective.source_keys[entry.source],
                 "feature": str(objective.features[entry.feature]),
+                "class": objective.class_names[entry.feature],
                 "objective": entry.objective,
                 "seed": entry.seed,
             }
@@ -161,27 +172,28 @@ class Results(Callback):
         rows = [{**name, **row} for name, row in zip(names, _rows(measures), strict=True)]
         for row in rows:
             row["file"] = f"pictures/{row['id']}.png"
-        _table(folder / "results.csv", rows)
+        write_table(folder / "results.csv", rows)
         if objective.sources is not None:
             self._write_sources(folder, objective)
-        writer = _writer(trainer)
-        if writer is not None:
-            hparams = {
-                "objective": type(objective).__name__,
-                "backbone": objective.backbone.name,
-                "attribution_layer": str(objective.layer),
-                "features": " ".join(map(str, objective.features))[:200],
-                "steps": objective.steps_per_epoch * trainer.current_epoch,
-                "canvas": "x".join(map(str, objective.canvas)),
-                "image": type(objective.image).__name__,
-                "seed": objective.seed,
-            }
-            means = {
-                f"final/{name}": float(values.nanmean())
-                for name, values in measures.items()
-                if not values.isnan().all()
-            }
-            writer.add_hparams(hparams, means, run_name=".")
+        settings = {
+            "objective": type(objective).__name__,
+            "backbone": objective.backbone.name,
+            "attribution_layer": str(objective.layer),
+            "features": ", ".join(objective.shown)[:200],
+            "steps": objective.steps_per_epoch * trainer.current_epoch,
+            "canvas": "x".join(map(str, objective.canvas)),
+            "image": type(objective.image).__name__,
+            "seed": objective.seed,
+        }
+        means = {
+            f"final/{name}": float(values.nanmean())
+            for name, values in measures.items()
+            if not values.isnan().all()
+        }
+        loggers = loggers_of(trainer)
+        for logger in loggers:
+            put_summary(logger, settings, means, trainer.current_epoch)
+        for writer in tensorboards(loggers):
             writer.flush()
 
     def _write_sources(self, folder: Path, objective: Objective) -> None:
@@ -197,12 +209,13 @@ class Results(Callback):
             {
                 "source": keys[source],
                 "feature": str(objective.features[feature]),
+                "class": objective.class_names[feature],
                 **row,
                 "file": files[source],
             }
             for (source, feature), row in zip(pairs, _rows(measures), strict=True)
         ]
-        _table(folder / "sources.csv", rows)
+        write_table(folder / "sources.csv", rows)
 
 
 def _rows(columns: dict[str, Tensor]) -> list[dict[str, Any]]:
@@ -212,10 +225,3 @@ def _rows(columns: dict[str, Tensor]) -> list[dict[str, Any]]:
         for column in columns.values()
     ]
     return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
-
-
-def _table(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)

@@ -1,6 +1,5 @@
 """Pictures for people: transparency masks, rows side by side, the contact sheet."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from torchvision.transforms.functional import gaussian_blur
 from torchvision.utils import make_grid
 
 from mti_lightning.errors import InputError
+from mti_lightning.features.classes import display
+from mti_lightning.tables import read_table
 
 _GROUND = 0.92  # light grey behind transparent pictures
 
@@ -86,10 +87,7 @@ class Run:
 
         def table(name: str) -> list[dict[str, str]]:
             path = latest / name
-            if not path.is_file():
-                return []
-            with path.open(newline="") as file:
-                return list(csv.DictReader(file))
+            return read_table(path) if path.is_file() else []
 
         return cls(latest, table("results.csv"), table("sources.csv"))
 
@@ -141,6 +139,7 @@ def contact_sheet(folders: Sequence[Path], most: int = 16) -> Image.Image:
     """
     runs = [Run.read(folder) for folder in folders]
     cells = _cells(runs)
+    names = {row["feature"]: row.get("class", "") for run in runs for row in run.rows}
     found = {kind for cell in cells.values() for kind in cell}
     kinds = [kind for kind in _COLUMNS if kind in found]
     keys = list(cells)[:most]
@@ -162,7 +161,7 @@ def contact_sheet(folders: Sequence[Path], most: int = 16) -> Image.Image:
     draw.text((_MARGIN + len(kinds) * step, 44), "in units of the feature", fill="#555", font=small)
     for line, key in enumerate(keys):
         y = _HEAD + line * step
-        text = [key[0], ""]
+        text = [display(key[0], names.get(key[0], "")), ""]
         for column, kind in enumerate(kinds):
             if kind not in cells[key]:
                 continue

@@ -1,9 +1,7 @@
-"""What a run has to say on its way, from its first process, and where it leaves its results."""
+"""What a run has to say on its way, from its first process."""
 
 import logging
-from pathlib import Path
 
-from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 LOG = logging.getLogger("mti_lightning")
@@ -26,8 +24,3 @@ def show() -> None:
     if not LOG.handlers:
         LOG.addHandler(logging.StreamHandler())
     LOG.setLevel(logging.INFO)
-
-
-def run_folder(trainer: Trainer) -> Path | None:
-    """Return where results go, None without a logger; all processes have to ask for it together."""
-    return Path(trainer.log_dir) if trainer.logger is not None and trainer.log_dir else None

@@ -17,6 +17,8 @@ from mti_lightning.data.base import PictureData
 from mti_lightning.data.modules import ImageFolder, PictureFile, PictureFolder, PictureShards
 from mti_lightning.data.shapes import VetoedShapesPictures
 from mti_lightning.errors import InputError, MtiError, RenderError, RunError
+from mti_lightning.explanation.explain import explain
+from mti_lightning.explanation.result import Explanation
 from mti_lightning.features.bound import BoundFeature
 from mti_lightning.features.feature import Feature
 from mti_lightning.images.parameters import FourierPhase, ImageParameters, Pixels
@@ -45,6 +47,7 @@ __all__ = [
     "BoundFeature",
     "Chart",
     "ExclusiveOr",
+    "Explanation",
     "Feature",
     "FourierPhase",
     "ImageBankStrategy",
@@ -83,6 +86,7 @@ __all__ = [
     "attribute",
     "check_path",
     "excitation",
+    "explain",
     "inhibition",
     "moves_values",
     "render",

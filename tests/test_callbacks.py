@@ -25,11 +25,13 @@ from mti_lightning.attribution.methods import ActGrad, attribute
 from mti_lightning.callbacks import PictureLog, Results
 from mti_lightning.data.base import PictureData
 from mti_lightning.images.views import whole
+from mti_lightning.vetoed_shapes.shapes import KINDS
 
 COLUMNS = [
     "id",
     "source",
     "feature",
+    "class",
     "objective",
     "seed",
     "response",
@@ -89,6 +91,7 @@ def test_the_table_holds_what_the_clean_pictures_on_disk_show(
     assert list(rows[0]) == COLUMNS
     assert [row["objective"] for row in rows] == ["positive", "negative"] * 2
     assert [row["feature"] for row in rows] == ["fc:0", "fc:0", "fc:1", "fc:1"]
+    assert [row["class"] for row in rows] == [KINDS[0], KINDS[0], KINDS[1], KINDS[1]]
     for number, row in enumerate(rows):
         with Image.open(folder / row["file"]) as image:
             assert image.mode == "RGBA"
@@ -178,7 +181,9 @@ def test_what_cannot_be_made_leaves_its_place_empty(tmp_path: Path) -> None:
     objective = SignedInversion(
         Backbone("vetoed_shapes_resnet"), ["fc:0"], "layer4", steps_per_epoch=1
     )
-    with pytest.warns(UserWarning, match=r"cannot be made.*: \+ of fc:0 in tense/test/0/2;"):
+    with pytest.warns(
+        UserWarning, match=r"cannot be made.*: \+ of fc:0 \(disc\) in tense/test/0/2;"
+    ):
         folder = run(tmp_path, objective, data=VetoedShapesPictures(3))
     rows = table(folder / "results.csv")
     kinds = ["positive", "negative", "positive", "negative", "negative"]

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 import mti_lightning
-from mti_lightning import Backbone, testing
+from mti_lightning import Backbone, explain, testing
 from mti_lightning.cli import main
 from mti_lightning.log import LOG
 from tests.test_cli import save_noise
@@ -82,7 +82,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pictures").mkdir()
     for seed in range(3):
         save_noise(tmp_path / f"pictures/{seed}.png", seed)
-    (tmp_path / "cat.jpg").write_bytes((tmp_path / "pictures/0.png").read_bytes())
+    for name in ("cat.jpg", "dog.jpg"):
+        (tmp_path / name).write_bytes((tmp_path / "pictures/0.png").read_bytes())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(LOG, "handlers", [logging.NullHandler()])
 
@@ -129,6 +130,10 @@ def run_mti(given: list[str]) -> None:
         given = given + short
         if not any("demo" in word for word in given):
             given += [f"--model.backbone.{key}={value}" for key, value in SMALL.items()]
+    if given[0] == "explain":
+        network = {DOWNLOADED: "test_resnet"}
+        given = [network.get(word, word) for word in given]
+        given += ["--weights=random", "--steps=1", "--classes=1", "--accelerator=cpu"]
     if given[0] != "validate":
         main(given)
         return
@@ -170,6 +175,12 @@ def run_python(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ):
             quick = partial(getattr(mti_lightning, objective), steps_per_epoch=1, **arguments)
             patch.setattr(mti_lightning, objective, quick)
+        network = {"weights": "random", "steps": 1, "classes": 1, "progress": False}
+        patch.setattr(
+            mti_lightning,
+            "explain",
+            lambda picture, model: explain(picture, "test_resnet", accelerator="cpu", **network),
+        )
         quiet = partial(mti_lightning.render, accelerator="cpu", enable_progress_bar=False)
         patch.setattr(mti_lightning, "render", quiet)
         patch.setattr("PIL.Image.Image.show", lambda image: image.save("shown.png"))

@@ -5,9 +5,7 @@ from functools import cache, partial
 from pathlib import Path
 from shutil import rmtree
 
-import numpy as np
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
 from mti_lightning.atlas import picture as atlas_picture
@@ -18,7 +16,7 @@ from mti_lightning.atlas.layout import Face
 from mti_lightning.atlas.map import Chart, Map, open_map
 from mti_lightning.atlas.page import write_page
 from mti_lightning.atlas.projector import project
-from mti_lightning.log import run_folder
+from mti_lightning.loggers import log_picture, loggers_of, run_folder, tensorboards
 from mti_lightning.objectives.base import Objective
 from mti_lightning.objectives.chunk import file_name
 from mti_lightning.sweep.provenance import attributed
@@ -74,9 +72,9 @@ class AtlasLog(Callback):
             # Of another run, which was killed: nothing of it may stay beside this one's.
             rmtree(self._folder / "atlas", ignore_errors=True)
         self._make_up(trainer, pl_module)
-        if isinstance(trainer.logger, TensorBoardLogger):
+        for writer in tensorboards(loggers_of(trainer)):
             for found in self._maps.values():
-                project(found, trainer.logger)
+                project(found, writer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._compose(trainer, pl_module, trainer.current_epoch)
@@ -107,10 +105,7 @@ class AtlasLog(Callback):
                 continue
             picture = make()
             atlas_picture.save(picture, path)
-            if isinstance(trainer.logger, TensorBoardLogger):
-                trainer.logger.experiment.add_image(
-                    f"atlas/{name}", np.asarray(picture), epoch, dataformats="HWC"
-                )
+            log_picture(loggers_of(trainer), f"atlas/{name}", picture, epoch)
 
     def _pictures(self, objective: Objective) -> Iterator[tuple[str, Callable[[], Image.Image]]]:
         """Yield name and maker of each picture of the atlas."""
@@ -133,7 +128,7 @@ class AtlasLog(Callback):
             return atlas_picture.mark(found.layout, response, *placed()[place], title)
 
         for place, found in self._maps.items():
-            yield str(objective.features[place]), partial(mark, place, found)
+            yield objective.shown[place], partial(mark, place, found)
 
 
 def _write_page(path: Path, objective: AtlasInversion, found: Map) -> None:
@@ -157,5 +152,6 @@ def _write_page(path: Path, objective: AtlasInversion, found: Map) -> None:
 
 
 def _title(objective: Objective, found: Map) -> str:
-    feature = found.store.features[found.feature]
+    own = dict(zip(map(str, objective.features), objective.shown, strict=True))
+    feature = own[found.store.features[found.feature]]
     return f"{feature} of {objective.backbone.name}, attributed to {objective.layer}"

@@ -125,7 +125,7 @@ class AtlasInversion(Inversion):
         ]
         if not entries:
             raise InputError(
-                f"nothing excites or inhibits {self.features[0]} at {self.layer} in the pictures "
+                f"nothing excites or inhibits {self.shown[0]} at {self.layer} in the pictures "
                 f"of {self.chart.sweep}, so there is no face to make; try an earlier attribution "
                 "layer, other pictures, or coherent: false"
             )

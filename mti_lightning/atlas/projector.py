@@ -4,8 +4,8 @@ import math
 from typing import Final
 
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch.nn.functional import interpolate
+from torch.utils.tensorboard import SummaryWriter
 
 from mti_lightning.atlas.data_set import data_set_of, labels_of
 from mti_lightning.atlas.layout import thinned
@@ -16,7 +16,7 @@ _SPRITE: Final = 8192  # TensorBoard's largest, pixels a side
 _MOST_PROJECTED: Final = 10_000
 
 
-def project(found: Map, logger: TensorBoardLogger) -> None:
+def project(found: Map, writer: SummaryWriter) -> None:
     """Give pictures, numbers and pooled attributions to TensorBoard's projector."""
     chosen = thinned(len(found.rows), _MOST_PROJECTED)
     side = min(64, _SPRITE // math.ceil(len(chosen) ** 0.5))
@@ -38,10 +38,10 @@ def project(found: Map, logger: TensorBoardLogger) -> None:
         ]
         for place in chosen
     ]
-    logger.experiment.add_embedding(
+    writer.add_embedding(
         found.vectors[list(chosen)],
         rows,
         sprites,
-        tag=file_name(found.store.features[found.feature]),
+        tag=file_name(found.store.shown[found.feature]),
         metadata_header=["picture", *columns],
     )

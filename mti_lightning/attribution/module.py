@@ -58,6 +58,16 @@ class AttributionModule(LightningModule, ABC):
         check_method(self.attribution, backbone, self.layer, self.bound_features[0])
         self._is_set_up = False
 
+    @property
+    def class_names(self) -> list[str]:
+        """The name of the class that each feature stands for; "" where it stands for none."""
+        return [bound_feature.class_name for bound_feature in self.bound_features]
+
+    @property
+    def shown(self) -> list[str]:
+        """How each feature is shown to people, by its class's name, too."""
+        return [bound_feature.shown for bound_feature in self.bound_features]
+
     def attribute(
         self, pictures: Tensor, bound_features: Sequence[BoundFeature], create_graph: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:

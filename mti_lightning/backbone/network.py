@@ -47,6 +47,8 @@ class Backbone(nn.Module):
         seed: Seed of random weights.
         input_size: Height and width in pixels the network sees; None for its own.
         arguments: Further arguments for `timm.create_model`, such as `num_classes`.
+        labels: A text file of the names of its classes, one a line; by default timm's, where the
+            model says what they are.
 
     Raises:
         InputError: If there is no such model, its weights cannot be had, or they do not fit it.
@@ -62,11 +64,14 @@ class Backbone(nn.Module):
         seed: int = 0,
         input_size: tuple[int, int] | None = None,
         arguments: dict[str, Any] | None = None,
+        labels: str | None = None,
     ) -> None:
         super().__init__()
         if input_size and min(input_size) < 1:
             raise InputError(f"input_size {list(input_size)}: give a height and a width in pixels")
-        self.name = name
+        self.name, self.labels = name, labels
+        given = {"weights": weights, "seed": seed, "input_size": input_size, "labels": labels}
+        self.made = {"name": name, **given, "arguments": arguments}  # by what, to make it again
         register_own_backbones()
         network = create_network(name, weights, seed, input_size, arguments or {})
         self._unregistered = (network.eval().requires_grad_(False),)

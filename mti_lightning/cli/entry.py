@@ -32,6 +32,9 @@ COMMANDS = {
     "rank": Command("SWEEP", "list the top pictures of a sweep, by any measure", "rank:run"),
     "sheet": Command("RUN ...", "lay the pictures of finished runs side by side", "sheet:run"),
     "layers": Command("MODEL", "list a model's layers, as configurations name them", "layers:run"),
+    "explain": Command(
+        "PICTURE ... --model NAME", "say what excites and inhibits in a picture", "explain:run"
+    ),
     "configs": Command("[NAME]", "list the shipped configurations, or print one", "configs:run"),
     "plugins": Command("[check NAME]", "list the installed plugins, or check one", "plugins:run"),
 }

@@ -7,7 +7,6 @@ from typing import Any
 
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from mti_lightning import (
     AtlasInversion,
@@ -19,7 +18,7 @@ from mti_lightning import (
     SweepStore,
     Validity,
 )
-from mti_lightning.log import run_folder
+from mti_lightning.loggers import loggers_of, run_folder
 from mti_lightning.sweep.progress import SweepProgress
 from mti_lightning.sweep.ranking import log
 
@@ -75,8 +74,8 @@ class Hooks(LightningCLI):
         if not self.trainer.is_global_zero or self.model.store_path is None:
             return
         store = SweepStore(self.model.store_path)
-        if isinstance(self.trainer.logger, TensorBoardLogger):
-            log(store, self.trainer.logger.experiment)
+        if loggers := loggers_of(self.trainer):
+            log(store, loggers)
         print(store.path)
 
     def before_validate(self) -> None:
@@ -93,7 +92,7 @@ class Hooks(LightningCLI):
             print(f"do not believe: {warning}", file=sys.stderr)
         for feature, verdict in report.verdicts.items():
             print(f"{feature}: {verdict}")
-        if self.trainer.loggers and self.trainer.log_dir:
-            print(Path(self.trainer.log_dir, "validity.md"))
+        if folder := run_folder(self.trainer):
+            print(folder / "validity.md")
         if report.disbelieved:  # loudly: a script goes no further
             raise SystemExit(1)

@@ -28,6 +28,7 @@ from mti_lightning import (
 from mti_lightning.cli.files import class_paths
 from mti_lightning.cli.hooks import Hooks
 from mti_lightning.cli.parser import Parser
+from mti_lightning.loggers import run_folder
 from mti_lightning.objectives.preflight import read_checkpoint
 from mti_lightning.registry import check_skipped, current_path
 
@@ -57,8 +58,12 @@ class SaveConfig(SaveConfigCallback):
     """Saves config.yaml to the run's folder, where there is one."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if trainer.loggers:
-            super().setup(trainer, pl_module, stage)
+        folder = run_folder(trainer)
+        if folder and trainer.is_global_zero and not self.already_saved:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / self.config_filename
+            self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=False)
+        self.already_saved = True
 
 
 class MtiCLI(Hooks):
@@ -83,7 +88,6 @@ class MtiCLI(Hooks):
             auto_configure_optimizers=False,
             seed_everything_default=0,
             save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True},
             parser_kwargs={"prog": "mti"},
             trainer_defaults={
                 "max_epochs": 5,

@@ -15,6 +15,7 @@ from torch.nn import Module
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.backbone.layers import read_after
 from mti_lightning.errors import InputError
+from mti_lightning.features.classes import display, names_of, read_feature, short
 from mti_lightning.features.feature import Feature, Position, parse_position
 
 
@@ -41,6 +42,17 @@ class BoundFeature(Module):
         direction = None if feature.direction is None else _load_direction(feature, channels)
         self.register_buffer("direction", direction, persistent=False)
         self.position = self._resolve(feature.position)
+        self.class_names = names_of(feature, backbone)  # none where it is no class
+
+    @property
+    def class_name(self) -> str:
+        """The name of the class that the feature stands for; "" where it stands for none."""
+        return short(self.class_names)
+
+    @property
+    def shown(self) -> str:
+        """How the feature is shown to people, by its class's name, too."""
+        return display(self.feature, self.class_name)
 
     def _resolve(self, position: Position) -> str | tuple[int, ...] | None:
         """Return `peak`, `mean`, an index into the positions, or None where there are none."""
@@ -173,7 +185,7 @@ def expand(given: Sequence[str | Mapping[str, Any] | Feature], backbone: Backbon
             whole = Feature.parse({**one, "channel": 0})
             layer, position = whole.layer, whole.position
         else:
-            features.append(Feature.parse(one))
+            features.append(read_feature(one, backbone))
             continue
         channels = backbone.layout(Layer.parse(layer)).channels
         features += [Feature(layer, channel=i, position=position) for i in range(channels)]

@@ -131,7 +131,7 @@ class Objective(ImageBank, ABC):
         part = chunk.window and chunk.window.box
         box = self.views.covered_box(part, self.input_size, chunk.grid) if part else None
         pictures = chunk.optimised(box)
-        note_moves(pictures, chunk, box, self.features, partial(loss_scale, self.trainer))
+        note_moves(pictures, chunk, box, self.shown, partial(loss_scale, self.trainer))
         with torch.autocast(self.device.type, enabled=False):
             keys = [entry.key for entry in chunk.entries]
             views = self.views(

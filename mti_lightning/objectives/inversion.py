@@ -70,13 +70,14 @@ class Inversion(Objective):
         kept: list[Entry] = []
         for start in range(0, len(entries), self.batch_size):
             part = entries[start : start + self.batch_size]
-            targets = self.targets_of(part)[0]
-            kept += [entry for entry, target in zip(part, targets, strict=True) if target.any()]
+            targets, support = self.targets_of(part)
+            shown = (targets * support).flatten(1).any(1).tolist()
+            kept += [entry for entry, shows in zip(part, shown, strict=True) if shows]
         left_out = {*entries} - {*kept}
         if not left_out:
             return entries
         without_target = dict.fromkeys(
-            f"{e.sign} of {self.features[e.feature]} in {self.source_keys[e.source or 0]}"
+            f"{e.sign} of {self.shown[e.feature]} in {self.source_keys[e.source or 0]}"
             for e in entries
             if e in left_out
         )

@@ -94,7 +94,7 @@ def find_windows(module: AttributionModule) -> list[Window | None]:
         if isinstance(found, Window):
             windows = [found if i in places else w for i, w in enumerate(windows)]
         elif isinstance(group.position, tuple):
-            log_info(f"whole pictures are computed for {group.bound_features[0].feature}: {found}")
+            log_info(f"whole pictures are computed for {group.bound_features[0].shown}: {found}")
     return windows
 
 

@@ -7,7 +7,6 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
 from mti_lightning.errors import RenderError
-from mti_lightning.features.feature import Feature
 from mti_lightning.images.boxes import Box, cut
 from mti_lightning.objectives.chunk import ImageChunk
 
@@ -16,7 +15,7 @@ def note_moves(
     pictures: Tensor,
     chunk: ImageChunk,
     box: Box | None,
-    features: Sequence[Feature],
+    features: Sequence[str],
     scale: Callable[[], float],
 ) -> None:
     """Add to a chunk how much each pixel is moved, when the loss's gradient comes to the pictures.
@@ -25,7 +24,7 @@ def note_moves(
         pictures: The chunk's, or a box of each, [N, 3, h, w] in 0..1, before the step.
         chunk: The images.
         box: The box; None for the whole.
-        features: Those that the images are made for, by their places.
+        features: What those are called that the images are made for, by their places.
         scale: Tells by what the gradient is too large, as in `16-mixed`. Where that is too much for
             16 bits, the step is left out and nothing is added.
 

@@ -2,19 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, final
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mti_lightning.errors import InputError, RunError, check_range
 from mti_lightning.images.seeds import START, derive_seed, generator_at
+from mti_lightning.loggers import log_figure, loggers_of, run_folder, take_pictures
 from mti_lightning.superposition.figures import Motifs, draw
 from mti_lightning.superposition.networks import TENSION, WeightedError, Weights
 
@@ -164,9 +163,9 @@ class Toy(LightningModule, ABC):
         values = self.error.quantile(shares, interpolation="lower")
         for name, value in zip(names, values, strict=True):
             self.log(f"loss/{name}", value, prog_bar=name == "best")
-        if isinstance(self.logger, TensorBoardLogger):
+        if takers := take_pictures(loggers_of(self.trainer)):
             for name, figure in self.figures().items():
-                self.logger.experiment.add_figure(name, figure, self.current_epoch, close=False)
+                log_figure(takers, name, figure, self.current_epoch)
         if self.current_epoch + 1 in self.halve_after and len(self.kept) > 1:
             self.keep(self.error.argsort()[: (len(self.kept) + 1) // 2].sort().values)
 
@@ -174,10 +173,11 @@ class Toy(LightningModule, ABC):
         self.keep(torch.arange(len(checkpoint["state_dict"]["kept"])))
 
     def on_train_end(self) -> None:
-        folder = self.trainer.log_dir
-        if self.trainer.loggers and folder and self.trainer.is_global_zero:
+        folder = run_folder(self.trainer)
+        if folder and self.trainer.is_global_zero:
+            folder.mkdir(parents=True, exist_ok=True)
             best = {name: w.contiguous().cpu() for name, w in self.best()._asdict().items()}
-            save_file(best, Path(folder) / "weights.safetensors")
+            save_file(best, folder / "weights.safetensors")
 
     def keep(self, chosen: Tensor) -> None:
         """Drop all starts but the chosen ones, [S'] of the present ones, with their momenta."""

@@ -261,8 +261,8 @@ def find_parts(
     for group, places in FeatureGroup.of(bound_features).items():
         found = find_window(backbone, layer, group)
         if isinstance(found, str):
-            feature = group.bound_features[0].feature
-            log_info(f"whole pictures are computed for {feature}: {found}")
+            first = group.bound_features[0].shown
+            log_info(f"whole pictures are computed for {first}: {found}")
         window = None if isinstance(found, str) else found
         among = _with_rivals(group, rivals) if isinstance(method, ActGrad) else None
         if among is not None and window is not None:

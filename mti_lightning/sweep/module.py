@@ -132,6 +132,9 @@ class Sweep(AttributionModule):
             partial(mean_activation, self.backbone, self.layer, data, self.calibrate),
             self.block,
             self.config,
+            classes={
+                str(one.feature): one.class_names for one in self.bound_features if one.class_names
+            },
             anew=self.overwrite,
         )
         self.overwrite = False  # from here on it goes on with this one

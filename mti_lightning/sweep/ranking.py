@@ -1,24 +1,26 @@
 """The top pictures and features of a sweep, as tables, contact sheets and scatters."""
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.loggers import Logger
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
-from torch.utils.tensorboard import SummaryWriter
 
 from mti_lightning.compose import to_image
 from mti_lightning.data.datasets import Pictures
 from mti_lightning.errors import InputError
+from mti_lightning.features.classes import display
 from mti_lightning.log import log_info
+from mti_lightning.loggers import log_figure, log_text, tensorboards
 from mti_lightning.sweep.measures import MEASURES, Array, check_measure, select
 from mti_lightning.sweep.pictures import pictures_of
 from mti_lightning.sweep.store import SweepStore
+from mti_lightning.tables import write_table
 
 _TILE, _MARGIN, _LINES, _COLUMNS, _HEAD = 176, 14, 62, 5, 48
 _RINGED = 16
@@ -73,10 +75,12 @@ def layer_table(store: SweepStore, measure: str = "tension") -> list[dict[str, A
     if not count:
         raise _nothing_to_rank(store, measure)
     from_top = 0.01 * (count - 1) / max(len(highest) - 1, 1)  # of what is held
+    classes = store.classes
     high, mean = sign * np.quantile(highest, 1 - from_top, axis=0), sign * total / count
     rows_of = [
         {
             "feature": feature,
+            "class": classes[place],
             f"{name}_{'1st' if low else '99th'}": f"{high[place]:.6g}",
             f"{name}_mean": f"{mean[place]:.6g}",
             "lowest" if low else "highest": key,
@@ -158,9 +162,9 @@ def scatter(columns: Mapping[str, Array], ringed: Sequence[int], feature: str) -
     axes.set(
         xlabel="inhibition E⁻",
         ylabel="excitation E⁺",
-        title=f"{feature}, {len(ringed)} tensest ringed",
         aspect="equal",
     )
+    axes.set_title(f"{feature}, {len(ringed)} tensest ringed", parse_math=False)
     figure.colorbar(dots, label="response")
     return figure
 
@@ -170,29 +174,32 @@ def layer_bars(rows: Sequence[dict[str, Any]]) -> Figure:
     shown = rows[:_MOST_BARS]
     figure = Figure(figsize=(6.4, 0.4 + 0.24 * len(shown)), layout="constrained")
     axes = figure.add_subplot()
-    axes.barh([row["feature"] for row in shown], [float(row["tension_99th"]) for row in shown])
+    axes.barh(range(len(shown)), [float(row["tension_99th"]) for row in shown])
+    names = [display(row["feature"], row["class"]) for row in shown]
+    axes.set_yticks(range(len(shown)), names, parse_math=False)
     axes.invert_yaxis()
     axes.set(xlabel="99th percentile of tension over the pictures")
     return figure
 
 
-def log(store: SweepStore, writer: SummaryWriter) -> None:
-    """Show a sweep in TensorBoard: a scatter per feature, the features that see most tension."""
+def log(store: SweepStore, loggers: Sequence[Logger]) -> None:
+    """Show a sweep in loggers: a scatter per feature, the features that see most tension."""
     ranked = layer_table(store)
-    shown = [row["feature"] for row in ranked[:_MOST_SCATTERS]]
-    places = [store.feature_index(feature) for feature in shown]
+    places = [store.feature_index(row["feature"]) for row in ranked[:_MOST_SCATTERS]]
+    shown = [store.shown[place] for place in places]
     names = ("excitation", "inhibition", "response", "tension")
     values = {name: store.values(name, places) for name in names}  # at once; see there
     for place, feature in enumerate(shown):
         columns = {name: of_all[:, place] for name, of_all in values.items()}
         ringed = select(columns["tension"], _RINGED).tolist()
-        writer.add_figure(f"sweep/{feature}", scatter(columns, ringed, feature))
+        log_figure(loggers, f"sweep/{feature}", scatter(columns, ringed, feature), 0)
     if len(ranked) > 1:
-        writer.add_figure("sweep_features", layer_bars(ranked))
+        log_figure(loggers, "sweep_features", layer_bars(ranked), 0)
         head = "| " + " | ".join(ranked[0]) + " |\n|" + "---|" * len(ranked[0])
         body = ["| " + " | ".join(map(str, row.values())) + " |" for row in ranked]
-        writer.add_text("sweep_features", "\n".join([head, *body]))
-    writer.flush()
+        log_text(loggers, "sweep_features", "\n".join([head, *body]))
+    for writer in tensorboards(loggers):
+        writer.flush()
 
 
 def make_ranking(
@@ -232,7 +239,7 @@ def make_ranking(
     place = store.feature_index(feature)
     rows = table(store, place, measure, count or 20)
     if sheet is not None:
-        title = f"{store.features[place]}, top {len(rows)} by {measure}"
+        title = f"{store.shown[place]}, top {len(rows)} by {measure}"
         pictures = pictures_of(store)
         store.check_contents(pictures, [row["index"] for row in rows])
         drawn = picture_sheet(store, pictures, place, rows, title)
@@ -258,10 +265,8 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with _writing(path), path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    with _writing(path):
+        write_table(path, rows)
 
 
 def _short(text: str, length: int) -> str:

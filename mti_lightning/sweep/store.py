@@ -8,7 +8,8 @@ and CRC-32 of the file that was read, 0 for a picture that was drawn. `mean_acti
 what the centred tension subtracts. `attribution` [kept, ...] holds the maps that were kept, of
 `attribution_feature` and `attribution_picture` [kept], `activation_sign` [kept, ...] whether the
 activations are positive (1) or negative (-1) there. The group's attributes say how all this was
-made: `sweep` what the numbers depend on, `config` the command line's whole configuration.
+made: `sweep` what the numbers depend on, `config` the command line's whole configuration; `classes`
+has the names of the classes that features stand for.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ import zarr
 
 from mti_lightning.data.datasets import Pictures, Stamp
 from mti_lightning.errors import InputError
+from mti_lightning.features.classes import ClassNames, display, short
+from mti_lightning.features.feature import Feature
 from mti_lightning.images.boxes import Box
 from mti_lightning.superposition.interference import FeatureProfiles
 from mti_lightning.sweep.measures import COLUMNS, Array, check_measure, derive, select
@@ -192,6 +195,16 @@ class SweepStore:
         return [str(feature) for feature in self.provenance["features"]]
 
     @property
+    def classes(self) -> list[str]:
+        """The name of the class that each feature stands for; "" where it stands for none."""
+        return [short(self._class_names.get(feature, ())) for feature in self.features]
+
+    @property
+    def shown(self) -> list[str]:
+        """How each feature is shown to people, by its class's name, too."""
+        return list(map(display, self.features, self.classes))
+
+    @property
     def status(self) -> Array:
         """0 not reached, 1 measured, 2 unreadable, [P]."""
         return cast("Array", self._array("status")[:])
@@ -218,12 +231,13 @@ class SweepStore:
         return cast("Array", self._array("mean_activation")[:])
 
     def feature_index(self, feature: str | None) -> int:
-        """Return a feature's column; of None the only one's.
+        """Return a feature's column; of None the only one's. A class may be named, as `fc:star`.
 
         Raises:
             InputError: If there is no such feature, or none is named where there are several.
         """
         names = self.features
+        feature = self._by_class(feature) if feature and feature not in names else feature
         if feature is None and len(names) == 1:
             return 0
         if feature not in names:
@@ -231,6 +245,24 @@ class SweepStore:
             given = "name a feature" if feature is None else f"there is no feature {feature!r}"
             raise InputError(f"{given} of {self.path}; it has {shown}")
         return names.index(feature)
+
+    @property
+    def _class_names(self) -> Mapping[str, list[str]]:
+        return cast("Mapping[str, list[str]]", self._group.attrs.get("classes", {}))
+
+    def _by_class(self, given: str) -> str:
+        """Return the feature of the class that is named in place of its channel, if one is."""
+        layer, _, name = given.partition(":")
+        told = self._class_names
+        channels = {
+            Feature.parse(feature).channel: feature
+            for feature in told
+            if feature.startswith(f"{layer}:")
+        }
+        if not channels or name.lstrip("-").isdecimal():
+            return given
+        names = {channel or 0: tuple(told[feature]) for channel, feature in channels.items()}
+        return channels[ClassNames(names, str(self.path)).index(name)]
 
     def values(
         self,

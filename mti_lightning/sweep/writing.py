@@ -36,6 +36,7 @@ class SweepWriter(SweepStore):
         *,
         config: str | None = None,
         stamps: Mapping[int, Stamp] | None = None,
+        classes: Mapping[str, Sequence[str]] | None = None,
     ) -> "SweepWriter":
         """Make an empty store.
 
@@ -47,6 +48,7 @@ class SweepWriter(SweepStore):
             block: Pictures per block.
             config: The command line's whole configuration, as YAML.
             stamps: Of the pictures that were read for `mean_activation`.
+            classes: For features that stand for classes the names of these.
         """
         features = [str(feature) for feature in provenance["features"]]
         path = path.resolve()  # a link to another disk stays one
@@ -54,6 +56,7 @@ class SweepWriter(SweepStore):
         _remove(half)
         # With its attributes from the start: by them a half-made one is known.
         told = {"sweep": dict(provenance), "block": block, "complete": False, "config": config}
+        told["classes"] = {name: [*of_class] for name, of_class in (classes or {}).items()}
         group = zarr.create_group(half, attributes=told)
         rows, wide = len(keys), len(features)
         texts: Any = str  # what zarr names its type of texts of any length
@@ -210,6 +213,7 @@ def open_or_begin(
     block: int,
     config: str | None = None,
     *,
+    classes: Mapping[str, tuple[str, ...]] | None = None,
     anew: bool = False,
 ) -> None:
     """Begin the store at `path`, or make sure that the one that is there can be gone on with.
@@ -221,6 +225,7 @@ def open_or_begin(
         calibrate: Gives ā, [C], and the stamps of the pictures that it is of.
         block: Pictures per block.
         config: The command line's whole configuration, as YAML.
+        classes: The names of those features that are classes.
         anew: Replace a sweep that is there.
 
     Raises:
@@ -237,7 +242,14 @@ def open_or_begin(
     mean, stamps = calibrate()
     with writing(path):
         SweepWriter.begin(
-            path, provenance, pictures.keys, mean.numpy(), block, config=config, stamps=stamps
+            path,
+            provenance,
+            pictures.keys,
+            mean.numpy(),
+            block,
+            config=config,
+            stamps=stamps,
+            classes=classes,
         )
 
 

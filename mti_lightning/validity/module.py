@@ -2,12 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, final
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from mti_lightning.attribution.methods import Attribution
@@ -16,6 +14,7 @@ from mti_lightning.attribution.tension import Measure, Tension
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.data.base import Loaded, PictureData
 from mti_lightning.errors import InputError, RunError, check_range
+from mti_lightning.loggers import log_numbers, log_text, loggers_of, run_folder, tensorboards
 from mti_lightning.objectives.preflight import check_full_precision
 from mti_lightning.validity.checks import (
     check_neighbours,
@@ -179,7 +178,8 @@ class Validity(AttributionModule):
             "attribution": type(self.attribution).__name__,
             "pictures": len(self._indices),
         }
-        self.report = Report(provenance, {})
+        classes = {str(b.feature): b.class_name for b in self.bound_features if b.class_name}
+        self.report = Report(provenance, {}, classes)
         for place, bound_feature in enumerate(self.bound_features):
             columns = {name: torch.cat(values) for name, values in self._columns[place].items()}
             order, tense = columns["tension"].argsort(descending=True), truth.get(place)
@@ -202,22 +202,22 @@ class Validity(AttributionModule):
         self._write(self.report)
 
     def _write(self, report: Report) -> None:
-        logger = self.trainer.logger
-        if logger is None or not self.trainer.log_dir:
+        if (folder := run_folder(self.trainer)) is None:
             return
-        folder = Path(self.trainer.log_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "validity.md").write_text(report.markdown(), encoding="utf-8")
         (folder / "validity.json").write_text(report.json(), encoding="utf-8")
-        if isinstance(logger, TensorBoardLogger):
-            writer = logger.experiment
-            writer.add_text("validity", report.markdown())
-            for feature, findings in report.findings.items():
-                for finding in findings:
-                    for name, value in finding.values.items():
-                        if math.isfinite(value):
-                            tag = f"validity/{feature}/{finding.check}/{name}"
-                            writer.add_scalar(tag, value)
+        loggers = loggers_of(self.trainer)
+        log_text(loggers, "validity", report.markdown())
+        numbers = {
+            f"validity/{report.shown(feature)}/{finding.check}/{name}": value
+            for feature, findings in report.findings.items()
+            for finding in findings
+            for name, value in finding.values.items()
+            if math.isfinite(value)
+        }
+        log_numbers(loggers, numbers, 0)
+        for writer in tensorboards(loggers):
             writer.flush()
 
 

@@ -2,9 +2,11 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from mti_lightning.features.classes import display
 from mti_lightning.validity.limits import Finding
 
 MANY = 0.15  # share of checks that warn; the world 1 in 12, no training 2, shuffled, flipped 5
@@ -23,15 +25,21 @@ class Report:
     Attributes:
         provenance: What was checked: backbone, layer, method, pictures.
         findings: By feature.
+        classes: Of features that stand for a class, its name.
     """
 
     provenance: dict[str, Any]
     findings: dict[str, list[Finding]]
+    classes: Mapping[str, str] = field(default_factory=dict)
+
+    def shown(self, feature: str) -> str:
+        """Return how a feature is shown to people."""
+        return display(feature, self.classes.get(feature, ""))
 
     @property
     def warnings(self) -> list[str]:
         return [
-            f"{feature}: {found.check}: {why}"
+            f"{self.shown(feature)}: {found.check}: {why}"
             for feature, of_feature in self.findings.items()
             for found in of_feature
             for why in found.warnings
@@ -62,12 +70,18 @@ class Report:
     def markdown(self) -> str:
         """Return the page as Markdown."""
         lines = ["# How far to believe the pictures", ""]
-        lines += [f"- **{feature}: {verdict}**" for feature, verdict in self.verdicts.items()]
+        lines += [f"- **{self.shown(name)}: {told}**" for name, told in self.verdicts.items()]
         lines += [f"- do not believe: {warning}" for warning in self.warnings] + [""]
         lines += [", ".join(f"{name} {value}" for name, value in self.provenance.items()), ""]
         lines += [_LIMITS_OF]
         for feature, of_feature in self.findings.items():
-            lines += ["", f"## {feature}", "", "| check | figures | meaning |", "|---|---|---|"]
+            lines += [
+                "",
+                f"## {self.shown(feature)}",
+                "",
+                "| check | figures | meaning |",
+                "|---|---|---|",
+            ]
             for found in of_feature:
                 figures = ", ".join(f"{name} {value:.3g}" for name, value in found.values.items())
                 doubts = "".join(f" **Do not believe: {why}.**" for why in found.warnings)
@@ -77,7 +91,7 @@ class Report:
     def json(self) -> str:
         """Return the page as JSON, with null where there is no figure."""
         page = {"verdicts": self.verdicts, "warnings": self.warnings, **self.provenance}
-        page |= {"limits": _LIMITS_OF}
+        page |= {"limits": _LIMITS_OF, "classes": dict(self.classes)}
         features = {name: [asdict(f) for f in found] for name, found in self.findings.items()}
         for row in (row for rows in features.values() for row in rows):
             row["values"] = {k: v if math.isfinite(v) else None for k, v in row["values"].items()}

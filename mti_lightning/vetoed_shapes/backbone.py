@@ -25,6 +25,7 @@ default_cfgs = generate_default_cfgs(
         name: {
             "file": str(file),
             "num_classes": len(KINDS),
+            "label_names": KINDS,
             "input_size": (3, PICTURE_SIZE, PICTURE_SIZE),
             "pool_size": (6, 6),
             "mean": (0.5, 0.5, 0.5),

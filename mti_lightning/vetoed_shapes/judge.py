@@ -25,6 +25,7 @@ default_cfgs = generate_default_cfgs(
         "vetoed_shapes_judge": {
             "file": str(WEIGHTS),
             "num_classes": len(KINDS),
+            "label_names": KINDS,
             "input_size": (3, PICTURE_SIZE, PICTURE_SIZE),
             "mean": (0.5, 0.5, 0.5),
             "std": (0.25, 0.25, 0.25),

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.tensorboard import SummaryWriter
 
 from mti_lightning import Backbone, InputError, PictureFolder, Sweep, SweepStore
 from mti_lightning.sweep.measures import MEASURES
 from mti_lightning.sweep.ranking import layer_table, log, make_ranking, scatter, table
 from mti_lightning.sweep.writing import SweepWriter
+from mti_lightning.vetoed_shapes.shapes import KINDS
 from tests.sweep.test_module import predict, sweep, world
 from tests.sweep.test_store import MADE
 
@@ -49,6 +50,7 @@ def test_features_are_ranked_by_how_high_a_measure_gets(
     high = np.quantile(values, 0.01 if low else 0.99, axis=0)
     order = np.argsort(high if low else -high)
     assert [row["feature"] for row in rows] == [f"fc:{k}" for k in order]
+    assert [row["class"] for row in rows] == [KINDS[k] for k in order]
     shown = [float(row[f"{name}_{'1st' if low else '99th'}"]) for row in rows]
     np.testing.assert_allclose(shown, high[order], rtol=1e-5)
     means = [float(row[f"{name}_mean"]) for row in rows]
@@ -87,10 +89,11 @@ def test_a_scatter_has_every_picture_and_zero_in_the_middle(store: SweepStore) -
 
 
 def test_a_sweep_is_shown_in_tensorboard(store: SweepStore, tmp_path: Path) -> None:
-    with SummaryWriter(str(tmp_path)) as writer:
-        log(store, writer)
-    events = EventAccumulator(str(tmp_path)).Reload()
-    assert set(events.Tags()["images"]) == {f"sweep/fc:{k}" for k in range(8)} | {"sweep_features"}
+    logger = TensorBoardLogger(tmp_path, "", "")
+    log(store, [logger])
+    events = EventAccumulator(logger.log_dir).Reload()
+    shown = {f"sweep/fc:{k} ({kind})" for k, kind in enumerate(KINDS)}
+    assert set(events.Tags()["images"]) == shown | {"sweep_features"}
     assert "sweep_features/text_summary" in events.Tags()["tensors"]
 
 

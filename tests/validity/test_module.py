@@ -435,8 +435,9 @@ def test_the_command_writes_the_page_and_prints_its_warnings(tmp_path, monkeypat
         assert f"do not believe: {warning}" in told_of
         assert warning in text
     for feature, verdict in saved["verdicts"].items():
-        assert f"{feature}: {verdict}" in told
-        assert f"**{feature}: {verdict}**" in text
+        shown = f"{feature} ({saved['classes'][feature]})"
+        assert f"{shown}: {verdict}" in told
+        assert f"**{shown}: {verdict}**" in text
     assert str(page) in told
     assert list(page.parent.glob("events.out.tfevents.*"))
 

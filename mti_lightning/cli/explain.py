@@ -1,0 +1,93 @@
+"""`mti explain`: what excites and what inhibits in a picture what a network says of it."""
+
+import logging
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from mti_lightning.cli.parser import Parser
+from mti_lightning.errors import InputError
+
+
+def run(args: Sequence[str]) -> None:
+    """Run `mti explain`."""
+    from mti_lightning.attribution.methods import Attribution  # imports PyTorch, as do the next
+    from mti_lightning.cli.discovery import with_plugins
+    from mti_lightning.explanation.explain import explain
+    from mti_lightning.explanation.result import check_out
+
+    parser = Parser(
+        prog="mti explain",
+        description="What in a picture excites and what inhibits the classes that a network says "
+        "first, or any feature: a sheet, a table, and the YAML that mti fit --config takes to make "
+        "the same pictures. Several pictures are compared.",
+    )
+    parser.add_argument("pictures", nargs="+", help="Up to four picture files.")
+    parser.add_argument("--model", required=True, help="A timm model, or one of a plugin.")
+    parser.add_argument("--weights", default="pretrained", help="pretrained, random, or a file.")
+    parser.add_argument("--labels", help="A text file of the names of its classes, one a line.")
+    parser.add_argument(
+        "--feature",
+        action="append",
+        help="What to explain in place of those classes, such as 'fc:Egyptian cat' or "
+        "layer3.0.act2/input:12@centre; may be given several times.",
+    )
+    parser.add_argument(
+        "--classes", type=int, help="How many classes of each picture, where no --feature is given."
+    )
+    parser.add_argument(
+        "--layer",
+        help="The attribution layer; by default the last whose positions feed the features. "
+        "mti layers MODEL lists them.",
+    )
+    parser.add_argument(
+        "--attribution",
+        type=Attribution | None,
+        help="The attribution method, such as one of a plugin; activation times gradient by "
+        "default.",
+    )
+    parser.add_argument(
+        "--crop", help="left,top,width,height in pixels: a part to compare the one picture with."
+    )
+    parser.add_argument("--steps", type=int, default=100, help="Steps for each picture.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the noise they start from.")
+    parser.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto.")
+    parser.add_argument("--out", default="explain.png", help="The sheet to write.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace what is there.")
+    with with_plugins():
+        given = parser.parse_args(list(args))
+        out, crop = Path(given.out), _box(given.crop)
+        check_out(out, given.overwrite)
+        for name in ("lightning.pytorch", "lightning.fabric"):  # tips, news about accelerators
+            logging.getLogger(name).setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning's own
+        found = explain(
+            given.pictures,
+            given.model,
+            given.feature or (),
+            weights=given.weights,
+            labels=given.labels,
+            layer=given.layer,
+            attribution=parser.instantiate(given).attribution,
+            crop=crop,
+            classes=given.classes,
+            steps=given.steps,
+            seed=given.seed,
+            accelerator=given.accelerator,
+        )
+        print(found.table)
+        for path in found.save(out, given.overwrite):
+            print(path)
+
+
+def _box(text: str | None) -> tuple[int, int, int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+),(\d+),(\d+),(\d+)", text.replace(" ", ""))
+    if match is None:
+        raise InputError(
+            f"crop {text!r}: give left,top,width,height in pixels, such as 0,0,200,200"
+        )
+    left, top, width, height = map(int, match.groups())
+    return left, top, width, height

@@ -1,0 +1,39 @@
+"""Tables as CSV, in which no text of a user's runs as a formula."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the start of one
+
+
+def _guarded(value: Any) -> Any:
+    """Put a ' before text that a spreadsheet would run; numbers stay as they are."""
+    if not isinstance(value, str) or not value.startswith(_FORMULA):
+        return value
+    with suppress(ValueError):
+        float(value)
+        return value
+    return f"'{value}"
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of the same columns, the first one's names as the head."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({name: _guarded(value) for name, value in row.items()} for row in rows)
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a table as they were before `write_table`."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            {
+                name: value[1:] if value[:1] == "'" and value[1:].startswith(_FORMULA) else value
+                for name, value in row.items()
+            }
+            for row in csv.DictReader(file)
+        ]
