@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 import zarr
+from mti_efficientnet_lite import photographs
 from PIL import Image
 
 from mti_lightning import SweepStore
@@ -736,6 +737,8 @@ def test_every_configuration_runs(desk, path, overlay):
         if path.stem != "mti":
             Path("pictures/broken.png").unlink()
             arguments += ["--model.coherent=false"]  # nothing is coherent in an untrained network
+    if path.stem == "demo_photographs":
+        photographs.write(Path("tb_logs/photographs"))
     try:
         main(["fit", *[f"--config={CONFIGS / name}" for name in (path.name, *overlay)], *arguments])
     finally:
