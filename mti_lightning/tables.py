@@ -1,8 +1,9 @@
-"""Tables as CSV, in which no text of a user's runs as a formula."""
+"""Tables as CSV and Markdown, in which no text of a user's runs as a formula or as HTML."""
 
 import csv
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -37,3 +38,8 @@ def read_table(path: Path) -> list[dict[str, str]]:
             }
             for row in csv.DictReader(file)
         ]
+
+
+def in_markdown(text: str) -> str:
+    """Return text as a cell of a Markdown table takes it."""
+    return escape(text, quote=False).replace("|", "\\|")

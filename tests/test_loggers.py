@@ -219,5 +219,5 @@ def test_the_command_writes_its_configuration_where_the_results_are(
         ]
     )
     folder = Path("logs/run/version_0")
-    assert capsys.readouterr().out.strip() == str(folder)
+    assert capsys.readouterr().out.splitlines()[-1].strip() == str(folder)
     assert {"config.yaml", "metrics.csv", "results.csv"} <= {path.name for path in folder.iterdir()}

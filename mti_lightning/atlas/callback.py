@@ -99,13 +99,14 @@ class AtlasLog(Callback):
             return
         folder = self._folder / "atlas"
         folder.mkdir(parents=True, exist_ok=True)
+        shown = _shown(objective)
         for name, make in self._pictures(objective):
             path = folder / f"{file_name(name)}_epoch{epoch:03d}.png"
             if path.exists():
                 continue
             picture = make()
             atlas_picture.save(picture, path)
-            log_picture(loggers_of(trainer), f"atlas/{name}", picture, epoch)
+            log_picture(loggers_of(trainer), f"atlas/{shown.get(name, name)}", picture, epoch)
 
     def _pictures(self, objective: Objective) -> Iterator[tuple[str, Callable[[], Image.Image]]]:
         """Yield name and maker of each picture of the atlas."""
@@ -128,7 +129,7 @@ class AtlasLog(Callback):
             return atlas_picture.mark(found.layout, response, *placed()[place], title)
 
         for place, found in self._maps.items():
-            yield objective.shown[place], partial(mark, place, found)
+            yield str(objective.features[place]), partial(mark, place, found)
 
 
 def _write_page(path: Path, objective: AtlasInversion, found: Map) -> None:
@@ -151,7 +152,11 @@ def _write_page(path: Path, objective: AtlasInversion, found: Map) -> None:
     )
 
 
+def _shown(objective: Objective) -> dict[str, str]:
+    """Return how each feature is shown to people."""
+    return dict(zip(map(str, objective.features), objective.shown, strict=True))
+
+
 def _title(objective: Objective, found: Map) -> str:
-    own = dict(zip(map(str, objective.features), objective.shown, strict=True))
-    feature = own[found.store.features[found.feature]]
+    feature = _shown(objective)[found.store.features[found.feature]]
     return f"{feature} of {objective.backbone.name}, attributed to {objective.layer}"

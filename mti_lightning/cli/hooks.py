@@ -91,7 +91,7 @@ class Hooks(LightningCLI):
         for warning in report.warnings:
             print(f"do not believe: {warning}", file=sys.stderr)
         for feature, verdict in report.verdicts.items():
-            print(f"{feature}: {verdict}")
+            print(f"{report.shown(feature)}: {verdict}")
         if folder := run_folder(self.trainer):
             print(folder / "validity.md")
         if report.disbelieved:  # loudly: a script goes no further

@@ -73,18 +73,6 @@ def check_devices(trainer: Trainer, chunks: Sequence[ImageChunk], batch_size: in
         )
 
 
-def check_full_precision(trainer: Trainer) -> None:
-    """Make sure that a report measures in full precision: E⁺ and E⁻ all but cancel.
-
-    Raises:
-        InputError: If the trainer is set to less.
-    """
-    if "16" in trainer.precision:
-        raise InputError(
-            f"trainer.precision: {trainer.precision} will not do to measure; leave it at 32-true"
-        )
-
-
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read the checkpoint of a run.
 

@@ -20,7 +20,7 @@ from mti_lightning.loggers import log_figure, log_text, tensorboards
 from mti_lightning.sweep.measures import MEASURES, Array, check_measure, select
 from mti_lightning.sweep.pictures import pictures_of
 from mti_lightning.sweep.store import SweepStore
-from mti_lightning.tables import write_table
+from mti_lightning.tables import in_markdown, write_table
 
 _TILE, _MARGIN, _LINES, _COLUMNS, _HEAD = 176, 14, 62, 5, 48
 _RINGED = 16
@@ -196,7 +196,9 @@ def log(store: SweepStore, loggers: Sequence[Logger]) -> None:
     if len(ranked) > 1:
         log_figure(loggers, "sweep_features", layer_bars(ranked), 0)
         head = "| " + " | ".join(ranked[0]) + " |\n|" + "---|" * len(ranked[0])
-        body = ["| " + " | ".join(map(str, row.values())) + " |" for row in ranked]
+        body = [
+            "| " + " | ".join(in_markdown(str(v)) for v in row.values()) + " |" for row in ranked
+        ]
         log_text(loggers, "sweep_features", "\n".join([head, *body]))
     for writer in tensorboards(loggers):
         writer.flush()

@@ -15,7 +15,6 @@ from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.data.base import Loaded, PictureData
 from mti_lightning.errors import InputError, RunError, check_range
 from mti_lightning.loggers import log_numbers, log_text, loggers_of, run_folder, tensorboards
-from mti_lightning.objectives.preflight import check_full_precision
 from mti_lightning.validity.checks import (
     check_neighbours,
     check_pictures,
@@ -79,8 +78,7 @@ class Validity(AttributionModule):
         self.report: Report | None = None
 
     def prepare_run(self, trainer: Trainer, data: object) -> None:
-        self.check_devices(trainer)
-        check_full_precision(trainer)
+        self.check_trainer(trainer)
         self._data = self.check_data(data)
         self._data.use(self.backbone.preprocessing)
 
@@ -98,16 +96,21 @@ class Validity(AttributionModule):
         self._randomised: dict[Layer, dict[str, Backbone]] = {}
 
     @staticmethod
-    def check_devices(trainer: Trainer) -> None:
-        """Make sure that one device was asked for.
+    def check_trainer(trainer: Trainer) -> None:
+        """Make sure of one device, and of full precision: E⁺ and E⁻ all but cancel.
 
         Raises:
-            InputError: If there are more.
+            InputError: If others were asked for.
         """
         if trainer.world_size > 1:
             raise InputError(
                 f"{trainer.world_size} devices were asked for; a report is made on one: "
                 "--trainer.devices 1"
+            )
+        if "16" in trainer.precision:
+            raise InputError(
+                f"trainer.precision: {trainer.precision} will not do to measure; leave it at "
+                "32-true"
             )
 
     @staticmethod

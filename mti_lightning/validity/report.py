@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mti_lightning.features.classes import display
+from mti_lightning.tables import in_markdown
 from mti_lightning.validity.limits import Finding
 
 MANY = 0.15  # share of checks that warn; the world 1 in 12, no training 2, shuffled, flipped 5
@@ -70,14 +71,16 @@ class Report:
     def markdown(self) -> str:
         """Return the page as Markdown."""
         lines = ["# How far to believe the pictures", ""]
-        lines += [f"- **{self.shown(name)}: {told}**" for name, told in self.verdicts.items()]
-        lines += [f"- do not believe: {warning}" for warning in self.warnings] + [""]
+        lines += [
+            f"- **{in_markdown(self.shown(name))}: {told}**" for name, told in self.verdicts.items()
+        ]
+        lines += [f"- do not believe: {in_markdown(told)}" for told in self.warnings] + [""]
         lines += [", ".join(f"{name} {value}" for name, value in self.provenance.items()), ""]
         lines += [_LIMITS_OF]
         for feature, of_feature in self.findings.items():
             lines += [
                 "",
-                f"## {self.shown(feature)}",
+                f"## {in_markdown(self.shown(feature))}",
                 "",
                 "| check | figures | meaning |",
                 "|---|---|---|",

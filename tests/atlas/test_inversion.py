@@ -256,7 +256,7 @@ def test_where_nothing_excites_or_inhibits_there_is_no_atlas(tmp_path: Path) -> 
     empty = Chart(str(tmp_path / "sweep.zarr"), minimum=1)
     objective = AtlasInversion(backbone, [CLASS], "layer4", chart=empty)
     with pytest.raises(
-        InputError, match=r"nothing excites or inhibits fc:3 at layer4 in .*zarr, s"
+        InputError, match=r"nothing excites or inhibits fc:3 \(star\) at layer4 in .*zarr, s"
     ):
         objective.build_bank(VetoedShapesPictures(12))
 

@@ -584,7 +584,7 @@ def test_top_pictures_become_sources(whole: Path) -> None:
 def test_what_a_sweep_refuses() -> None:
     backbone = Backbone(WORLD)
     with pytest.raises(InputError, match="keep 3 of 192 features would fill the disk"):
-        Sweep(backbone, ["layer4:*@centre"], "layer3", keep=3)
+        Sweep(backbone, ["layer4.0.act2/input:*@centre"], "layer3", keep=3)
     with pytest.raises(InputError, match="there is no measure 'tensoin'"):
         Sweep(backbone, ["fc:0"], "layer4", keep=1, keep_by=["tensoin"])
     with pytest.raises(InputError, match="block 0: give 1 or more"):
