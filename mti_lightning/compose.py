@@ -1,6 +1,6 @@
 """Pictures for people: transparency masks, rows side by side, the contact sheet."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +91,17 @@ class Run:
 
         return cls(latest, table("results.csv"), table("sources.csv"))
 
+    def picture(self, row: Mapping[str, str]) -> Path:
+        """Return the file of a row's picture.
+
+        Raises:
+            InputError: If it is outside the folder.
+        """
+        path = self.folder / row["file"]
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise InputError(f"{self.folder} names {row['file']}, which is outside it")
+        return path
+
 
 # Pillow's own font knows no superscripts and no typographic minus.
 _COLUMNS = {
@@ -111,17 +122,17 @@ def _cells(runs: Sequence[Run]) -> dict[tuple[str, str], _Cell]:
     for run in runs:
         for row in run.sources:
             cell = cells.setdefault((row["feature"], row["source"]), {})
-            cell["source"] = (run.folder / row["file"], row)
+            cell["source"] = (run.picture(row), row)
         for row in filter(lambda row: row["source"], run.rows):
             cell = cells.setdefault((row["feature"], row["source"]), {})
-            cell.setdefault(row["objective"], (run.folder / row["file"], row))
+            cell.setdefault(row["objective"], (run.picture(row), row))
     for run in runs:
         for row in filter(lambda row: not row["source"], run.rows):
             # Made from noise: shown beside every source of its feature.
             beside = [key for key in cells if key[0] == row["feature"]] or [(row["feature"], "")]
             for key in beside:
                 cell = cells.setdefault(key, {})
-                cell.setdefault(row["objective"], (run.folder / row["file"], row))
+                cell.setdefault(row["objective"], (run.picture(row), row))
     return cells
 
 
@@ -166,7 +177,7 @@ def contact_sheet(folders: Sequence[Path], most: int = 16) -> Image.Image:
             if kind not in cells[key]:
                 continue
             path, row = cells[key][kind]
-            with Image.open(path) as image:
+            with Image.open(path, formats=["PNG"]) as image:
                 tile = image.convert("RGBA").resize(
                     (_TILE, round(_TILE * image.height / image.width)), Image.Resampling.LANCZOS
                 )

@@ -1,11 +1,27 @@
 """The errors a user may meet; the command line prints them as one line and exits with 2."""
 
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+_STEERING = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode's: control, format, surrogate, line, paragraph
+
+
+def printable(text: str) -> str:
+    r"""Return a text as a terminal may show it: what would steer it is written out, as `\x1b`.
+
+    Names of pictures and what is in files come from others.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(ascii(c)[1:-1] if unicodedata.category(c) in _STEERING else c for c in text)
 
 
 class MtiError(Exception):
     """Anything this package stops for on purpose."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InputError(MtiError, ValueError):

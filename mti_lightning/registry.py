@@ -151,6 +151,32 @@ def current_path(class_path: str) -> str:
     return f"{package}.{name}" if own else class_path
 
 
+def known_class(class_path: str, base: type) -> type[Any]:
+    """Return a class that a file names, without importing anything for it.
+
+    Args:
+        class_path: As configurations record it.
+        base: What it has to derive from: this package's public classes do, those of plugins and
+            whatever else was imported before.
+
+    Raises:
+        InputError: If there is no such class.
+    """
+    import_module(_package(__name__)).__all__  # noqa: B018  all of them are imported by it
+    known: dict[str, type] = {}
+    waiting = [base]
+    while waiting:
+        below: list[type] = waiting.pop().__subclasses__()
+        waiting += below
+        known |= {public_path(cls): cls for cls in below if not inspect.isabstract(cls)}
+    if (path := current_path(class_path)) not in known:
+        raise InputError(
+            f"{class_path} is none of {', '.join(sorted(known))}; one of your own has to be "
+            "imported first, in Python: what a file names is not imported"
+        )
+    return known[path]
+
+
 def note_skipped(message: str) -> str:
     """Return, where a message is of a method or model that is not there, what was skipped."""
     skipped = sorted(_skipped())

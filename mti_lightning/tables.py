@@ -1,18 +1,21 @@
-"""Tables as CSV and Markdown, in which no text of a user's runs as a formula or as HTML."""
+"""Tables as CSV and Markdown, in which no text of a user's runs as a formula or is markup."""
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from mti_lightning.errors import printable
+
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the start of one
 
 
 def _guarded(value: Any) -> Any:
     """Put a ' before text that a spreadsheet would run; numbers stay as they are."""
-    if not isinstance(value, str) or not value.startswith(_FORMULA):
+    if not isinstance(value, str) or not value.lstrip().startswith(_FORMULA):
         return value
     with suppress(ValueError):
         float(value)
@@ -23,9 +26,9 @@ def _guarded(value: Any) -> Any:
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows of the same columns, the first one's names as the head."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows({name: _guarded(value) for name, value in row.items()} for row in rows)
+        writer = csv.writer(file)
+        writer.writerow(map(_guarded, rows[0]))
+        writer.writerows([_guarded(row[name]) for name in rows[0]] for row in rows)
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -33,7 +36,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return [
             {
-                name: value[1:] if value[:1] == "'" and value[1:].startswith(_FORMULA) else value
+                name: value[1:] if value[:1] == "'" and _guarded(value[1:]) == value else value
                 for name, value in row.items()
             }
             for row in csv.DictReader(file)
@@ -41,5 +44,5 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def in_markdown(text: str) -> str:
-    """Return text as a cell of a Markdown table takes it."""
-    return escape(text, quote=False).replace("|", "\\|")
+    """Return text as a cell of a Markdown table takes it, without links and pictures in it."""
+    return re.sub(r"([\\`\[\]|])", r"\\\1", escape(printable(text), quote=False))

@@ -79,3 +79,14 @@ def test_the_sheet_of_a_folder_without_results_says_what_to_give(tmp_path: Path)
         InputError, match=r"holds no results.csv; give the folder of a finished run"
     ):
         contact_sheet([tmp_path])
+
+
+@pytest.mark.parametrize("file", ["../secret.png", "/etc/hostname", "pictures/link.png"])
+def test_the_sheet_shows_nothing_from_outside_a_runs_folder(tmp_path: Path, file: str) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    run = _run(tmp_path / "run", "positive", (255, 0, 0), "a.png")
+    (run / "pictures" / "link.png").symlink_to(tmp_path / "secret.png")
+    table = run / "results.csv"
+    table.write_text(table.read_text().replace("pictures/p.png", file))
+    with pytest.raises(InputError, match="which is outside it"):
+        contact_sheet([run])

@@ -1,10 +1,9 @@
 """Which layers of a backbone can be named, by what, and on which side of activation functions."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import final
 from weakref import WeakKeyDictionary
-
-import torch
 
 from mti_lightning.backbone.layout import ActivationLayout, Layer
 from mti_lightning.backbone.network import Backbone
@@ -47,16 +46,11 @@ def usable_layers(backbone: Backbone) -> list[UsableLayer]:
         InputError: If the network cannot take pictures of its input size.
     """
     trace = Trace(backbone)
-    layouts: dict[torch.Size, ActivationLayout | None] = {}  # it takes a pass to find one
     usable = []
     feeding = trace.feeding()
-    for layer, value in trace.values.items():
-        if value.shape not in layouts:
-            try:
-                layouts[value.shape] = backbone.layout(layer)
-            except InputError:
-                layouts[value.shape] = None
-        if layout := layouts[value.shape]:
+    for layer in trace.values:
+        with suppress(InputError):
+            layout = backbone.layout(layer)
             usable.append(UsableLayer(layer, layout, trace.side(layer), layer in feeding))
     return usable
 

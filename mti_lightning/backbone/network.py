@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self, final
 
 import torch
@@ -11,7 +12,8 @@ from timm.data import resolve_data_config
 from torch import Tensor, nn
 
 from mti_lightning.backbone.batch_invariance import BatchInvariance
-from mti_lightning.backbone.layout import ActivationLayout, Layer, infer_layout
+from mti_lightning.backbone.layout import ActivationLayout, Layer
+from mti_lightning.backbone.survey import Survey
 from mti_lightning.backbone.weights import create_network
 from mti_lightning.errors import InputError, nearest, reason_of
 from mti_lightning.registry import register_own_backbones
@@ -28,6 +30,34 @@ class Preprocessing:
     crop_pct: float
     crop_mode: str
     interpolation: str
+
+
+def _per_channel(what: str, values: object) -> Tensor:
+    """Return what is subtracted from pictures or divides them, [3].
+
+    Raises:
+        InputError: If it is not three numbers.
+    """
+    try:
+        found = torch.tensor(values, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.empty(0)
+    if found.shape != (3,) or not found.isfinite().all():
+        raise InputError(f"{what} is {values!r}; give three numbers, for red, green and blue")
+    return found
+
+
+def _check_tensor(layer: Layer, kind: str, name: str) -> None:
+    """Make sure that what passes through a layer is a tensor.
+
+    Raises:
+        InputError: If it is not.
+    """
+    if kind != "Tensor":
+        raise InputError(
+            f"the {layer.side} of layer {layer.module!r} of {name} is a {kind}, not a tensor; "
+            "name a layer before, inside or after it"
+        )
 
 
 class _Stop(Exception):  # noqa: N818  it ends a forward pass, it reports no error
@@ -73,7 +103,7 @@ class Backbone(nn.Module):
         given = {"weights": weights, "seed": seed, "input_size": input_size, "labels": labels}
         self.made = {"name": name, **given, "arguments": arguments}  # by what, to make it again
         register_own_backbones()
-        network = create_network(name, weights, seed, input_size, arguments or {})
+        network, self.absent = create_network(name, weights, seed, input_size, arguments or {})
         self._unregistered = (network.eval().requires_grad_(False),)
         self._lay_out(torch.device("cpu"))
         config = resolve_data_config(model=network)  # type: ignore[no-untyped-call]
@@ -81,9 +111,11 @@ class Backbone(nn.Module):
         self.preprocessing = Preprocessing(
             (height, width), config["crop_pct"], config["crop_mode"], config["interpolation"]
         )
-        self.register_buffer("mean", torch.tensor(config["mean"])[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(config["std"])[:, None, None], persistent=False)
-        self._layouts: dict[Layer, ActivationLayout] = {}
+        for moment in ("mean", "std"):
+            values = _per_channel(f"{moment} of {name}", config[moment])
+            self.register_buffer(moment, values[:, None, None], persistent=False)
+        if not (self.std > 0).all():
+            raise InputError(f"std of {name} is {config['std']}; give three numbers above 0")
         self._hashed: tuple[list[tuple[int, int, torch.dtype]], str] | None = None
         self._batch_invariance = BatchInvariance()
 
@@ -189,11 +221,8 @@ class Backbone(nn.Module):
 
         def checked(layer: Layer, value: object) -> Tensor:
             if not isinstance(value, Tensor):
-                raise InputError(
-                    f"the {layer.side} of layer {layer.module!r} of {self.name} is a "
-                    f"{type(value).__name__}, not a tensor; name a layer before, inside or after it"
-                )
-            return tap(layer, value)
+                _check_tensor(layer, type(value).__name__, self.name)
+            return tap(layer, value)  # type: ignore[arg-type]
 
         def on_input(layer: Layer) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
             return lambda _, inputs: (checked(layer, inputs[0] if inputs else None), *inputs[1:])
@@ -228,46 +257,61 @@ class Backbone(nn.Module):
         raise InputError(f"layer {layer.module!r} is not in {self.name}{near}")
 
     def layout(self, layer: Layer) -> ActivationLayout:
-        """Return how activations lie at a layer, found by running two grey pictures.
+        """Return how activations lie at a layer, found by trying which of them follow the pictures.
 
         Raises:
             InputError: If there is no such layer, it does not run exactly once in a forward pass,
                 it does not keep the batch as its first dimension (as inside a windowed attention),
-                or the network cannot take pictures of the input size.
+                it cannot be told which dimension is its channels, it is a classifier but not the
+                network's whole output, or the network cannot take pictures of the input size.
         """
-        if layer not in self._layouts:
-            seen: list[torch.Size] = []
-
-            def tap(_: Layer, value: Tensor) -> Tensor:
-                seen.append(value.shape)
-                return value
-
-            height, width = self.preprocessing.size
-            with self._hooks({layer}, tap), torch.no_grad():
-                try:
-                    self(self.mean.new_full((2, 3, height, width), 0.5))
-                except (AssertionError, RuntimeError) as error:
-                    raise InputError(
-                        f"{self.name} cannot take pictures of {height}x{width} pixels: "
-                        f"{reason_of(error)}"
-                    ) from error
-            if len(seen) != 1:
-                raise InputError(
-                    f"layer {str(layer)!r} of {self.name} runs {len(seen)} times in a forward "
-                    "pass; only a layer that runs exactly once can be tapped"
-                )
-            self._layouts[layer] = self._infer(layer, seen[0])
-        return self._layouts[layer]
-
-    def _infer(self, layer: Layer, batched: torch.Size) -> ActivationLayout:
-        batch, *shape = batched
-        if batch != 2 or not 1 <= len(shape) <= 3:
+        self._module(layer)
+        survey, layouts = self._survey
+        passings = survey.passings.get(layer, [])
+        for passing in passings:
+            _check_tensor(layer, passing.kind, self.name)
+        if len(passings) != 1:
             raise InputError(
-                f"layer {str(layer)!r} of {self.name} gives {list(batched)} for 2 pictures: not "
-                "[N, C], [N, T, C], [N, C, H, W] or [N, H, W, C]; "
-                "name a layer outside the windows or groups"
+                f"layer {str(layer)!r} of {self.name} runs {len(passings)} times in a forward "
+                "pass; only a layer that runs exactly once can be tapped"
             )
-        # timm's names, absent from models of other families.
-        prefix_tokens = getattr(self.network, "num_prefix_tokens", 0)
-        channels_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC"
-        return infer_layout(tuple(shape), self.preprocessing.size, prefix_tokens, channels_last)
+        if not passings[0].finite:
+            raise self._no_numbers(layer)
+        if layer in survey.other_outputs:
+            raise InputError(
+                f"layer {str(layer)!r} of {self.name} is one of several that its output is made "
+                "of: its channels are not the network's classes; name a layer before it"
+            )
+        if layer not in layouts:
+            raise InputError(
+                f"layer {str(layer)!r} of {self.name} gives {list(passings[0].shape)} for "
+                f"{len(survey.pictures)} pictures: {survey.reason(layer)}"
+            )
+        return layouts[layer]
+
+    @cached_property
+    def _survey(self) -> tuple[Survey, dict[Layer, ActivationLayout]]:
+        """What passes through all layers, and how it lies."""
+        height, width = self.preprocessing.size
+        survey = Survey(self.network, (height, width))
+        try:
+            with survey, torch.no_grad():
+                survey.compare(self(survey.pictures.to(self.mean)))
+        except (AssertionError, RuntimeError) as error:
+            raise InputError(
+                f"{self.name} cannot take pictures of {height}x{width} pixels: {reason_of(error)}"
+            ) from error
+        # timm's name, absent from models of other families.
+        return survey, survey.layouts(getattr(self.network, "num_prefix_tokens", 0))
+
+    def _no_numbers(self, layer: Layer) -> InputError:
+        if self.absent:
+            return InputError(
+                f"layer {str(layer)!r} of {self.name} depends on {', '.join(self.absent)}, which "
+                "its weights do not have; name an earlier layer, or give weights that have them"
+            )
+        return InputError(
+            f"layer {str(layer)!r} of {self.name} gives values that are no numbers (NaN or "
+            "infinite) for a picture of noise; its weights are broken, or its mean and std are not "
+            "its own"
+        )

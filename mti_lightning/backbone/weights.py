@@ -1,17 +1,21 @@
 """A timm model with its weights: from a file, from timm's own source, or random."""
 
 import contextlib
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlparse
 
 import timm
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
+from mti_lightning.backbone.weight_files import State, read_states
 from mti_lightning.errors import InputError, nearest, reason_of
+from mti_lightning.log import log_info, log_warning
 
 
 def create_network(
@@ -20,26 +24,217 @@ def create_network(
     seed: int,
     input_size: tuple[int, int] | None,
     arguments: Mapping[str, Any],
-) -> nn.Module:
-    """Build the timm model and load its weights, with errors that say what would do."""
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """Build the timm model and load its weights, with errors that say what would do.
+
+    Every tensor of the network is then from its weights, but for those of its classifier, where
+    these have none that fits: they are made NaN, so that nothing can be read from them unnoticed.
+
+    Returns:
+        The network, and the names of the classifier's tensors that its weights do not have.
+    """
     source, is_path, _ = name.partition(":")  # such as hf-hub:timm/resnet50.a1_in1k
     if not is_path:
         _check_name(name)
+    if arguments.get("in_chans", 3) != 3:
+        raise InputError(
+            f"arguments: in_chans {arguments['in_chans']} will not do: pictures have 3 channels; "
+            "leave it out"
+        )
     if source in ("hf-hub", "hf_hub") or (weights == "pretrained" and not is_path):
         _check_available(name)
-    overlay = {} if weights in ("pretrained", "random") else _overlay(name, weights, arguments)
+    if weights in ("pretrained", "random"):
+        return _load(name, weights, seed, input_size, arguments, None)
+    if not Path(weights).is_file():
+        raise InputError(
+            f"weights {weights!r} for {name} is no file; "
+            "give the path of a .pth or .safetensors file, 'pretrained' or 'random'"
+        )
+    failures: list[InputError] = []
+    for state in _read(name, weights):
+        try:
+            return _load(name, weights, seed, input_size, arguments, state)
+        except InputError as error:
+            failures.append(error)
+    raise failures[0]
+
+
+def _read(name: str, file: str) -> list[State]:
     try:
-        with torch.random.fork_rng(devices=[]):
+        return read_states(file)
+    except Exception as error:
+        reason = reason_of(error)
+        if "weights_only" in reason:
+            reason = "it holds more than weights; save the model's state_dict() alone"
+        raise InputError(f"weights {file!r} do not fit {name}: {reason}") from error
+
+
+def _load(
+    name: str,
+    weights: str,
+    seed: int,
+    input_size: tuple[int, int] | None,
+    arguments: Mapping[str, Any],
+    state: State | None,
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """Build the network, and make sure that its tensors are from its weights.
+
+    Args:
+        name: As of `create_network`, and so are the next.
+        weights: Named in errors.
+        seed: Of random weights.
+        input_size: Height and width.
+        arguments: Of timm's.
+        state: What a file holds; None where timm finds the weights, or there are none.
+    """
+    given = dict(arguments)
+    if state is not None:
+        overlay = {**(given.get("pretrained_cfg_overlay") or {}), **_sources(state)}
+        if classes := arguments.get("num_classes"):
+            overlay["num_classes"] = classes  # else timm drops the file's classifier
+        # What is missing and what is too much is looked at here, by which it is.
+        given |= {"pretrained_cfg_overlay": overlay, "pretrained_strict": False}
+    try:
+        with torch.random.fork_rng(devices=[]), _Loading() as loading:
             torch.manual_seed(seed)
-            return _build(name, weights != "random", input_size, {**arguments, **overlay})
+            network = _build(name, weights != "random", input_size, given)
     except Exception as error:
         reason = reason_of(error)
         if weights == "random" or isinstance(error, TypeError):
-            given = dict(arguments)
-            raise InputError(f"{name} cannot be built with {given}: {reason}") from error
-        if "weights_only=True" in reason:
-            reason = "it holds more than weights; save the model's state_dict() alone"
-        raise InputError(f"weights {weights!r} do not fit {name}: {reason}") from error
+            told = dict(arguments)
+            raise InputError(f"{name} cannot be built with {told}: {reason}") from error
+        raise InputError(
+            f"weights {weights!r} do not fit {name}: {reason}{_classes(error)}"
+        ) from error
+    if weights == "random":
+        return network, ()
+    for module in network.modules():  # it would stay in memory
+        (getattr(module, "pretrained_cfg", None) or {}).pop("state_dict", None)
+    config = getattr(network, "pretrained_cfg", None) or {}
+    strict = arguments.get("pretrained_strict", True)
+    absent = _absent(
+        loading, network, _heads(name, config), strict, f"weights {weights!r} of {name}"
+    )
+    for tensor in absent:
+        network.get_parameter(tensor).data.fill_(torch.nan)
+    _check_numbers(network, absent, f"weights {weights!r} of {name}")
+    return network, absent
+
+
+def _sources(state: State) -> dict[str, Any]:
+    """Return what makes timm take these weights and no others."""
+    return {"state_dict": state, "file": "", "url": "", "hf_hub_id": None, "source": ""}
+
+
+class _Loading:
+    """Notes which tensors modules lack, or do not know, when their weights are loaded.
+
+    timm logs it, and goes on with random ones.
+    """
+
+    def __init__(self) -> None:
+        self.missing: dict[str, None] = {}  # in the network's order
+        self.unexpected: dict[str, None] = {}
+        self._handles: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._global = register_module_module_registration_hook(self._on_registration)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._global.remove()
+        for handle in self._handles.values():
+            handle.remove()
+
+    def _on_registration(self, module: nn.Module, name: str, child: nn.Module | None) -> None:
+        if id(module) not in self._handles:
+            self._handles[id(module)] = module.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
+                self._note
+            )
+
+    def _note(self, module: nn.Module, keys: Any) -> None:
+        lacking = [key for key in keys.missing_keys if "num_batches_tracked" not in key]
+        self.missing |= dict.fromkeys(lacking)
+        self.unexpected |= dict.fromkeys(keys.unexpected_keys)
+
+
+def _heads(name: str, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return how the names of a network's classifiers begin."""
+    registered = timm.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None
+    found = config.get("classifier") or (registered and registered.classifier) or ()
+    names = (found,) if isinstance(found, str) else found
+    return tuple(f"{name}." for name in names)
+
+
+def _absent(
+    loading: _Loading, network: nn.Module, heads: tuple[str, ...], strict: bool, what: str
+) -> tuple[str, ...]:
+    """Return the tensors of the classifier that the weights do not have.
+
+    Raises:
+        InputError: If another one is missing, or there are some of another network.
+    """
+    no_fit = what.replace(" of ", " do not fit ")
+    if lacking := [name for name in loading.missing if not name.startswith(heads)]:
+        raise InputError(f"{no_fit}: Missing key(s) in state_dict: {_quoted(lacking)}")
+    strange = [name for name in loading.unexpected if not name.startswith(heads)]
+    if strict and strange:
+        raise InputError(f"{no_fit}: Unexpected key(s) in state_dict: {_quoted(strange)}")
+    # Custom formats are copied tensor by tensor; timm passes a classifier over that does not fit.
+    config = getattr(network, "pretrained_cfg", None) or {}
+    other = config.get("num_classes") != getattr(network, "num_classes", None)
+    missing = loading.missing if not (config.get("custom_load") and other) else None
+    there = [name for name, _ in network.named_parameters() if name.startswith(heads)]
+    absent = sorted(name for name in there if missing is None or name in missing)
+    if absent:
+        log_warning(
+            f"{what} have no classifier that fits ({', '.join(absent)}): nothing can be read "
+            "from it or behind it"
+        )
+    if left := strange + [name for name in loading.unexpected if name.startswith(heads)]:
+        log_info(f"{what}: left out {_quoted(left)}")
+    return tuple(absent)
+
+
+def _check_numbers(network: nn.Module, absent: Collection[str], what: str) -> None:
+    """Make sure that weights are numbers.
+
+    Raises:
+        InputError: If one is not.
+    """
+    broken = [
+        name
+        for name, value in network.named_parameters()
+        if name not in absent and not value.isfinite().all()
+    ]
+    broken += [name for name, value in network.named_buffers() if value.isnan().any()]
+    if broken:
+        raise InputError(
+            f"{what} are no numbers (NaN or infinite) in {_quoted(broken)}; the training that made "
+            "them has failed, or the file is damaged"
+        )
+
+
+def _quoted(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(f'"{name}"' for name in names[:3]) + more
+
+
+def _classes(error: Exception) -> str:
+    """Say that a classifier is of another number of classes, where an error of PyTorch's is so."""
+    found = re.findall(
+        r"size mismatch for (\S+): copying a param with shape torch.Size\(\[(\d+)[^]]*\]\) from "
+        r"checkpoint, the shape in current model is torch.Size\(\[(\d+)[^]]*\]\)",
+        str(error),
+    )
+    counts = {(theirs, ours) for _, theirs, ours in found if theirs != ours}
+    if len({name.rpartition(".")[0] for name, _, _ in found}) != 1 or len(counts) != 1:
+        return ""
+    theirs, ours = counts.pop()
+    return (
+        f"; the file is of a network of {theirs} classes, not {ours}: give arguments: "
+        f"{{num_classes: {theirs}}}"
+    )
 
 
 def _build(
@@ -53,19 +248,6 @@ def _build(
             if "img_size" not in str(error):
                 raise
     return timm.create_model(name, pretrained, **arguments)
-
-
-def _overlay(name: str, file: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that make timm load a file."""
-    if not Path(file).is_file():
-        raise InputError(
-            f"weights {file!r} for {name} is no file; "
-            "give the path of a .pth or .safetensors file, 'pretrained' or 'random'"
-        )
-    overlay: dict[str, Any] = {"file": file, "url": "", "hf_hub_id": None, "source": ""}
-    if classes := arguments.get("num_classes"):
-        overlay["num_classes"] = classes  # else timm drops the file's classifier without a word
-    return {"pretrained_cfg_overlay": overlay}
 
 
 def _check_name(name: str) -> None:

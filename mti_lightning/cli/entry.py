@@ -10,7 +10,7 @@ from typing import NamedTuple
 from mti_lightning import __version__
 from mti_lightning.cli.errors import own_error
 from mti_lightning.cli.memory import keep_memory
-from mti_lightning.errors import InputError, nearest
+from mti_lightning.errors import InputError, nearest, printable
 
 
 class Command(NamedTuple):
@@ -55,7 +55,7 @@ def main(args: Sequence[str] | None = None) -> None:
         cause = own_error(error)
         if cause is None:
             raise
-        print(f"mti: error: {cause}", file=sys.stderr)
+        print(f"mti: error: {printable(str(cause))}", file=sys.stderr)
         raise SystemExit(2) from error
 
 

@@ -1,10 +1,11 @@
 """`mti sheet`: the pictures of several runs side by side."""
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 from mti_lightning.cli.parser import Parser
-from mti_lightning.errors import InputError
+from mti_lightning.errors import InputError, reason_of
 
 
 def run(args: Sequence[str]) -> None:
@@ -22,7 +23,13 @@ def run(args: Sequence[str]) -> None:
         raise InputError(f"{out} exists; give --out another name, or --overwrite")
     from mti_lightning.compose import contact_sheet
 
-    picture = contact_sheet([Path(run) for run in given.runs], given.rows)
+    try:
+        picture = contact_sheet([Path(run) for run in given.runs], given.rows)
+    except (KeyError, ValueError, OSError, csv.Error) as error:
+        if isinstance(error, InputError):
+            raise
+        runs = ", ".join(given.runs)
+        raise InputError(f"the results in {runs} cannot be read: {reason_of(error)}") from error
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         picture.save(out)

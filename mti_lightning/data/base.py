@@ -17,7 +17,7 @@ from mti_lightning.errors import InputError, check_range
 from mti_lightning.registry import public_path
 
 NAMED_WHEN_SKIPPED = 3
-_READING = ("batch_size", "num_workers")  # how pictures are read, not which
+READING: Final = ("batch_size", "num_workers")  # how pictures are read, not which
 PLACES: Final = ("path", "sweep")  # arguments that say where pictures lie
 
 
@@ -132,7 +132,7 @@ class PictureData(LightningDataModule, ABC):
         arguments = {
             name: value
             for name, value in self.hparams.items()
-            if name not in _READING and name[0] != "_"
+            if name not in READING and name[0] != "_"
         }
         for name in {*PLACES} & {*arguments}:  # found again from any working directory
             arguments[name] = str(Path(arguments[name]).expanduser().absolute())

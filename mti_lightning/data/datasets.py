@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from mti_lightning.backbone import Preprocessing
 from mti_lightning.data.decode import decode, prepare
-from mti_lightning.errors import InputError
+from mti_lightning.errors import InputError, printable
 from mti_lightning.features.feature import Feature
 
 
@@ -103,8 +103,7 @@ class PictureFiles(StoredPictures):
 
     def __init__(self, root: Path, names: list[str], preprocessing: Preprocessing) -> None:
         self.root, self.names, self.preprocessing = root, names, preprocessing
-        # What is no UTF-8 in a name is shown as it is of a picture in a tar file, as \udcff.
-        self.keys = [name.encode(errors="backslashreplace").decode() for name in names]
+        self.keys = [printable(name) for name in names]  # also what is no UTF-8, as \udcff
 
     def _place(self, index: int) -> tuple[Path, int, None]:
         return self.root / self.names[index], 0, None

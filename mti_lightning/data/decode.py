@@ -21,9 +21,20 @@ from mti_lightning.errors import InputError, reason_of
 MOST_ELONGATED = 100
 
 
+# Programs that another one would run, drawings of Windows, and what is no picture at all.
+_NOT_READ = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
+
+
+def formats() -> list[str]:
+    """Return the names of the formats that pictures are read in, whatever a file is called."""
+    Image.init()
+    return [name for name in Image.ID if name not in _NOT_READ]
+
+
 def suffixes() -> set[str]:
-    """Return the endings of the picture formats that Pillow reads, such as `.png`."""
-    return {end for end, name in Image.registered_extensions().items() if name in Image.OPEN}
+    """Return the endings of the picture formats that are read, such as `.png`."""
+    known = formats()
+    return {end for end, name in Image.registered_extensions().items() if name in known}
 
 
 def _grey_levels(image: Image.Image) -> Image.Image:
@@ -34,8 +45,8 @@ def _grey_levels(image: Image.Image) -> Image.Image:
         raise ValueError("it holds no finite value")
     low, high = finite.min(), finite.max()
     values = np.nan_to_num(np.clip(values, low, high), nan=low)
-    # 32 bit integers mostly hold 8 or 16 bit data; what fits no usual range is stretched.
-    whites = {"F": (1,), "I": (255, 65535)}.get(image.mode, (65535,))
+    # Cameras store 12 bit in 16; 32 bit integers hold any. What fits no usual range is stretched.
+    whites = (1,) if image.mode == "F" else (255, 4095, 65535)
     fitting = [white for white in whites if low >= 0 and high <= white]
     black, white = (0, fitting[0]) if fitting else (low, high)
     levels = (values - black) / max(white - black, np.finfo(np.float64).tiny)
@@ -67,7 +78,7 @@ def decode(file: Path | BinaryIO, name: Path | None = None) -> Image.Image:
     """
     called = name or file
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=formats()) as image:
             picture = to_rgb(image)
     except UnidentifiedImageError:
         raise InputError(f"{called} is not a picture in a format that Pillow reads") from None

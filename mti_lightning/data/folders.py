@@ -35,15 +35,28 @@ def existing_folder(path: str | Path) -> Path:
 
 
 def picture_names(folder: Path, recursive: bool) -> list[str]:
-    """List what is named like a picture and not hidden, sorted, relative to `folder`."""
+    """List what is named like a picture and not hidden, sorted, relative to `folder`.
+
+    Links to folders are followed, but each folder is read once, by its own path where it has one
+    here: a link may lead to a folder above it.
+    """
     endings = suffixes()
-    found = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        below = Path(parent).relative_to(folder).parts
-        found += [  # as tuples and texts: a Path for each of a million files takes long
-            (*below, name)
-            for name in files
-            if not name.startswith(".") and name[name.rfind(".") :].lower() in endings
-        ]
+    found: list[tuple[str, ...]] = []
+    seen: set[tuple[int, int]] = set()
+    links = [""]  # to be followed when all that is there without them is read
+    while links:
+        for parent, folders, files in os.walk(folder / links.pop(0)):
+            there = Path(parent).stat()
+            if (there.st_dev, there.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((there.st_dev, there.st_ino))
+            below = Path(parent).relative_to(folder).parts
+            found += [  # as tuples and texts: a Path for each of a million files takes long
+                (*below, name)
+                for name in files
+                if not name.startswith(".") and name[name.rfind(".") :].lower() in endings
+            ]
+            folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
+            links += ["/".join((*below, n)) for n in folders if Path(parent, n).is_symlink()]
     return ["/".join(parts) for parts in sorted(found)]

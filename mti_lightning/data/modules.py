@@ -11,7 +11,7 @@ from mti_lightning.data.datasets import ClassFolders, PictureFiles, TarredPictur
 from mti_lightning.data.decode import decode
 from mti_lightning.data.folders import existing, existing_folder, picture_names
 from mti_lightning.data.shards import find_tar_files, list_members
-from mti_lightning.errors import InputError
+from mti_lightning.errors import InputError, printable
 
 
 def _check_limit(limit: int | None) -> None:
@@ -155,7 +155,7 @@ class PictureShards(PictureData):
             if limit is not None and len(self.keys) >= limit:
                 break
             names, inside = list_members(self.root / tar_file)
-            self.keys += [f"{tar_file.as_posix()}/{name}" for name in names]
+            self.keys += [printable(f"{tar_file.as_posix()}/{name}") for name in names]
             places.append(np.insert(np.array(inside, np.int64), 0, number, axis=1))  # [N, 3]
         self.keys, self.places = self.keys[:limit], np.concatenate(places)[:limit]
 

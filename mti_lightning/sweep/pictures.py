@@ -1,7 +1,6 @@
 """The pictures of a sweep, again: all of them, or the top ones as an objective's sources."""
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import final
 
@@ -9,12 +8,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from mti_lightning.backbone import Backbone, Layer, Preprocessing
-from mti_lightning.data.base import PictureData
+from mti_lightning.data.base import READING, PictureData
 from mti_lightning.data.datasets import Picture, Pictures, Stamp
-from mti_lightning.errors import InputError, check_range
+from mti_lightning.errors import InputError, check_range, printable, reason_of
 from mti_lightning.features.bound import BoundFeature, FeatureGroup
 from mti_lightning.features.feature import Feature
-from mti_lightning.registry import current_path
+from mti_lightning.registry import known_class
 from mti_lightning.superposition.rivals import Rivals
 from mti_lightning.sweep.measures import check_measure
 from mti_lightning.sweep.store import SweepStore
@@ -24,20 +23,21 @@ def reopen(store: SweepStore) -> PictureData:
     """Return the data that a sweep went through.
 
     Raises:
-        InputError: If its class or its files are gone.
+        InputError: If its class or its files are gone, or its class is none of pictures.
     """
-    provenance = store.provenance["data"]
-    module, _, name = current_path(provenance["class_path"]).rpartition(".")
+    told = store.provenance["data"]
     try:
-        data: PictureData = getattr(import_module(module), name)(**provenance["init_args"])
+        kind: type[PictureData] = known_class(told["class_path"], PictureData)
+        given = {name: value for name, value in told["init_args"].items() if name not in READING}
+        data = kind(**given)
     except InputError as error:
         raise InputError(
             f"{error}; if the pictures of {store.path} were moved, run its mti predict again with "
             "--data.path where they are now"
         ) from error
-    except (ImportError, AttributeError, TypeError) as error:
+    except Exception as error:  # a stranger's arguments may be anything
         raise InputError(
-            f"{store.path} was made of {provenance['class_path']}, which cannot be opened: {error}"
+            f"{store.path} was made of {told!r:.200}, which cannot be opened: {reason_of(error)}"
         ) from error
     return data
 
@@ -151,12 +151,13 @@ class SweepPictures(PictureData):
         networks = {name.partition(".")[0] for name in (backbone, provenance["backbone"])}
         if others or layer != provenance["attribution_layer"] or len(networks) > 1:
             chosen = ", ".join(self.chosen_for[:3]) + (", ..." if self.chosen_for[3:] else "")
-            rank_zero_warn(
+            told = (
                 f"the pictures of {self.store.path} are top by {self.measure} for {chosen} at "
                 f"{provenance['attribution_layer']} of {provenance['backbone']}, and used for "
                 f"{', '.join(others or features)} at {layer} of {backbone}; if that is not meant, "
                 "give the same features, attribution_layer and backbone"
             )
+            rank_zero_warn(printable(told))
 
     def _open(self, preprocessing: Preprocessing) -> Pictures:
         self.data.use(preprocessing)

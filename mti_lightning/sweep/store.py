@@ -21,7 +21,7 @@ import torch
 import zarr
 
 from mti_lightning.data.datasets import Pictures, Stamp
-from mti_lightning.errors import InputError
+from mti_lightning.errors import InputError, printable
 from mti_lightning.features.classes import ClassNames, display, short
 from mti_lightning.features.feature import Feature
 from mti_lightning.images.boxes import Box
@@ -179,11 +179,12 @@ class SweepStore:
 
     @property
     def keys(self) -> list[str]:
-        return [str(key) for key in self._array("key")[:]]
+        return [printable(str(key)) for key in self._array("key")[:]]
 
     def keys_of(self, pictures: Sequence[int] | Array) -> list[str]:
         """Return what some pictures are called."""
-        return [str(key) for key in self._array("key").oindex[np.asarray(pictures, np.int64)]]
+        keys = self._array("key").oindex[np.asarray(pictures, np.int64)]
+        return [printable(str(key)) for key in keys]
 
     @property
     def size(self) -> int:
@@ -316,11 +317,32 @@ def holds_sweep(path: Path) -> bool:
 def _open(path: Path, mode: Literal["r", "r+"] = "r") -> zarr.Group:
     """Open a sweep's group, also a half-made one's, or one of another version."""
     try:
-        group = zarr.open_group(path, mode=mode)
-        cast("dict[str, Any]", group.attrs["sweep"])["features"]
-    except (OSError, LookupError, ValueError, TypeError) as error:  # damaged, or another thing
+        # Of no other format: an earlier one knows a codec that is a pickle.
+        group = zarr.open_group(path, mode=mode, zarr_format=3)
+        _check_told(cast("dict[str, Any]", group.attrs["sweep"]))
+    except (
+        OSError,
+        AttributeError,
+        LookupError,
+        ValueError,
+        TypeError,
+    ) as error:  # damaged, or another thing
         raise InputError(
             f"{path} holds no sweep; give the folder of one, such as tb_logs/NAME/sweep.zarr, made "
             "by mti predict"
         ) from error
     return group
+
+
+def _check_told(made: Mapping[str, Any]) -> None:
+    """Raise one of several errors if what says how a sweep was made is not built as it should."""
+    if not all(isinstance(feature, str) for feature in made["features"]):
+        raise TypeError("features")
+    if data := made.get("data"):
+        data["init_args"].items()
+        if not isinstance(data["class_path"], str):
+            raise TypeError("class_path")
+    if preprocessing := made.get("preprocessing"):
+        height, width = preprocessing["size"]
+        if not 0 < height * width < 2**31:
+            raise ValueError("size")

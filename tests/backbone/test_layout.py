@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from mti_lightning.backbone import ActivationLayout, Backbone, Layer
-from tests.backbone.networks import FAMILIES
+from mti_lightning.backbone.layers import usable_layers
+from mti_lightning.errors import InputError
+from tests.backbone.networks import FAMILIES, liven
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,77 @@ def test_how_activations_lie(name: str, layer: str, site: ActivationLayout) -> N
     channels = {1: site.shape[0], -1: site.shape[-1]}[site.channel_dim]
     assert site.channels == channels
     assert len(site.position_dims) == len(site.shape) - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "layer", "site"),
+    [
+        # As many rows as columns and channels.
+        (
+            "convnext_tiny",
+            (384, 384),
+            "stages.0.blocks.0.norm",
+            ActivationLayout((96, 96, 96), -1, (96, 96)),
+        ),
+        ("test_convnext", (96, 96), "stages.0", ActivationLayout((24, 24, 24), 1, (24, 24))),
+        (
+            "test_convnext",
+            (96, 96),
+            "stages.0.blocks.0.norm",
+            ActivationLayout((24, 24, 24), -1, (24, 24)),
+        ),
+        (
+            "test_convnext",
+            (96, 96),
+            "stages.0.blocks.0.mlp.drop2",
+            ActivationLayout((24, 24, 24), -1, (24, 24)),
+        ),
+        # Nothing moves: every position sees the whole picture alike, or a branch is switched off.
+        ("test_vit", None, "blocks.5.attn.proj", ActivationLayout((101, 64), -1, (10, 10), 1)),
+        ("test_resnet", None, "layer3.0.bn3", ActivationLayout((192, 10, 10), 1, (10, 10))),
+    ],
+)
+def test_channels_are_told_from_rows_of_the_same_number(
+    name: str, size: tuple[int, int] | None, layer: str, site: ActivationLayout
+) -> None:
+    backbone = Backbone(name, "random", input_size=size)
+    assert backbone.layout(Layer(layer)) == site
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("test_vit", "blocks.0.attn.q_norm"),  # heads, tokens, values of a query
+        ("test_vit4", "blocks.0.attn.k_norm"),
+        ("swin_tiny_patch4_window7_224", "layers.3.blocks.0.attn.softmax"),  # of tokens by tokens
+        ("mixer_s32_224", "blocks.0.mlp_tokens.fc2"),  # channels, tokens
+        ("mixer_s32_224", "blocks.0.mlp_tokens.fc1"),  # channels, mixtures of tokens
+    ],
+)
+def test_what_is_no_map_of_channels_is_refused_and_not_listed(name: str, layer: str) -> None:
+    backbone = Backbone(name, "random")
+    with pytest.raises(InputError, match="cannot be told which are its channels"):
+        backbone.layout(Layer(layer))
+    assert layer not in {str(one.layer) for one in usable_layers(backbone)}
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("deit_tiny_distilled_patch16_224", ["head", "head_dist"]),
+        ("crossvit_9_240", ["head.0", "head.1"]),
+        ("volo_d1_224", ["head"]),
+        ("levit_128s", ["head.linear", "head_dist.linear"]),
+    ],
+)
+def test_a_part_of_the_networks_output_is_not_taken_for_its_classes(
+    name: str, layers: list[str]
+) -> None:
+    backbone = Backbone(name, "random")
+    liven(backbone.network)
+    for layer in layers:
+        with pytest.raises(InputError, match="its channels are not the network's classes"):
+            backbone.layout(Layer(layer))
 
 
 def test_registers_lie_outside_the_grid() -> None:

@@ -240,8 +240,8 @@ def test_the_backbone_normalises_by_itself(resnet: Backbone) -> None:
             "swin_tiny_patch4_window7_224",
             "layers.0.blocks.0.attn.qkv",
             (
-                "layer 'layers.0.blocks.0.attn.qkv' of swin_tiny_patch4_window7_224 gives [128, "
-                "49, 288] for 2 "
+                "layer 'layers.0.blocks.0.attn.qkv' of swin_tiny_patch4_window7_224 gives [320, "
+                "49, 288] for 5 "
                 "pictures: not [N, C], [N, T, C], [N, C, H, W] or [N, H, W, C]; name a layer "
                 "outside the windows"
             ),

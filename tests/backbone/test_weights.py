@@ -1,5 +1,6 @@
 """Weights from files, random or pretrained; what cannot be had is refused at once."""
 
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -10,8 +11,10 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
-from mti_lightning.backbone import Backbone
+from mti_lightning.backbone import Backbone, Layer
+from mti_lightning.backbone.layers import usable_layers
 from mti_lightning.errors import InputError
 
 
@@ -50,6 +53,187 @@ def test_a_file_that_came_with_more_than_weights_loads_or_is_refused(tmp_path: P
         InputError, match=r"it holds more than weights; save .* state_dict\(\) alone"
     ):
         Backbone("test_resnet", str(tmp_path / "model.pth"))
+
+
+def save_trained(file: Path, wrap: Callable[[dict[str, Tensor]], object] = dict) -> Backbone:
+    trained = Backbone("test_resnet", "random", seed=3)
+    torch.save(wrap(trained.network.state_dict()), file)
+    return trained
+
+
+def assert_same_backbone(loaded: Backbone, trained: Backbone) -> None:
+    theirs = trained.network.state_dict()
+    ours = loaded.network.state_dict()
+    assert {*ours} <= {*theirs}
+    for name, value in ours.items():
+        assert name.startswith("fc.") or torch.equal(value, theirs[name]), name
+
+
+def prefixed(prefix: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda state: {f"{prefix}{name}": value for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["module.", "model.", "net.", "backbone.", "_orig_mod.", "module._orig_mod.", "ema.module."],
+)
+def test_known_prefixes_are_taken_off_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, prefix: str
+) -> None:
+    caplog.set_level(logging.INFO, "mti_lightning")
+    file = tmp_path / "weights.pth"
+    trained = save_trained(file, prefixed(prefix))
+    assert_same_backbone(loaded := Backbone("test_resnet", str(file)), trained)
+    picture = torch.rand(1, 3, *trained.preprocessing.size)
+    assert torch.equal(loaded(picture), trained(picture))
+    assert f"taken off their names: {prefix}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "key", ["state_dict", "model_state_dict", "net", "model", "state_dict_ema", "model_ema"]
+)
+@pytest.mark.parametrize("arguments", [None, {"num_classes": 0}, {"pretrained_strict": False}])
+def test_known_wrappers_are_taken_off_and_the_log_says_so(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    key: str,
+    arguments: dict[str, object] | None,
+) -> None:
+    caplog.set_level(logging.INFO, "mti_lightning")
+    file = tmp_path / "weights.pth"
+    trained = save_trained(file, lambda state: {key: prefixed("model.")(state), "epoch": 3})
+    assert_same_backbone(Backbone("test_resnet", str(file), arguments=arguments), trained)
+    assert f"those in {key}" in caplog.text
+
+
+def test_what_lies_beside_the_weights_in_a_checkpoint_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mti_lightning")
+    file = tmp_path / "epoch.ckpt"
+
+    def wrap(state: dict[str, Tensor]) -> object:
+        beside = {"criterion.weight": torch.ones(3), "n_averaged": torch.tensor(1)}
+        return {"state_dict": {**prefixed("model.")(state), **beside}, "global_step": 7}
+
+    trained = save_trained(file, wrap)
+    assert_same_backbone(Backbone("test_resnet", str(file)), trained)
+    assert "left out beside them: criterion.weight, n_averaged" in caplog.text
+
+
+LENIENT = [
+    None,
+    {"num_classes": 0},
+    {"num_classes": 7},
+    {"features_only": True},
+    {"pretrained_strict": False},
+]
+
+
+@pytest.mark.parametrize("arguments", LENIENT)
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        prefixed("unknown."),
+        lambda state: {"unknown": state},
+        lambda state: {k: v for k, v in state.items() if "layer2.0.bn1" not in k},
+        lambda _: timm.create_model("test_vit").state_dict(),
+    ],
+)
+def test_weights_that_lack_a_tensor_of_the_backbone_are_refused_whatever_the_arguments(
+    tmp_path: Path,
+    wrap: Callable[[dict[str, Tensor]], object],
+    arguments: dict[str, object] | None,
+) -> None:
+    save_trained(file := tmp_path / "weights.pth", wrap)
+    with pytest.raises(InputError, match="do not fit test_resnet"):
+        Backbone("test_resnet", str(file), arguments=arguments)
+
+
+@pytest.mark.parametrize("arguments", [{"num_classes": 0}, {"features_only": True}])
+def test_a_network_without_a_classifier_takes_the_rest_of_the_file(
+    tmp_path: Path, arguments: dict[str, object]
+) -> None:
+    trained = save_trained(file := tmp_path / "weights.pth")
+    loaded = Backbone("test_resnet", str(file), arguments=arguments)
+    assert_same_backbone(loaded, trained)
+    assert loaded.absent == ()
+
+
+def test_a_classifier_may_be_missing_where_nothing_reads_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def wrap(state: dict[str, Tensor]) -> object:
+        return {k: v for k, v in state.items() if not k.startswith("fc.")}
+
+    trained = save_trained(file := tmp_path / "weights.pth", wrap)
+    loaded = Backbone("test_resnet", str(file))
+    assert_same_backbone(loaded, trained)
+    assert "have no classifier that fits (fc.bias, fc.weight)" in caplog.text
+    assert loaded.layout(Layer("global_pool")).shape
+    with pytest.raises(InputError, match=r"layer 'fc' .* depends on fc\.bias, fc\.weight"):
+        loaded.layout(Layer("fc"))
+    assert "fc" not in {str(one.layer) for one in usable_layers(loaded)}
+
+
+def test_pretrained_weights_of_another_number_of_classes_have_no_classifier(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole = Backbone("vetoed_shapes_resnet")
+    other = Backbone("vetoed_shapes_resnet", arguments={"num_classes": 5})
+    assert_same_backbone(other, whole)
+    assert "have no classifier that fits (fc.bias, fc.weight)" in caplog.text
+    with pytest.raises(InputError, match=r"depends on fc\.bias, fc\.weight"):
+        other.layout(Layer("fc"))
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [(10, None), (1000, 10), (10, 5)])
+def test_a_wrong_number_of_classes_is_called_num_classes(
+    tmp_path: Path, theirs: int, ours: int | None
+) -> None:
+    file = str(tmp_path / "weights.pth")
+    torch.save(timm.create_model("test_resnet", num_classes=theirs).state_dict(), file)
+    told = rf"of {theirs} classes, not {ours or 1000}: give arguments: {{num_classes: {theirs}}}"
+    with pytest.raises(InputError, match=told):
+        Backbone("test_resnet", file, arguments={"num_classes": ours} if ours else None)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    def wrap(state: dict[str, Tensor]) -> object:
+        state["layer2.0.conv1.weight"][0, 0, 0, 0] = value
+        return state
+
+    save_trained(file := tmp_path / "weights.pth", wrap)
+    with pytest.raises(InputError, match=r'no numbers .* in "layer2\.0\.conv1\.weight"'):
+        Backbone("test_resnet", str(file))
+
+
+def test_the_users_own_normalisation_is_kept_beside_a_file(tmp_path: Path) -> None:
+    save_trained(file := tmp_path / "weights.pth")
+    own = {"mean": [0, 0, 0], "std": [1, 1, 2], "crop_pct": 0.5, "interpolation": "bilinear"}
+    for weights in (str(file), "random"):
+        loaded = Backbone("test_resnet", weights, arguments={"pretrained_cfg_overlay": dict(own)})
+        assert loaded.mean.flatten().tolist() == [0, 0, 0]
+        assert loaded.std.flatten().tolist() == [1, 1, 2]
+        assert loaded.mean.dtype == loaded.std.dtype == torch.float32
+        assert loaded.preprocessing.crop_pct == 0.5
+        assert loaded.preprocessing.interpolation == "bilinear"
+        assert loaded.noise(1).std() > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"in_chans": 1}, "in_chans 1 will not do: pictures have 3 channels"),
+        ({"pretrained_cfg_overlay": {"mean": [0.5]}}, "give three numbers"),
+        ({"pretrained_cfg_overlay": {"mean": ["a", "b", "c"]}}, "give three numbers"),
+        ({"pretrained_cfg_overlay": {"std": [1, 0, 1]}}, "give three numbers above 0"),
+    ],
+)
+def test_what_cannot_normalise_pictures_is_refused(arguments: dict[str, object], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        Backbone("test_resnet", "random", arguments=arguments)
 
 
 class Evil:

@@ -1,13 +1,15 @@
 """Pictures are decoded as other libraries do, and prepared as timm does."""
 
+import subprocess
+
 import numpy as np
 import pytest
 import timm.data
 import torch
-from PIL import Image, ImageCms
+from PIL import EpsImagePlugin, Image, ImageCms
 
 from mti_lightning.backbone import Preprocessing
-from mti_lightning.data.decode import decode, prepare
+from mti_lightning.data.decode import decode, prepare, suffixes
 from mti_lightning.errors import InputError
 from tests.data.files import GREYS, PHOTOGRAPHS, levels
 
@@ -46,6 +48,28 @@ def test_grey_pictures_keep_their_gradient(tmp_path, name, values, tolerance):
 def test_dark_16_bit_picture_stays_dark(tmp_path):
     Image.fromarray(np.round(GREYS * 6553.5).astype(np.uint16)).save(tmp_path / "dark.png")
     np.testing.assert_allclose(levels(tmp_path / "dark.png")[..., 0], GREYS / 10, atol=0.002)
+
+
+@pytest.mark.parametrize("white", [255, 4095, 65535])
+def test_fewer_bits_in_16_keep_their_range(tmp_path, white):
+    Image.fromarray(np.round(GREYS * white).astype(np.uint16)).save(tmp_path / "grey.png")
+    np.testing.assert_allclose(levels(tmp_path / "grey.png")[..., 0], GREYS, atol=0.003)
+
+
+def test_no_program_is_run_to_decode(tmp_path, monkeypatch):
+    """Pillow gives PostScript to gs, whatever the file is called."""
+    ran = []
+    monkeypatch.setattr(subprocess, "check_call", lambda *given, **_: ran.append(given))
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", "gs")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
+    for end in ("jpg", "png", "tif"):
+        picture = (tmp_path / "a.eps").rename(tmp_path / f"a.{end}")
+        with pytest.raises(InputError, match="is not a picture in a format that"):
+            decode(picture)
+        picture.rename(tmp_path / "a.eps")
+    assert not ran
+    assert {".eps", ".ps", ".wmf"}.isdisjoint(suffixes())
+    assert {".jpg", ".png", ".tif", ".webp", ".bmp", ".gif"} <= suffixes()
 
 
 def test_values_that_are_not_finite_do_not_spread(tmp_path):

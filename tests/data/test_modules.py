@@ -203,3 +203,17 @@ def test_classes_need_folders(classes):
         InputError, match=r"duck has no folder of pictures in it; .*use PictureFolder"
     ):
         ImageFolder(classes / "duck")
+
+
+def test_links_that_lead_in_circles_are_followed_once(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
+        (tmp_path / name / "up").symlink_to(tmp_path)
+        (tmp_path / name / "itself").symlink_to(tmp_path / name)
+    (tmp_path / "a" / "across").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "across").symlink_to(tmp_path / "a")
+    (tmp_path / "0").symlink_to(tmp_path / "b")  # before the folder itself
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    assert PictureFolder(tmp_path, recursive=True).names == ["a/1.png", "b/1.png"]
+    assert ImageFolder(tmp_path).names == ["a/1.png", "b/1.png"]

@@ -1,5 +1,6 @@
 """The store of a sweep: its selection rule and what opens it."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mti_lightning import InputError, SweepStore
+from mti_lightning import InputError, SweepStore, VetoedShapesPictures
+from mti_lightning.registry import public_path
 from mti_lightning.superposition.interference import FeatureProfiles
 from mti_lightning.sweep.measures import COLUMNS, select
+from mti_lightning.sweep.pictures import reopen
 from mti_lightning.sweep.store import holds_sweep
 from mti_lightning.sweep.writing import SweepWriter, check_place
 
@@ -163,3 +166,58 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         store.feature_index(None)
     with pytest.raises(InputError, match="there is no measure 'tensoin'; there are response, "):
         store.values("tensoin")
+
+
+RAN = """
+from pathlib import Path
+Path("ran").touch()
+"""
+
+
+@pytest.mark.parametrize(
+    ("class_path", "init_args"),
+    [
+        ("subprocess.getoutput", {"cmd": "touch ran"}),
+        ("os.system", {"command": "touch ran"}),
+        ("pathlib.Path.touch", {"self": "ran"}),
+        ("hostile.Pictures", {}),
+        ("hostile", {}),
+        ("mti_lightning.Backbone", {"name": "test_resnet", "weights": "random"}),
+        ("mti_lightning.PictureData", {}),
+        ("mti_lightning.registry.import_module", {"name": "hostile"}),
+        ("mti_lightning.data.modules.os.system", {"command": "touch ran"}),
+        ("builtins.exec", {"source": RAN}),
+        ("", {}),
+        ("mti_lightning.SweepPictures", {"sweep": "store.zarr"}),  # itself
+        ("mti_lightning.VetoedShapesPictures", {"size": "many"}),
+        ("mti_lightning.VetoedShapesPictures", {"world": 3}),
+        (3, {}),
+        ("mti_lightning.PictureFolder", [1]),
+    ],
+)
+def test_a_store_runs_nothing_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, class_path: object, init_args: object
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("hostile.py").write_text(RAN)
+    path = tmp_path / "store.zarr"
+    made = {**MADE, "data": {"class_path": class_path, "init_args": init_args}}
+    group = SweepWriter.begin(path, MADE, KEYS, np.ones(4, np.float32), 2)._group
+    group.attrs["sweep"] = made
+    with pytest.raises(InputError):
+        reopen(SweepStore(path))
+    assert not Path("ran").exists()
+    assert "hostile" not in sys.modules
+
+
+def test_a_class_of_ones_own_opens_once_it_is_imported(tmp_path: Path) -> None:
+    class OwnPictures(VetoedShapesPictures.__mro__[1]):  # type: ignore[misc]
+        def _open(self, preprocessing: object) -> None: ...
+
+    path = public_path(OwnPictures)
+    made = {**MADE, "data": {"class_path": path, "init_args": {"num_workers": 10**6}}}
+    store = SweepWriter.begin(tmp_path / "s.zarr", made, KEYS, np.ones(4, np.float32), 2)
+    opened = reopen(store)
+    assert type(opened) is OwnPictures
+    assert opened.num_workers == 0

@@ -119,11 +119,14 @@ def test_every_tensor_is_used_once(size: int) -> None:
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    "size", [0, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 2))]
+)
 def test_it_is_fit_to_be_a_backbone(size: int) -> None:
     check_backbone(f"efficientnet_lite{size}_in1k")
 
 
+@pytest.mark.slow
 def test_its_weights_are_fit_too() -> None:
     check_backbone("efficientnet_lite0_in1k", "pretrained")
 
