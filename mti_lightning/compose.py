@@ -12,7 +12,6 @@ from torchvision.transforms.functional import gaussian_blur
 from torchvision.utils import make_grid
 
 from mti_lightning.errors import InputError
-from mti_lightning.features.classes import display
 from mti_lightning.tables import read_table
 
 _GROUND = 0.92  # light grey behind transparent pictures
@@ -136,7 +135,7 @@ def _cells(runs: Sequence[Run]) -> dict[tuple[str, str], _Cell]:
     return cells
 
 
-def contact_sheet(folders: Sequence[Path], most: int = 16) -> Image.Image:
+def contact_sheet(folders: Sequence[Path], most: int = 16, caption: str = "") -> Image.Image:
     """Lay the pictures of several runs side by side, a row for each source and feature.
 
     The columns are source, + inversion, − inversion, tense image, and the numbers.
@@ -144,6 +143,7 @@ def contact_sheet(folders: Sequence[Path], most: int = 16) -> Image.Image:
     Args:
         folders: Folders of finished runs.
         most: Rows at most.
+        caption: What stands beneath.
 
     Raises:
         InputError: If a folder holds no results.
@@ -155,11 +155,13 @@ def contact_sheet(folders: Sequence[Path], most: int = 16) -> Image.Image:
     kinds = [kind for kind in _COLUMNS if kind in found]
     keys = list(cells)[:most]
     step = _TILE + _MARGIN
-    sheet = Image.new(
-        "RGB", (_MARGIN + len(kinds) * step + _NUMBERS, _HEAD + len(keys) * step), "white"
-    )
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
-    small, bold = ImageFont.load_default(12), ImageFont.load_default(18)
+    font, small, bold = (ImageFont.load_default(size) for size in (15, 12, 18))
+    width, high = _MARGIN + len(kinds) * step + _NUMBERS, _HEAD + len(keys) * step
+    told = _wrapped(caption, small, width - 2 * _MARGIN) if caption else ""
+    beneath = 18 * (told.count("\n") + 2) if told else 0
+    sheet = Image.new("RGB", (width, high + beneath), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.multiline_text((_MARGIN, high), told, fill="#555", font=small)
     for column, kind in enumerate(kinds):
         x = _MARGIN + column * step
         draw.text((x, 20), _COLUMNS[kind][0], fill="black", font=bold)
@@ -172,7 +174,7 @@ def contact_sheet(folders: Sequence[Path], most: int = 16) -> Image.Image:
     draw.text((_MARGIN + len(kinds) * step, 44), "in units of the feature", fill="#555", font=small)
     for line, key in enumerate(keys):
         y = _HEAD + line * step
-        text = [display(key[0], names.get(key[0], "")), ""]
+        text = [""]
         for column, kind in enumerate(kinds):
             if kind not in cells[key]:
                 continue
@@ -191,8 +193,11 @@ def contact_sheet(folders: Sequence[Path], most: int = 16) -> Image.Image:
             text.append(
                 f"{label:<10}{values['response']:+8.1f}{values['excitation']:8.1f}{values['inhibition']:8.1f}"
             )
-        text[1] = f"{'':<10}{'response':>8}{'E+':>8}{'E-':>8}"
-        _table(draw, (_MARGIN + len(kinds) * step, y + 20), text, font)
+        text[0] = f"{'':<10}{'response':>8}{'E+':>8}{'E-':>8}"
+        x, name = _MARGIN + len(kinds) * step, names.get(key[0], "")
+        draw.text((x, y + 14), name or key[0], fill="black", font=bold if name else font)
+        draw.text((x, y + 38), key[0] if name else "", fill="#555", font=small)
+        _table(draw, (x, y + (60 if name else 42)), text, font)
     return sheet
 
 
@@ -206,17 +211,13 @@ def _table(
     stops = (0, 130, 195, 255)
     for number, line in enumerate(lines):
         y = corner[1] + 22 * number
-        words = line.split()
-        if number == 0:
-            draw.text((corner[0], y), line, fill="black", font=font)
-            continue
-        words = ["", *words] if number == 1 else words
+        words = ["", *line.split()] if number == 0 else line.split()
         draw.text((corner[0], y), words[0], fill="#555", font=font)
         for stop, word in zip(stops[1:], words[1:], strict=True):
             draw.text(
                 (corner[0] + stop, y),
                 word,
-                fill="#555" if number == 1 else "black",
+                fill="#555" if number == 0 else "black",
                 font=font,
                 anchor="ra",
             )

@@ -16,6 +16,7 @@ def run(args: Sequence[str]) -> None:
     )
     parser.add_argument("--out", default="sheet.png", help="The picture to write.")
     parser.add_argument("--rows", type=int, default=16, help="Rows at most.")
+    parser.add_argument("--caption", default="", help="What stands beneath.")
     parser.add_argument("--overwrite", action="store_true", help="Replace the picture.")
     given = parser.parse_args(list(args))
     out = Path(given.out)
@@ -24,7 +25,7 @@ def run(args: Sequence[str]) -> None:
     from mti_lightning.compose import contact_sheet
 
     try:
-        picture = contact_sheet([Path(run) for run in given.runs], given.rows)
+        picture = contact_sheet([Path(run) for run in given.runs], given.rows, given.caption)
     except (KeyError, ValueError, OSError, csv.Error) as error:
         if isinstance(error, InputError):
             raise
