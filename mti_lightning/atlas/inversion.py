@@ -1,5 +1,6 @@
 """The icons of an attribution atlas: + face, − face and both for each cell of a map."""
 
+import hashlib
 from pathlib import Path
 from typing import Any, Final, cast, final
 
@@ -44,6 +45,7 @@ class AtlasInversion(Inversion):
     """
 
     needs_sources = False
+    decisive = ("power", "coherent", "faint")
     signs = ()  # it plans its faces itself
 
     def __init__(
@@ -87,14 +89,17 @@ class AtlasInversion(Inversion):
         ensure_sweep(self, pictures, Path(self.chart.sweep), **asked)
         self.map = open_map(self.chart, str(self.features[0]))
         self.source_keys = [f"row{c.row:02d}_column{c.column:02d}" for c in self.map.cells]
+        self._maps = hashlib.sha256()
         self._cells = [self._targets(self.map, cell) for cell in self.map.cells]
         super().build_bank(data)
+        self.pictures_digest = f"{self.pictures_digest or ''}{self._maps.hexdigest()[:16]}"
         self.known_rivals |= find_rivals(self.map.store, self)
 
     def _targets(self, found: Map, cell: Cell) -> dict[Face, Tensor]:
         """Return a cell's target for each face, [1, ...]."""
         rows = found.rows[cell.members]
         attribution = torch.from_numpy(found.store.maps(rows))  # [n, ...]
+        self._maps.update(attribution.numpy().tobytes())
         sign = torch.from_numpy(found.store.maps(rows, "activation_sign"))
         norm = torch.linalg.vector_norm(attribution.flatten(1), dim=1).clamp(min=1e-12)
         unit = attribution / norm.view(-1, *[1] * (attribution.ndim - 1))

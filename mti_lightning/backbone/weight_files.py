@@ -1,6 +1,7 @@
 """Files of weights: what is around a network's tensors in them, and what is before their names."""
 
 import argparse
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -9,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from mti_lightning.errors import InputError
+from mti_lightning.errors import InputError, reason_of
 from mti_lightning.log import log_info
 
 State = dict[str, Tensor]
@@ -39,6 +40,7 @@ def read_states(file: str) -> list[State]:
     if Path(file).suffix == ".safetensors":
         found: Any = safetensors.torch.load_file(file)
     else:
+        check_archive(Path(file))
         # timm's own training script writes its arguments beside the weights.
         with torch.serialization.safe_globals([argparse.Namespace]):
             found = torch.load(file, map_location="cpu", weights_only=True)
@@ -53,6 +55,23 @@ def read_states(file: str) -> list[State]:
     beside = f"; left out beside them: {_listed(left_out)}" if left_out else ""
     log_info(f"weights {file!r}: taken off their names: {''.join(taken_off)}{beside}")
     return [plain, held]
+
+
+def check_archive(file: Path) -> None:
+    """Make sure that nothing changed in a file of PyTorch's, which does not look at its checksums.
+
+    Raises:
+        InputError: If something did.
+    """
+    if not zipfile.is_zipfile(file):
+        return  # of an early version, or another thing
+    try:
+        with zipfile.ZipFile(file) as archive:
+            changed = archive.testzip()
+    except Exception as error:  # of bytes that were changed it raises anything
+        raise InputError(f"{file} is damaged: {reason_of(error)}") from error
+    if changed is not None:
+        raise InputError(f"{file} is damaged: the checksum of {changed} is another")
 
 
 def _unwrapped(found: Any) -> tuple[State, list[str]]:

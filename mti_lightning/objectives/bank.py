@@ -20,6 +20,7 @@ from mti_lightning.objectives.sources import (
     Pair,
     SourceAttributions,
     check_source_data,
+    digest,
     measure_spectrum,
     measures_spectrum,
     read_sources,
@@ -65,6 +66,7 @@ class ImageBank(AttributionModule, ABC):
         self.accentuate, self.pair = accentuate, pair
         self.sources: Tensor | None = None  # [S, 3, h, w], as the backbone sees them
         self.source_keys: list[str] = []
+        self.pictures_digest: str | None = None  # of those that were read, for whatever
         self.known_rivals: KnownRivals = {}
         self.bank = nn.ModuleList()
         self._attributions: SourceAttributions | None = None
@@ -104,6 +106,7 @@ class ImageBank(AttributionModule, ABC):
             fully = self.accentuate or measured
             read = read_sources(pictures, self.backbone.preprocessing, self.canvas, fully)
             detailed = read.detailed
+            self.pictures_digest = digest(detailed)
             measure_spectrum(self.image, detailed, grid)
             if reads:
                 self.sources, self.source_keys = read.pictures, read.keys

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning import Trainer
@@ -16,6 +16,7 @@ from mti_lightning.objectives.chunk import ImageChunk
 from mti_lightning.objectives.preflight import check_bank, check_devices, check_options
 from mti_lightning.objectives.saliency import loss_scale, note_moves
 from mti_lightning.objectives.turns import ImageBankStrategy, Step, Steps, Turn
+from mti_lightning.sweep.provenance import as_read_back, attributed
 
 _TRIAL = 20  # steps after which an image that is stuck starts anew
 
@@ -44,6 +45,8 @@ class Objective(ImageBank, ABC):
         self._turn: Turn | None = None
 
     # --- what an objective is ---
+
+    decisive: ClassVar[tuple[str, ...]] = ()  # its own arguments that decide what images become
 
     @abstractmethod
     def losses(self, views: Tensor, turn: Turn, progress: float) -> Tensor:
@@ -84,10 +87,17 @@ class Objective(ImageBank, ABC):
     def provenance(self) -> dict[str, Any]:
         """What the images are and how they come to be, as a checkpoint holds it."""
         given = [f"{k}={v}" for k, v in vars(self.image).items() if isinstance(v, str | float)]
+        told = {
+            **attributed(self.backbone, self.layer, self.attribution),
+            "tension": vars(self.tension),
+            "views": vars(self.views),
+            **{name: getattr(self, name) for name in self.decisive},
+        }
         return {
             "objective": type(self).__name__,
             "backbone": self.backbone.name,
-            "attribution_layer": str(self.layer),
+            **as_read_back(told),
+            "pictures": self.pictures_digest,
             "image": f"{type(self.image).__name__}({', '.join(given)})",
             "canvas": list(self.canvas),
             "accentuate": self.accentuate,

@@ -1,7 +1,7 @@
 """Inversions: what in a source picture excites a feature, and what inhibits it."""
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -33,6 +33,7 @@ class Inversion(Objective):
     """
 
     needs_sources = True
+    decisive: ClassVar[tuple[str, ...]] = ("power", "coherent")
 
     def __init__(
         self, *args: Any, power: float = 4.0, coherent: bool = True, **kwargs: Any

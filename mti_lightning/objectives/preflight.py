@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning import Trainer
 
+from mti_lightning.backbone.weight_files import check_archive
 from mti_lightning.errors import InputError
 from mti_lightning.objectives.chunk import ImageChunk
 from mti_lightning.objectives.turns import ImageBankStrategy
@@ -32,7 +33,7 @@ def check_options(trainer: Trainer) -> None:
         ),
         (
             "accumulate_grad_batches",
-            trainer.accumulate_grad_batches > 1,
+            trainer.accumulate_grad_batches != 1,
             "two batches may be of different images; give the model more views",
         ),
         (
@@ -81,6 +82,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise InputError(f"ckpt_path {str(path)!r} is no file")
+    check_archive(Path(path))
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

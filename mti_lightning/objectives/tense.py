@@ -22,6 +22,7 @@ class MaximallyTense(Objective):
 
     needs_sources = False
     signs = (None,)
+    decisive = ("imbalance",)
     contrast = 1.5  # what excites and what inhibits have to find room on one canvas
 
     def __init__(

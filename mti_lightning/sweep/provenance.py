@@ -63,7 +63,8 @@ def _digests(arguments: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _comparable(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    compared = {name: value for name, value in provenance.items() if name != "version"}
+    versions = ("version", "continued_by")
+    compared = {name: value for name, value in provenance.items() if name not in versions}
     for name in ("data", "attribution"):
         if made := provenance.get(name):
             compared[name] = {**made, "class_path": current_path(made["class_path"])}

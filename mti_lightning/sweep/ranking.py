@@ -226,6 +226,8 @@ def make_ranking(
         raise InputError(f"count {count}: give 1 or more")
     for path in filter(None, (out, sheet)):
         _check_file(path, overwrite)
+    if sheet is not None and sheet.resolve() == out.resolve():
+        raise InputError(f"{out} cannot be the table and the sheet; give two names")
     known = Image.registered_extensions()  # which fills SAVE
     if sheet is not None and known.get(sheet.suffix.lower()) not in Image.SAVE:
         raise InputError(f"{sheet}: Pillow writes no such format; give {sheet.stem}.png, or .jpg")

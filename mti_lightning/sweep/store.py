@@ -26,6 +26,7 @@ from mti_lightning.features.classes import ClassNames, display, short
 from mti_lightning.features.feature import Feature
 from mti_lightning.images.boxes import Box
 from mti_lightning.superposition.interference import FeatureProfiles
+from mti_lightning.sweep.intact import EVERY_CHUNK, StoredArray, check_intact, reading
 from mti_lightning.sweep.measures import COLUMNS, Array, check_measure, derive, select
 from mti_lightning.sweep.provenance import first_difference
 
@@ -40,7 +41,7 @@ _OF_KEPT: Final = (*KEPT, "attribution_feature", "attribution_picture")
 # What another version may have left out: attributes, what the results depend on, arrays.
 _ATTRIBUTES: Final = ("block", "complete")
 _MADE: Final = ("backbone", "weights", "attribution_layer", "preprocessing", "data")
-_ARRAYS: Final = ("key", "mean_activation", *COLUMNS, "status", "reason", "stamp")
+_ARRAYS: Final = ("key", "feature", "mean_activation", *COLUMNS, "status", "reason", "stamp")
 _AT_ONCE: Final = 2**22  # numbers that are read together: 16 MiB
 _AGAIN: Final = "give another --model.store, or --model.overwrite true to begin anew"
 PENDING, MEASURED, UNREADABLE = 0, 1, 2
@@ -62,7 +63,8 @@ class SweepStore:
         self.path = Path(path)
         self._group = _open(self.path, self.mode)
         self.provenance = cast("dict[str, Any]", self._group.attrs["sweep"])
-        there = {*self._group.array_keys()}
+        with reading(self.path):
+            there = {*self._group.array_keys()}
         self._need(
             [name for name in _ATTRIBUTES if name not in self._group.attrs]
             + [name for name in _MADE if name not in self.provenance]
@@ -71,6 +73,8 @@ class SweepStore:
         # They are written last: a sweep that was stopped there has some of them.
         if self.complete and "attribution" in there:
             self._need([name for name in _OF_KEPT if name not in there])
+        with reading(self.path):
+            check_intact(self.path, self._group, self.features, self.status)
 
     def _need(self, lacking: Sequence[str]) -> None:
         """Refuse a sweep of another version that lacks something.
@@ -151,7 +155,8 @@ class SweepStore:
             told = dict(group.attrs)
             if feature in told.get("places", ()):
                 self._need([f"rivals/{name}" for name in PROFILES if name not in group])
-                profiles = FeatureProfiles(**{f: torch.from_numpy(group[f][:]) for f in PROFILES})
+                arrays = {f: StoredArray(group[f], self.path)[:] for f in PROFILES}
+                profiles = FeatureProfiles(**{f: torch.from_numpy(v) for f, v in arrays.items()})
                 return told["names"], told["box"] and tuple(told["box"]), profiles
         return None
 
@@ -168,10 +173,11 @@ class SweepStore:
     @property
     def map_dimensions(self) -> tuple[str, ...]:
         """Names of the dimensions of `maps`, [M, ...]."""
-        return tuple(self._array("attribution").metadata.dimension_names)
+        return self._array("attribution").dimension_names
 
-    def _array(self, name: str) -> Any:
-        return self._group[name]
+    def _array(self, name: str) -> StoredArray:
+        with reading(self.path), zarr.config.set(EVERY_CHUNK):
+            return StoredArray(self._group[name], self.path)
 
     @property
     def complete(self) -> bool:
@@ -183,7 +189,7 @@ class SweepStore:
 
     def keys_of(self, pictures: Sequence[int] | Array) -> list[str]:
         """Return what some pictures are called."""
-        keys = self._array("key").oindex[np.asarray(pictures, np.int64)]
+        keys = self._array("key").at(np.asarray(pictures, np.int64))
         return [printable(str(key)) for key in keys]
 
     @property
@@ -216,7 +222,7 @@ class SweepStore:
         rows = np.flatnonzero(self.status == UNREADABLE)
         if not len(rows):
             return {}
-        keys, reasons = (self._array(name).oindex[rows].tolist() for name in ("key", "reason"))
+        keys, reasons = (self._array(name).at(rows).tolist() for name in ("key", "reason"))
         return dict(zip(keys, reasons, strict=True))
 
     @property
@@ -276,7 +282,7 @@ class SweepStore:
         Numbers of a picture lie side by side on the disk: of one feature take as long as of all.
         """
         rows, columns = (slice(None) if x is None else x for x in (pictures, features))
-        return derive(measure, lambda name: self._array(name).oindex[rows, columns])
+        return derive(measure, lambda name: self._array(name).at(rows, columns))
 
     def top(self, feature: int, measure: str, count: int) -> list[int]:
         """Return the pictures with the highest values of a measure (of `-measure`: the lowest)."""

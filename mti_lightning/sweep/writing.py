@@ -15,6 +15,7 @@ from mti_lightning.data.datasets import Pictures, Stamp
 from mti_lightning.errors import InputError, RunError
 from mti_lightning.images.boxes import Box
 from mti_lightning.superposition.interference import FeatureProfiles
+from mti_lightning.sweep.intact import CODECS, EVERY_CHUNK
 from mti_lightning.sweep.measures import COLUMNS, Array
 from mti_lightning.sweep.store import KEPT, PENDING, PROFILES, SweepStore, holds_sweep
 
@@ -50,28 +51,62 @@ class SweepWriter(SweepStore):
             stamps: Of the pictures that were read for `mean_activation`.
             classes: For features that stand for classes the names of these.
         """
-        features = [str(feature) for feature in provenance["features"]]
         path = path.resolve()  # a link to another disk stays one
         half = _half(path)
+        with writing(path):
+            cls._make(
+                half, provenance, keys, mean_activation, block, config, stamps or {}, classes or {}
+            )
+            _remove(path)
+            half.rename(path)  # whole or not at all
+        return cls(path)
+
+    @staticmethod
+    def _make(
+        half: Path,
+        provenance: Mapping[str, Any],
+        keys: Sequence[str],
+        mean_activation: Array,
+        block: int,
+        config: str | None,
+        stamps: Mapping[int, Stamp],
+        classes: Mapping[str, Sequence[str]],
+    ) -> None:
+        """Make an empty store's files; see `begin`."""
+        features = [str(feature) for feature in provenance["features"]]
         _remove(half)
         # With its attributes from the start: by them a half-made one is known.
         told = {"sweep": dict(provenance), "block": block, "complete": False, "config": config}
-        told["classes"] = {name: [*of_class] for name, of_class in (classes or {}).items()}
+        told["every_chunk"] = True
+        told["classes"] = {name: [*of_class] for name, of_class in classes.items()}
         group = zarr.create_group(half, attributes=told)
         rows, wide = len(keys), len(features)
         texts: Any = str  # what zarr names its type of texts of any length
         key = group.create_array(
-            "key", shape=(rows,), chunks=(65536,), dtype=texts, dimension_names=("picture",)
+            "key",
+            **CODECS,
+            shape=(rows,),
+            chunks=(65536,),
+            dtype=texts,
+            dimension_names=("picture",),
         )
         key[:] = np.array(keys, dtype=np.dtypes.StringDType())
         names = group.create_array(
-            "feature", shape=(wide,), chunks=(wide,), dtype=texts, dimension_names=("feature",)
+            "feature",
+            **CODECS,
+            shape=(wide,),
+            chunks=(wide,),
+            dtype=texts,
+            dimension_names=("feature",),
         )
         names[:] = np.array(features, dtype=np.dtypes.StringDType())
-        group.create_array("mean_activation", data=mean_activation, dimension_names=("channel",))
+        group.create_array(
+            "mean_activation", **CODECS, data=mean_activation, dimension_names=("channel",)
+        )
         for name in COLUMNS:
             group.create_array(
                 name,
+                **CODECS,
                 shape=(rows, wide),
                 chunks=(block, wide),
                 dtype="float32",
@@ -83,25 +118,30 @@ class SweepWriter(SweepStore):
             "chunks": (block,),
             "dimension_names": ("picture",),
         }
-        group.create_array("status", dtype="uint8", fill_value=PENDING, **per_picture)
-        group.create_array("reason", dtype=texts, fill_value="", **per_picture)
+        group.create_array("status", **CODECS, dtype="uint8", fill_value=PENDING, **per_picture)
+        group.create_array("reason", **CODECS, dtype=texts, fill_value="", **per_picture)
         stamped = np.zeros((rows, len(Stamp._fields)), np.int64)
-        for index, stamp in (stamps or {}).items():
+        for index, stamp in stamps.items():
             stamped[index] = stamp
         group.create_array(
             "stamp",
+            **CODECS,
             data=stamped,
             chunks=(block, len(Stamp._fields)),
             dimension_names=("picture", "size_modified_checksum"),
         )
-        _remove(path)
-        half.rename(path)  # whole or not at all
-        return cls(path)
 
     def move(self, provenance: Mapping[str, Any]) -> None:
         """Note where the pictures lie now."""
         self.provenance = {**self.provenance, "data": provenance["data"]}
         self._group.attrs["sweep"] = self.provenance
+
+    def note_version(self, version: str) -> None:
+        """Note a version that goes on with what another one began."""
+        versions = [self.provenance.get("version"), *self.provenance.get("continued_by", ())]
+        if version not in versions:
+            told = {**self.provenance, "continued_by": [*versions[1:], version]}
+            self._group.attrs["sweep"] = self.provenance = told
 
     def write_rivals(
         self,
@@ -128,7 +168,7 @@ class SweepWriter(SweepStore):
             }
             group = self._group.create_group(name)
             for field, values in arrays.items():
-                group.create_array(field, data=values, dimension_names=PROFILES[field])
+                group.create_array(field, **CODECS, data=values, dimension_names=PROFILES[field])
             group.attrs.update(told)
 
     def write(self, start: int, columns: Mapping[str, Array], status: Array) -> None:
@@ -186,6 +226,7 @@ class SweepWriter(SweepStore):
             shape = next(iter(where.values()))[0][name].shape[1:]
             kept = self._group.create_array(
                 name,
+                **CODECS,
                 shape=(len(wanted), *shape),
                 chunks=(1, *shape),
                 dtype=kind,
@@ -197,7 +238,11 @@ class SweepWriter(SweepStore):
                 kept[row] = part[name][place]
         for name, column in zip(("feature", "picture"), np.array(wanted).T, strict=True):
             self._group.create_array(
-                f"attribution_{name}", data=column, dimension_names=("kept",), overwrite=True
+                f"attribution_{name}",
+                **CODECS,
+                data=column,
+                dimension_names=("kept",),
+                overwrite=True,
             )
 
     def note_windows(self, boxes: Sequence[tuple[int, ...] | None]) -> None:
@@ -237,6 +282,7 @@ def open_or_begin(
         there.check_contents(pictures)
         if there.provenance["data"] != provenance["data"]:
             there.move(provenance)
+        there.note_version(provenance["version"])
         return
     check_place(path)
     mean, stamps = calibrate()
@@ -296,11 +342,13 @@ def _remove(folder: Path) -> None:
 def _write_maps(group: Any, rows: Sequence[tuple[int, int, Array]]) -> None:
     shape = rows[0][2].shape[1:]
     for index, (name, kind) in enumerate(KEPT.items()):
-        maps = group.create_array(name, shape=(len(rows), *shape), chunks=(1, *shape), dtype=kind)
+        maps = group.create_array(
+            name, **CODECS, shape=(len(rows), *shape), chunks=(1, *shape), dtype=kind
+        )
         for row, (_, _, values) in enumerate(rows):
             maps[row] = values[index]
-    group.create_array("feature", data=np.array([row[0] for row in rows]))
-    group.create_array("picture", data=np.array([row[1] for row in rows]))
+    group.create_array("feature", **CODECS, data=np.array([row[0] for row in rows]))
+    group.create_array("picture", **CODECS, data=np.array([row[1] for row in rows]))
 
 
 class writing:  # noqa: N801  read as `with writing(path)`
@@ -310,9 +358,11 @@ class writing:  # noqa: N801  read as `with writing(path)`
         self.path = path
 
     def __enter__(self) -> None:
-        return None
+        self._setting = zarr.config.set(EVERY_CHUNK)
+        self._setting.__enter__()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._setting.__exit__(None, None, None)
         if not isinstance(error, OSError):
             return
         what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"fails: {error}"

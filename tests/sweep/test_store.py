@@ -168,6 +168,63 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         store.values("tensoin")
 
 
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    """A complete store of two features, of which one column has no numbers."""
+    path = tmp_path / "s.zarr"
+    keys, rng = [f"{number}.png" for number in range(8)], np.random.default_rng(0)
+    store = SweepWriter.begin(path, MADE, keys, np.ones(4, np.float32), 4)
+    for start in (0, 4):
+        columns = {name: rng.random((4, 2), np.float32) for name in COLUMNS}
+        columns["interference"][:] = np.nan
+        columns["reason"] = np.zeros(4, np.dtypes.StringDType())
+        columns["stamp"] = np.zeros((4, 3), np.int64)
+        store.write_candidates(start, [(0, start, np.zeros((2, 3, 3), np.float32))])
+        store.write(start, columns, np.ones(4, np.uint8))
+    store.finish([(0, 0), (0, 4)], ["channel", "row"])
+    return path
+
+
+def read(path: Path) -> list[object]:
+    store = SweepStore(path)
+    everything = [store.values(name) for name in COLUMNS]
+    everything += [store.status, store.mean_activation, store.keys, store.features]
+    rows, pictures = store.kept(0)
+    return [*everything, rows, pictures, store.maps(rows), store.maps(rows, "activation_sign")]
+
+
+def same(one: list[object], other: list[object]) -> bool:
+    return all(
+        np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind == "f")
+        for a, b in zip(one, other, strict=True)
+    )  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("how", ["removed", "cut off", "changed"])
+def test_what_is_lost_or_changed_in_a_store_is_noticed(measured: Path, how: str) -> None:
+    whole = read(measured)
+    noticed = 0
+    for file in sorted(path for path in measured.rglob("*") if path.is_file()):
+        held = file.read_bytes()
+        if how == "removed":
+            file.unlink()
+        elif how == "cut off":
+            file.write_bytes(held[: len(held) // 2])
+        else:
+            place = len(held) // 2
+            file.write_bytes(held[:place] + bytes([held[place] ^ 16]) + held[place + 1 :])
+        try:
+            assert same(read(measured), whole), file
+        except InputError:
+            noticed += 1
+        else:
+            assert file.name == "zarr.json" or "stamp" in file.parts or "reason" in file.parts, file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(held)
+    assert noticed > 20
+    assert same(read(measured), whole)
+
+
 RAN = """
 from pathlib import Path
 Path("ran").touch()
@@ -221,3 +278,14 @@ def test_a_class_of_ones_own_opens_once_it_is_imported(tmp_path: Path) -> None:
     opened = reopen(store)
     assert type(opened) is OwnPictures
     assert opened.num_workers == 0
+
+
+def test_a_continued_store_keeps_the_version_it_was_begun_with(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    SweepWriter.begin(path, MADE, KEYS, np.ones(4, np.float32), 2)
+    for version in ("0", "1", "1", "2"):
+        SweepWriter(path).note_version(version)
+    store = SweepStore(path)
+    assert store.provenance["version"] == "0"
+    assert store.provenance["continued_by"] == ["1", "2"]
+    store.check({**MADE, "version": "3"}, KEYS)

@@ -1,0 +1,121 @@
+"""Whether a store is as it was written: nothing lost, cut off or changed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from mti_lightning.errors import InputError, reason_of
+from mti_lightning.sweep.measures import COLUMNS, Array
+
+# How arrays are written: each chunk with a checksum, and also where it holds nothing but empty
+# values, so that one which is lost is not taken for such.
+CODECS: Final[dict[str, Any]] = {"compressors": (ZstdCodec(level=0), Crc32cCodec())}
+EVERY_CHUNK: Final = {"array.write_empty_chunks": True}
+_IN_BLOCKS: Final = (*COLUMNS, "reason", "status")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say that a store is damaged where reading it fails.
+
+    Raises:
+        InputError: If it does.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # of bytes that were changed a codec raises anything
+        raise damaged(path, reason_of(error)) from error
+
+
+def damaged(path: Path, how: str) -> InputError:
+    """Return the error of a store that is damaged."""
+    return InputError(
+        f"the sweep at {path} is damaged ({how}); take a copy of it, or sweep again with "
+        "--model.overwrite true"
+    )
+
+
+@final
+class StoredArray:
+    """An array of a store; reading from it raises `InputError` where it is damaged."""
+
+    def __init__(self, array: Any, path: Path) -> None:
+        self._array, self._path = array, path
+        self.shape: tuple[int, ...] = array.shape
+        self.dimension_names: tuple[str, ...] = tuple(array.metadata.dimension_names or ())
+
+    def __getitem__(self, selection: Any) -> Any:
+        with reading(self._path):
+            return self._array[selection]
+
+    def at(self, *selections: Any) -> Any:
+        """Return what is at the places given for each dimension."""
+        with reading(self._path):
+            return self._array.oindex[selections if len(selections) > 1 else selections[0]]
+
+    def __setitem__(self, selection: Any, values: Any) -> None:
+        self._array[selection] = values
+
+
+def check_intact(path: Path, group: zarr.Group, features: list[str], status: Array) -> None:
+    """Make sure that a store's arrays fit together, and that no part of them is lost.
+
+    Args:
+        path: Where it is.
+        group: It.
+        features: What its columns are called.
+        status: Of each picture, [P].
+
+    Raises:
+        InputError: If they do not, or one is.
+    """
+    arrays: dict[str, Any] = dict(group.arrays())
+    _check_shapes(path, arrays, len(status), len(features))
+    if list(map(str, arrays["feature"][:])) != features:
+        raise damaged(path, "its features are called otherwise")
+    if group.attrs["complete"] and status.any() and not status.all():
+        raise damaged(path, "status is lost in part")
+    if not group.attrs.get("every_chunk"):
+        return  # of a version that did not write those that are empty
+    block: Any = group.attrs["block"]
+    starts = range(0, len(status), block)
+    done = [start // block for start in starts if status[start : start + block].any()]
+    for name in COLUMNS:
+        chunks = [path / name / "c" / str(number) / "0" for number in done]
+        if not all(chunk.is_file() for chunk in chunks):
+            raise damaged(path, f"{name} is lost in part")
+    for name, array in _written_at_once(group, arrays).items():
+        if array.nchunks_initialized != array.nchunks:
+            raise damaged(path, f"{name} is lost in part")
+
+
+def _check_shapes(path: Path, arrays: dict[str, Any], rows: int, features: int) -> None:
+    wanted = dict.fromkeys(COLUMNS, (rows, features)) | {
+        "key": (rows,),
+        "reason": (rows,),
+        "stamp": (rows, arrays["stamp"].shape[1]),
+    }
+    for name, shape in wanted.items():
+        if arrays[name].shape != shape:
+            raise damaged(path, f"{name} is of shape {arrays[name].shape}, not {shape}")
+    if any(arrays[name].dtype != np.float32 for name in COLUMNS):
+        raise damaged(path, "numbers are of another type")
+
+
+def _written_at_once(group: zarr.Group, arrays: dict[str, Any]) -> dict[str, Any]:
+    """Return the arrays of which all chunks have to be there, by what they are called."""
+    whole = {name: array for name, array in arrays.items() if name not in _IN_BLOCKS}
+    if not group.attrs["complete"]:  # maps are kept at the very end
+        whole = {n: array for n, array in whole.items() if not n.startswith(("attr", "activation"))}
+    there: Any = group.get("rivals")
+    for place, rivals in there.groups() if there is not None else ():
+        if "places" in rivals.attrs:  # its last write
+            whole |= {f"rivals/{place}/{name}": array for name, array in rivals.arrays()}
+    return whole
