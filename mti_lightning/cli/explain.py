@@ -1,8 +1,6 @@
 """`mti explain`: what excites and what inhibits in a picture what a network says of it."""
 
-import logging
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,9 +57,6 @@ def run(args: Sequence[str]) -> None:
         given = parser.parse_args(list(args))
         out, crop = Path(given.out), _box(given.crop)
         check_out(out, given.overwrite)
-        for name in ("lightning.pytorch", "lightning.fabric"):  # tips, news about accelerators
-            logging.getLogger(name).setLevel(logging.WARNING)
-        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning's own
         found = explain(
             given.pictures,
             given.model,

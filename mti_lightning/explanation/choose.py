@@ -1,7 +1,6 @@
 """What is explained where nothing else is asked for: which classes, attributed to which layer."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import NamedTuple, final
 
 import torch
@@ -15,7 +14,7 @@ from mti_lightning.backbone.layout import ActivationLayout, Layer
 from mti_lightning.backbone.network import Backbone
 from mti_lightning.errors import InputError
 from mti_lightning.features.bound import BoundFeature
-from mti_lightning.features.classes import class_layer, class_names, display
+from mti_lightning.features.classes import class_layer, class_names
 from mti_lightning.features.feature import Feature
 
 _LEAST_POSITIONS = 4
@@ -78,57 +77,65 @@ def choose_layer(
 
     Ends of stages come first, as timm lists them: inside of a block there is only part of what goes
     on. A layer counts if several of its positions do: behind a transformer's last attention only
-    the class token does.
+    the class token does. Best is one at which they do beside the class token, too.
 
     Args:
         backbone: The network.
-        pictures: [N, 3, H, W] in 0..1, of its input size.
+        pictures: [N, 3, H, W] in 0..1, of its input size; the first is tried.
         bound_features: The features, of any layers.
 
     Raises:
         InputError: If there is none.
     """
-    for layer, kind in _candidates(backbone):
-        with suppress(InputError):
-            layout = backbone.layout(layer)
-            if layout.grid is None:
-                continue
-            for bound_feature in bound_features:
-                check_path(backbone, bound_feature, layer)
-            if all(
-                _positions(backbone, pictures[:1], one, layer, layout) >= _LEAST_POSITIONS
-                for one in bound_features
-            ):
-                rows, columns = layout.grid
-                return layer, f"attributed to {layer}, the last {kind} ({rows}×{columns})"
+    for layer, kind, beside_class_token in _candidates(backbone):
+        found = _positions(backbone, pictures[:1], bound_features, layer, beside_class_token)
+        if found >= _LEAST_POSITIONS:
+            grid = "×".join(map(str, backbone.layout(layer).grid or ()))
+            return (
+                layer,
+                f"attributed to {layer}, the last {kind} with positions that feed it ({grid})",
+            )
     raise InputError(
         f"no layer of {backbone.name} with {_LEAST_POSITIONS} positions or more feeds "
-        f"{', '.join(display(one.feature, one.class_name) for one in bound_features)}; name one"
+        f"{', '.join(one.shown for one in bound_features)}; name one"
     )
 
 
-def _candidates(backbone: Backbone) -> Iterator[tuple[Layer, str]]:
-    """Yield layers from the last on, ends of stages first."""
+def _candidates(backbone: Backbone) -> Iterator[tuple[Layer, str, bool]]:
+    """Yield layers, what each is, and whether positions have to count beside a class token."""
     told: object = getattr(backbone.network, "feature_info", None)
-    stages = told if isinstance(told, list) else []
-    for name in reversed([str(one["module"]) for one in stages]):
-        yield Layer(name), "stage with positions that feed it"
+    named = [str(one["module"]) for one in told] if isinstance(told, list) else []
+    for beside_class_token in (True, False):
+        yield from ((Layer(name), "stage", beside_class_token) for name in reversed(named))
     for one in reversed(usable_layers(backbone)):
         if one.attributable and one.layer.side == "output":
-            yield one.layer, "layer with positions that feed it"
+            yield one.layer, "layer", False
 
 
 def _positions(
     backbone: Backbone,
     picture: Tensor,
-    bound_feature: BoundFeature,
+    bound_features: Sequence[BoundFeature],
     layer: Layer,
-    layout: ActivationLayout,
+    beside_class_token: bool,
 ) -> int:
-    """Return how many positions of the grid count for a feature, a class token beside them."""
-    _, attribution, _ = attribute(backbone, picture, [bound_feature], layer, ActGrad())
-    support = support_mask(attribution, channel_dim=layout.channel_dim)
-    return int(on_grid(support, layout).sum())
+    """Return how many positions of the grid count for each feature at least; 0 without a grid."""
+    counts = []
+    try:
+        layout = backbone.layout(layer)
+        if layout.grid is None:
+            return 0
+        for one in bound_features:
+            check_path(backbone, one, layer)
+            _, attribution, _ = attribute(backbone, picture, [one], layer, ActGrad())
+            if beside_class_token:
+                support = support_mask(attribution, channel_dim=layout.channel_dim)
+                counts.append(int(on_grid(support, layout).sum()))
+            else:
+                counts.append(int(support_mask(on_grid(attribution, layout)).sum()))
+    except InputError:  # it cannot be tapped, or does not feed the feature
+        return 0
+    return min(counts)
 
 
 def on_grid(attribution: Tensor, layout: ActivationLayout) -> Tensor:

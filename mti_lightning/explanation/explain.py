@@ -1,8 +1,10 @@
 """From a picture and a model's name to an explanation, in one call."""
 
+import logging
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from mti_lightning.objectives.inversion import SignedInversion
 from mti_lightning.registry import public_path
 from mti_lightning.rendering import render
 
+_LIGHTNING = "lightning.pytorch", "lightning.fabric"  # loggers
 _SAID = 5  # classes that are listed of each picture
 _CLASSES = 3, 4  # that are explained, of one picture and of several together
 
@@ -110,8 +113,7 @@ def explain(
     quiet: dict[str, Any] = {"enable_progress_bar": False, "devices": 1}
     if progress:
         quiet["callbacks"] = [_Progress(), *trainer.pop("callbacks", [])]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".* images cannot be made")  # the sheet says so
+    with _quietly():
         renderings = render(objective, data, epochs, **{**quiet, **trainer})
     parts = put_together(objective, seen, renderings, answers)
     settings = {
@@ -142,6 +144,22 @@ def explain(
         Path(path).expanduser().absolute() if path and len(shown) == 1 else None,
         settings,
     )
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep Lightning from greeting, and from warning of what the sheet says."""
+    levels = {name: logging.getLogger(name).level for name in _LIGHTNING}
+    try:
+        for name in levels:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* images cannot be made")
+            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning's own
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _told(one: Said) -> str:

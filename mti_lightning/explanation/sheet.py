@@ -192,7 +192,7 @@ def _empty(page: _Page, x: float, y: float, sign: str) -> None:
     """Say why a picture is not there."""
     does, other = ("excites", "inhibits") if sign == "+" else ("inhibits", "excites")
     page.box(x, y, _TILE, _TILE, _GROUND)
-    told = f"nothing: there is no place\nwhere more {does} it\nthan {other} it"
+    told = f"next to nothing: hardly a place\nwhere more {does} it\nthan {other} it"
     middle = {"ha": "center", "va": "center", "color": _GREY, "linespacing": 1.5}
     page.text(x + _TILE / 2, y + _TILE / 2, told, 12, **middle)
 
@@ -240,7 +240,8 @@ def _rgb(colour: str) -> NDArray[np.float32]:
 
 
 def _number(value: float) -> str:
-    return f"{value:.1f}".replace("-0.0", "0.0").replace("-", "−")
+    """Return a number with a typographic minus, to more places where it is small."""
+    return f"{value:.{1 if abs(value) >= 1 else 2}f}".replace("-0.00", "0.00").replace("-", "−")
 
 
 def _short(text: str, length: int) -> str:
