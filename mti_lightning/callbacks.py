@@ -1,17 +1,23 @@
 """Callbacks: pictures and numbers to loggers, results to disk."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from PIL import Image
 from torch import Tensor
 
 from mti_lightning.attribution.signs import Sign
 from mti_lightning.compose import composite, grid, opacity, to_image, within
-from mti_lightning.errors import InputError
+from mti_lightning.errors import InputError, RunError
+from mti_lightning.files import file_name, replacing
 from mti_lightning.images.views import whole
+from mti_lightning.locks import Hold, hold
+from mti_lightning.log import log_warning
 from mti_lightning.loggers import (
     log_numbers,
     log_picture,
@@ -21,8 +27,8 @@ from mti_lightning.loggers import (
     tensorboards,
 )
 from mti_lightning.objectives.base import Objective
-from mti_lightning.objectives.chunk import file_name
 from mti_lightning.objectives.metrics import warn_of_failures
+from mti_lightning.signals import Stopped
 from mti_lightning.tables import write_table
 
 _MOST_SHOWN = 64
@@ -109,12 +115,21 @@ class Results(Callback):
 
     def __init__(self) -> None:
         self.folder: Path | None = None
+        self._hold: Hold | None = None
+        self._is_written = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # Now: all processes have to ask for it together, and not all meet with an exception.
         self.folder = run_folder(trainer)
+        self._is_written = False
         if stage == "fit" and not trainer.ckpt_path:
             self.check(trainer)
+        if stage == "fit" and self.folder and trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._hold = hold(self.folder)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._hold = None
 
     @staticmethod
     def check(trainer: Trainer) -> None:
@@ -137,25 +152,29 @@ class Results(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        if trainer.global_step and not isinstance(exception, InputError):  # before, all is noise
+        if not trainer.global_step or isinstance(exception, InputError):  # before, all is noise
+            return
+        if trainer.world_size > 1 and not isinstance(exception, Stopped):
+            log_warning("no pictures are written: those of other processes are not at hand")
+            return
+        try:
             self._write(trainer, pl_module)
+        except RunError as error:
+            log_warning(str(error))
 
     def _write(self, trainer: Trainer, objective: LightningModule) -> None:
         folder = self.folder
         if folder is None or not isinstance(objective, Objective) or not len(objective.bank):
             return
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or self._is_written:
             return
-        (folder / "pictures").mkdir(parents=True, exist_ok=True)
+        self._is_written, written = True, Written(folder)
         with torch.no_grad():
             for chunk in objective.chunks:
                 for entry, picture, alpha in zip(
                     chunk.entries, chunk(), opacity(chunk.saliency()), strict=True
                 ):
-                    # Twice as quick as the default, for 6% more bytes.
-                    to_image(picture, alpha).save(
-                        folder / "pictures" / f"{entry.id}.png", compress_level=1
-                    )
+                    written.picture(f"pictures/{entry.id}.png", to_image(picture, alpha))
         names = [
             {
                 "id": entry.id,
@@ -171,10 +190,10 @@ class Results(Callback):
         warn_of_failures(objective.entries, measures["cosine"])
         rows = [{**name, **row} for name, row in zip(names, _rows(measures), strict=True)]
         for row in rows:
-            row["file"] = f"pictures/{row['id']}.png"
-        write_table(folder / "results.csv", rows)
+            row["file"] = written.name(f"pictures/{row['id']}.png")
         if objective.sources is not None:
-            self._write_sources(folder, objective)
+            self._write_sources(written, objective)
+        written.table("results.csv", rows)
         settings = {
             "objective": type(objective).__name__,
             "backbone": objective.backbone.name,
@@ -195,14 +214,14 @@ class Results(Callback):
             put_summary(logger, settings, means, trainer.current_epoch)
         for writer in tensorboards(loggers):
             writer.flush()
+        written.check()
 
-    def _write_sources(self, folder: Path, objective: Objective) -> None:
+    def _write_sources(self, written: "Written", objective: Objective) -> None:
         assert objective.sources is not None
-        (folder / "sources").mkdir(exist_ok=True)
         keys, files = objective.source_keys, []
         for index, (key, picture) in enumerate(zip(keys, objective.sources, strict=True)):
-            files.append(f"sources/{index:04d}_{file_name(key)[-80:]}.png")
-            to_image(picture).save(folder / files[-1])
+            files.append(f"sources/{index:04d}_{file_name(key, 80)}.png")
+            written.picture(files[-1], to_image(picture))
         pairs, measures = objective.measure_sources()
         measures.pop("cosine")
         rows = [
@@ -211,11 +230,53 @@ class Results(Callback):
                 "feature": str(objective.features[feature]),
                 "class": objective.class_names[feature],
                 **row,
-                "file": files[source],
+                "file": written.name(files[source]),
             }
             for (source, feature), row in zip(pairs, _rows(measures), strict=True)
         ]
-        write_table(folder / "sources.csv", rows)
+        written.table("sources.csv", rows)
+
+
+@final
+class Written:
+    """The files of a run's folder: one that cannot be written costs none of the others."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._count, self._missing = 0, dict[str, str]()
+
+    def picture(self, name: str, picture: Image.Image) -> None:
+        """Write a PNG."""
+        with self._counted(name) as path, replacing(path) as part:
+            path.parent.mkdir(exist_ok=True)
+            picture.save(part, compress_level=1)  # half the time, for 6% more bytes
+
+    def table(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Write a table."""
+        with self._counted(name) as path:
+            write_table(path, rows)
+
+    def name(self, name: str) -> str:
+        """Return the name of a file that was to be written, or nothing if it was not."""
+        return "" if name in self._missing else name
+
+    def check(self) -> None:
+        """Make sure that all were written.
+
+        Raises:
+            RunError: If one was not.
+        """
+        if self._missing:
+            reason = next(iter(self._missing.values()))
+            raise RunError(f"{reason} ({len(self._missing)} of {self._count} files are missing)")
+
+    @contextmanager
+    def _counted(self, name: str) -> Iterator[Path]:
+        self._count += 1
+        try:
+            yield self.folder / name
+        except RunError as error:
+            self._missing[name] = str(error)
 
 
 def _rows(columns: dict[str, Tensor]) -> list[dict[str, Any]]:

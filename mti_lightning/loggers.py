@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import singledispatch
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 from lightning import Trainer
@@ -24,6 +24,43 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
+
+
+@final
+class FolderOnly(Logger):
+    """A run's folder and nothing else: what `--trainer.logger false` stands for.
+
+    Args:
+        save_dir: The folder of all runs.
+        name: That of runs of one name.
+        version: The run's number.
+    """
+
+    def __init__(self, save_dir: str, name: str, version: int = 0) -> None:
+        super().__init__()
+        self._folder, self._name, self._version = save_dir, name, version
+
+    @property
+    def save_dir(self) -> str:
+        return self._folder
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def version(self) -> int:
+        return self._version
+
+    @property
+    def log_dir(self) -> str:
+        return str(Path(self._folder, self._name, f"version_{self._version}"))
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        pass
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        pass
 
 
 def loggers_of(trainer: Trainer) -> list[Logger]:

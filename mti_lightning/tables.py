@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mti_lightning.errors import printable
+from mti_lightning.files import replacing
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the start of one
 
@@ -25,7 +26,7 @@ def _guarded(value: Any) -> Any:
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows of the same columns, the first one's names as the head."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(map(_guarded, rows[0]))
         writer.writerows([_guarded(row[name]) for name in rows[0]] for row in rows)

@@ -16,9 +16,9 @@ from mti_lightning.atlas.layout import Face
 from mti_lightning.atlas.map import Chart, Map, open_map
 from mti_lightning.atlas.page import write_page
 from mti_lightning.atlas.projector import project
+from mti_lightning.files import file_name, replacing
 from mti_lightning.loggers import log_picture, loggers_of, run_folder, tensorboards
 from mti_lightning.objectives.base import Objective
-from mti_lightning.objectives.chunk import file_name
 from mti_lightning.sweep.provenance import attributed
 
 
@@ -105,7 +105,8 @@ class AtlasLog(Callback):
             if path.exists():
                 continue
             picture = make()
-            atlas_picture.save(picture, path)
+            with replacing(path) as part:
+                picture.save(part)
             log_picture(loggers_of(trainer), f"atlas/{shown.get(name, name)}", picture, epoch)
 
     def _pictures(self, objective: Objective) -> Iterator[tuple[str, Callable[[], Image.Image]]]:

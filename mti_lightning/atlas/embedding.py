@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mti_lightning.errors import InputError
+from mti_lightning.files import replacing
 from mti_lightning.log import log_info
 from mti_lightning.sweep.measures import Array
 
@@ -80,11 +81,9 @@ def embed(vectors: Array, seed: int = 0, neighbours: int = 15, min_dist: float =
 
 
 def save(points: Array, path: Path) -> None:
-    """Write the points of a map as .npy, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        np.save(file, points)
-    part.replace(path)
+    """Write the points of a map as .npy."""
+    with replacing(path) as part:
+        np.save(part, points)
 
 
 def load(path: Path, count: int) -> Array:

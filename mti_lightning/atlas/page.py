@@ -19,6 +19,7 @@ from PIL import Image
 from mti_lightning.atlas.columns import COLUMNS, scale
 from mti_lightning.atlas.layout import MOST_DOTS, Cell, Layout, thinned
 from mti_lightning.errors import InputError
+from mti_lightning.files import replacing
 
 _FACES = ("positive", "negative", "both")
 # For the commonest labels: Okabe and Ito's, which people with colour-blindness can tell apart.
@@ -108,9 +109,8 @@ def write_page(
     template = files("mti_lightning.atlas").joinpath("page.html").read_text(encoding="utf-8")
     # The data comes last: what it holds is not searched for the other place.
     page = template.replace("__POLICY__", _policy(template)).replace("__DATA__", _embedded(data))
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(page, encoding="utf-8", newline="\n")
-    part.replace(path)
+    with replacing(path) as part:
+        part.write_text(page, encoding="utf-8", newline="\n")
 
 
 def _check(

@@ -1,7 +1,6 @@
 """The atlas as a picture: an icon per cell, the map beneath it, a run's own pictures on it."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -127,13 +126,6 @@ def _beside(
                 annotation_clip=False,
             )
         )
-
-
-def save(picture: Image.Image, path: Path) -> None:
-    """Write a PNG, whole or not at all; equal bytes for equal pictures."""
-    part = path.with_name(f".{path.name}.part")
-    picture.save(part, "PNG")
-    part.replace(path)
 
 
 def _colours(name: str, values: Array) -> tuple[str, Normalize]:

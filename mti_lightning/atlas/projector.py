@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 from mti_lightning.atlas.data_set import data_set_of, labels_of
 from mti_lightning.atlas.layout import thinned
 from mti_lightning.atlas.map import Map
-from mti_lightning.objectives.chunk import file_name
+from mti_lightning.files import file_name
 
 _SPRITE: Final = 8192  # TensorBoard's largest, pixels a side
 _MOST_PROJECTED: Final = 10_000

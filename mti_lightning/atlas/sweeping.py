@@ -1,5 +1,6 @@
 """The sweep that an atlas is of: made where there is none, compared where there is one."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ from mti_lightning.atlas.map import INSTEAD
 from mti_lightning.attribution.module import AttributionModule
 from mti_lightning.data.base import PictureData
 from mti_lightning.errors import InputError
+from mti_lightning.locks import Hold, InUseError, hold
+from mti_lightning.log import LOG
 from mti_lightning.sweep.module import Sweep
 from mti_lightning.sweep.progress import SweepProgress
 from mti_lightning.sweep.store import SweepStore
+from mti_lightning.sweep.writing import make_folder
 
 # Of how a sweep is made, what an atlas depends on; it may have been made of further features.
 _SAME = ("weights", "attribution_layer", "attribution", "tension", "preprocessing")
@@ -22,6 +26,8 @@ def ensure_sweep(
     module: AttributionModule, data: PictureData | None, path: Path, **options: Any
 ) -> None:
     """Make the sweep, or make sure that the one that is there is the one that is meant.
+
+    Where another process is at it, as when several start together, wait for it.
 
     Args:
         module: Whose network, features, layer, attribution and tension it is of.
@@ -41,19 +47,44 @@ def ensure_sweep(
         store=str(path),
         **options,
     )
-    if path.exists() and (store := SweepStore(path)).complete:
+
+    def is_there() -> bool:
+        if not path.exists() or not (store := SweepStore(path)).complete:
+            return False
         provenance = sweep.provenance(data)
         same = _SAME if data is None else (*_SAME, *_SAME_DATA)
         store.check_provenance({name: provenance[name] for name in same}, INSTEAD)
         if data is not None:
             data.use(module.backbone.preprocessing)
             store.check_keys(data.pictures.keys, INSTEAD)
+        return True
+
+    if is_there():
         return
     if data is None:
         raise InputError(
             f"there is no complete sweep at {path}; make it by mti predict with --model.keep "
             "N, or give --data to have it made now"
         )
+    make_folder(path)
+    with _hold_in_turn(path):
+        if is_there():
+            return
+        _run(sweep, data)
+
+
+def _hold_in_turn(path: Path) -> Hold:
+    told = ""
+    while True:
+        try:
+            return hold(path)
+        except InUseError as error:
+            if str(error) != told:
+                LOG.info("waiting: %s", told := str(error))
+            time.sleep(0.5)
+
+
+def _run(sweep: Sweep, data: PictureData) -> None:
     trainer = Trainer(
         logger=False,
         enable_checkpointing=False,

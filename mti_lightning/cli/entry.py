@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from mti_lightning import __version__
-from mti_lightning.cli.errors import own_error
+from mti_lightning.cli.errors import told_in_a_line
 from mti_lightning.cli.memory import keep_memory
 from mti_lightning.errors import InputError, nearest, printable
+from mti_lightning.locks import release_all
+from mti_lightning.signals import Stopped, heeding
 
 
 class Command(NamedTuple):
@@ -46,16 +48,23 @@ def main(args: Sequence[str] | None = None) -> None:
         keep_memory()
     try:
         try:
-            _dispatch(list(sys.argv[1:] if args is None else args))
+            with heeding():
+                _dispatch(list(sys.argv[1:] if args is None else args))
         finally:  # also where a help has ended it
+            release_all()
             sys.stdout.flush()
+    except Stopped as stopped:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes the first one tells
+            notes = "; ".join(getattr(stopped, "__notes__", ["the same command begins anew"]))
+            print(f"mti: stopped by {stopped.signal.name}: {notes}", file=sys.stderr)
+        raise SystemExit(stopped.code) from None
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             raise SystemExit(141) from None  # as a shell says of a program that SIGPIPE ends
-        cause = own_error(error)
-        if cause is None:
+        told = told_in_a_line(error)
+        if told is None:
             raise
-        print(f"mti: error: {printable(str(cause))}", file=sys.stderr)
+        print(f"mti: error: {printable(told)}", file=sys.stderr)
         raise SystemExit(2) from error
 
 

@@ -1,12 +1,15 @@
 """An error of the command line in one line: the place, what is wrong there, what would do."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import yaml  # type: ignore[import-untyped]  # its types would be one more thing to install
 
 from mti_lightning.cli.files import files, nested_values, read
 from mti_lightning.errors import MtiError, nearest
+from mti_lightning.files import FULL, unwritable
 
 _MOST_LISTED = 30
 
@@ -16,6 +19,22 @@ def own_error(error: BaseException | None) -> MtiError | None:
     while error is not None and not isinstance(error, MtiError):
         error = error.__cause__ or error.__context__
     return error
+
+
+def told_in_a_line(error: BaseException) -> str | None:
+    """Say what ended a command, where it is an error of this package's or of a disk."""
+    if (own := own_error(error)) is not None:
+        return str(own)
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return None
+    named = isinstance(cause.filename, str | bytes)
+    where = os.fsdecode(cause.filename) if named else "a file of this run"
+    if cause.errno in FULL:
+        return unwritable(Path(where), cause)
+    return f"{where}: {cause.strerror}"
 
 
 def name_neighbours(message: str, known: Sequence[str]) -> str:

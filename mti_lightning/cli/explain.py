@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mti_lightning.cli.parser import Parser
 from mti_lightning.errors import InputError
+from mti_lightning.locks import taking
 
 
 def run(args: Sequence[str]) -> None:
@@ -57,23 +58,24 @@ def run(args: Sequence[str]) -> None:
         given = parser.parse_args(list(args))
         out, crop = Path(given.out), _box(given.crop)
         check_out(out, given.overwrite)
-        found = explain(
-            given.pictures,
-            given.model,
-            given.feature or (),
-            weights=given.weights,
-            labels=given.labels,
-            layer=given.layer,
-            attribution=parser.instantiate(given).attribution,
-            crop=crop,
-            classes=given.classes,
-            steps=given.steps,
-            seed=given.seed,
-            accelerator=given.accelerator,
-        )
-        print(found.table)
-        for path in found.save(out, given.overwrite):
-            print(path)
+        with taking(out, overwrite=given.overwrite):
+            found = explain(
+                given.pictures,
+                given.model,
+                given.feature or (),
+                weights=given.weights,
+                labels=given.labels,
+                layer=given.layer,
+                attribution=parser.instantiate(given).attribution,
+                crop=crop,
+                classes=given.classes,
+                steps=given.steps,
+                seed=given.seed,
+                accelerator=given.accelerator,
+            )
+            print(found.table)
+            for path in found.save(out, given.overwrite):
+                print(path)
 
 
 def _box(text: str | None) -> tuple[int, int, int, int] | None:

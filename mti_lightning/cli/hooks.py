@@ -1,12 +1,15 @@
 """What is done before and after a run, by what kind of model it is."""
 
+import re
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import Logger
 
 from mti_lightning import (
     AtlasInversion,
@@ -18,6 +21,8 @@ from mti_lightning import (
     SweepStore,
     Validity,
 )
+from mti_lightning.files import unwritable
+from mti_lightning.locks import hold
 from mti_lightning.loggers import loggers_of, run_folder
 from mti_lightning.sweep.progress import SweepProgress
 from mti_lightning.sweep.ranking import log
@@ -27,6 +32,26 @@ class Hooks(LightningCLI):
     """LightningCLI that finds what cannot work before a run's folder exists."""
 
     checkpoint: dict[str, Any] | None
+    # Where no logger was given the run's folder is the first version that is free.
+    make_logger: Callable[[int], Logger] | None
+
+    def take_folder(self) -> None:
+        """Make the run's folder, and hold it: no other run can have it.
+
+        Raises:
+            InputError: If it cannot be made, or another process has it.
+        """
+        trainer: Any = self.trainer
+        if not trainer.is_global_zero:
+            return
+        try:
+            if self.make_logger is not None and not trainer.fast_dev_run:
+                trainer.logger = _next_version(self.make_logger)
+            if folder := run_folder(trainer):
+                folder.mkdir(parents=True, exist_ok=True)
+                self.held = hold(folder)
+        except OSError as error:
+            raise InputError(unwritable(Path(error.filename or "tb_logs"), error)) from error
 
     def before_fit(self) -> None:
         """Find what cannot work before the run's folder exists."""
@@ -35,19 +60,22 @@ class Hooks(LightningCLI):
         if isinstance(self.model, Validity):
             raise InputError("Validity is run by mti validate; mti fit makes pictures")
         if not isinstance(self.model, Objective):
+            self.take_folder()
             return
         if isinstance(self.model, AtlasInversion) and self.model.chart.sweep is None:
             sweep = Path("tb_logs", self._get(self.config, "name"), "sweep.zarr")
             self.model.chart = replace(self.model.chart, sweep=str(sweep))
         trainer: Any = self.trainer
         for callback in trainer.callbacks:
-            if isinstance(callback, Results) and not self._get(self.config, "ckpt_path"):
+            goes_on = self.make_logger is not None or self._get(self.config, "ckpt_path")
+            if isinstance(callback, Results) and not goes_on:
                 callback.check(trainer)
             if isinstance(callback, AtlasLog):
                 callback.open_maps(self.model)
         self.model.set_up(trainer, self.datamodule)
         if self.checkpoint is not None:
             self.model.on_load_checkpoint(self.checkpoint)
+        self.take_folder()
 
     def after_fit(self) -> None:
         folder = run_folder(self.trainer)
@@ -69,6 +97,7 @@ class Hooks(LightningCLI):
         ]
         self.model.config = self._parser("predict").dump(self.config["predict"], skip_none=False)
         self.model.set_up(trainer, self.datamodule)
+        self.take_folder()
 
     def after_predict(self) -> None:
         if not self.trainer.is_global_zero or self.model.store_path is None:
@@ -85,6 +114,7 @@ class Hooks(LightningCLI):
             other = "predict" if isinstance(self.model, Sweep) else "fit"
             raise InputError(f"{name} is run by mti {other}; mti validate runs Validity")
         self.model.set_up(self.trainer, self.datamodule)
+        self.take_folder()
 
     def after_validate(self) -> None:
         report = self.model.report
@@ -96,3 +126,17 @@ class Hooks(LightningCLI):
             print(folder / "validity.md")
         if report.disbelieved:  # loudly: a script goes no further
             raise SystemExit(1)
+
+
+def _next_version(make_logger: Callable[[int], Logger]) -> Logger:
+    """Make the first folder that is not there: looking for it, two runs may find the same."""
+    folder = Path(str(make_logger(0).log_dir)).parent
+    taken = [re.fullmatch(r"version_(\d+)", path.name) for path in folder.glob("version_*")]
+    version = max([int(match[1]) for match in taken if match], default=-1)
+    while True:
+        version += 1
+        try:
+            (folder / f"version_{version}").mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return make_logger(version)

@@ -1,14 +1,17 @@
 """Lightning's command line, for runs of this package's models."""
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
+from functools import partial
+from pathlib import PurePath
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mti_lightning import (
@@ -25,10 +28,12 @@ from mti_lightning import (
     Toy,
     Validity,
 )
+from mti_lightning.checkpoints import Unfinished
 from mti_lightning.cli.files import class_paths
 from mti_lightning.cli.hooks import Hooks
 from mti_lightning.cli.parser import Parser
-from mti_lightning.loggers import run_folder
+from mti_lightning.files import MOST_BYTES, replacing
+from mti_lightning.loggers import FolderOnly, run_folder
 from mti_lightning.objectives.preflight import read_checkpoint
 from mti_lightning.registry import check_skipped, current_path
 
@@ -54,6 +59,23 @@ def _final(base: type) -> list[str]:
     return [name for cls in below for name in _final(cls)] or [base.__name__]
 
 
+def check_name(name: str) -> None:
+    """Make sure that a run's folder lies under `tb_logs`.
+
+    Raises:
+        InputError: If it would not, or no file system takes its name.
+    """
+    path = PurePath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+        raise InputError(f"name {name!r}: give the name of a folder under tb_logs")
+    if max(len(os.fsencode(part)) for part in path.parts) > MOST_BYTES:
+        raise InputError(f"name {_short(name)}: too long; give {MOST_BYTES} bytes at most")
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) < 40 else f"{text[:37]}...")
+
+
 class SaveConfig(SaveConfigCallback):
     """Saves config.yaml to the run's folder, where there is one."""
 
@@ -61,8 +83,8 @@ class SaveConfig(SaveConfigCallback):
         folder = run_folder(trainer)
         if folder and trainer.is_global_zero and not self.already_saved:
             folder.mkdir(parents=True, exist_ok=True)
-            path = folder / self.config_filename
-            self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=False)
+            with replacing(folder / self.config_filename) as part:
+                part.write_text(self.parser.dump(self.config, skip_unset=False), encoding="utf-8")
         self.already_saved = True
 
 
@@ -94,7 +116,7 @@ class MtiCLI(Hooks):
                 "devices": 1,
                 "log_every_n_steps": 8,
                 "enable_model_summary": False,
-                "callbacks": [PictureLog(), AtlasLog(), Results()],
+                "callbacks": [PictureLog(), AtlasLog(), Results(), Unfinished()],
             },
         )
 
@@ -130,12 +152,21 @@ class MtiCLI(Hooks):
     def before_instantiate_classes(self) -> None:
         if not isinstance(given := self._get(self.config, "trainer"), Namespace):
             raise InputError(f"trainer: give its keys, such as max_epochs; not {given!r}")
+        check_name(self._get(self.config, "name"))
         check_skipped(self._get(self.config, "model.init_args.attribution.class_path", "") or "")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        if self._get(self.config_init, "trainer.logger") in (None, True):
-            name = self._get(self.config, "name")
-            kwargs["logger"] = TensorBoardLogger("tb_logs", name=name, default_hp_metric=False)
+        wanted, name = self._get(self.config_init, "trainer.logger"), self._get(self.config, "name")
+        self.make_logger = None
+        if wanted in (None, True):
+
+            def make(version: int | None = None) -> Logger:
+                return TensorBoardLogger("tb_logs", name, version, default_hp_metric=False)
+
+            self.make_logger, kwargs["logger"] = make, make()
+        elif wanted is False:
+            self.make_logger = partial(FolderOnly, "tb_logs", name)
+            kwargs["logger"] = self.make_logger(0)
         try:
             if self._shares_bank():
                 kwargs["strategy"] = ImageBankStrategy()

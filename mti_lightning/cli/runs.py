@@ -1,10 +1,13 @@
 """`mti fit`, `mti predict` and `mti validate`, which take configurations."""
 
+import os
+import shlex
 from collections.abc import Sequence
 
 from mti_lightning.cli.errors import add_place, own_error
 from mti_lightning.cli.files import check, locate
 from mti_lightning.errors import InputError
+from mti_lightning.signals import Stopped, end_with_parent
 
 
 def fit(args: Sequence[str]) -> None:
@@ -24,7 +27,9 @@ def validate(args: Sequence[str]) -> None:
 
 def _run(command: str, args: Sequence[str]) -> None:
     """Run a command; an error says where in a configuration it is."""
-    args = locate(args)
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        end_with_parent()
+    given, args = list(args), locate(args)
     check(args)
     # Only now, as they import PyTorch.
     from mti_lightning.cli.discovery import with_plugins
@@ -38,3 +43,19 @@ def _run(command: str, args: Sequence[str]) -> None:
         if isinstance(cause, InputError):
             raise InputError(add_place(str(cause), args)) from error
         raise
+    except Stopped as stopped:
+        stopped.add_note(_how_to_go_on(command, given, stopped))
+        raise
+
+
+def _how_to_go_on(command: str, args: Sequence[str], stopped: Stopped) -> str:
+    """Say what a stopped command leaves, and what is to be typed."""
+    again = ["mti", command, *args]
+    if command == "predict":
+        return f"every finished block is kept; the same command goes on: {shlex.join(again)}"
+    if command == "fit" and stopped.kept is not None:
+        for place in [i for i, word in enumerate(again) if word.startswith("--ckpt_path")][::-1]:
+            del again[place : place + (1 if "=" in again[place] else 2)]
+        goes_on = shlex.join([*again, "--ckpt_path", str(stopped.kept)])
+        return f"{stopped.kept} is kept; go on with: {goes_on}"
+    return f"nothing new is kept; the same command begins anew: {shlex.join(again)}"

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mti_lightning.cli.parser import Parser
-from mti_lightning.errors import InputError, reason_of
+from mti_lightning.errors import InputError, check_range, reason_of
+from mti_lightning.files import replacing
+from mti_lightning.locks import taking
 
 
 def run(args: Sequence[str]) -> None:
@@ -19,21 +21,21 @@ def run(args: Sequence[str]) -> None:
     parser.add_argument("--caption", default="", help="What stands beneath.")
     parser.add_argument("--overwrite", action="store_true", help="Replace the picture.")
     given = parser.parse_args(list(args))
+    check_range(1, rows=given.rows)
     out = Path(given.out)
-    if out.exists() and not given.overwrite:
-        raise InputError(f"{out} exists; give --out another name, or --overwrite")
-    from mti_lightning.compose import contact_sheet
+    with taking(out, overwrite=given.overwrite):
+        from mti_lightning.compose import contact_sheet
 
-    try:
-        picture = contact_sheet([Path(run) for run in given.runs], given.rows, given.caption)
-    except (KeyError, ValueError, OSError, csv.Error) as error:
-        if isinstance(error, InputError):
-            raise
-        runs = ", ".join(given.runs)
-        raise InputError(f"the results in {runs} cannot be read: {reason_of(error)}") from error
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        picture.save(out)
-    except (ValueError, OSError) as error:
-        raise InputError(f"{out} cannot be written: {error}") from error
+        try:
+            picture = contact_sheet([Path(run) for run in given.runs], given.rows, given.caption)
+        except (KeyError, ValueError, OSError, csv.Error) as error:
+            if isinstance(error, InputError):
+                raise
+            runs = ", ".join(given.runs)
+            raise InputError(f"the results in {runs} cannot be read: {reason_of(error)}") from error
+        try:
+            with replacing(out) as part:
+                picture.save(part)
+        except ValueError as error:
+            raise InputError(f"{out} cannot be written: {error}") from error
     print(out)

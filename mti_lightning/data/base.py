@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mti_lightning.backbone import Preprocessing
-from mti_lightning.data.datasets import Picture, Pictures, Stamp
+from mti_lightning.data.datasets import LostError, Picture, Pictures, Stamp
 from mti_lightning.errors import InputError, check_range
 from mti_lightning.registry import public_path
 
@@ -37,7 +37,10 @@ class Loaded(NamedTuple):
     stamps: dict[int, Stamp]
 
 
-class _Tolerant(Dataset[tuple[int, Picture | str]]):
+_Item = tuple[int, Picture | str | LostError]
+
+
+class _Tolerant(Dataset[_Item]):
     """Pictures, or the reason why one cannot be read: an error would end the pass."""
 
     def __init__(self, pictures: Pictures) -> None:
@@ -46,21 +49,36 @@ class _Tolerant(Dataset[tuple[int, Picture | str]]):
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def __getitem__(self, index: int) -> tuple[int, Picture | str]:
+    def __getitem__(self, index: int) -> _Item:
         try:
             return index, self.pictures[index]
         except InputError as error:
             return index, str(error)
+        except LostError as error:
+            return index, error
 
 
-def _loaded(items: list[tuple[int, Picture | str]]) -> Loaded:
-    read = {index: item for index, item in items if not isinstance(item, str)}
+def _loaded(items: list[_Item]) -> Loaded | LostError:
+    for _, item in items:
+        if isinstance(item, LostError):
+            return item
+    read = {index: item for index, item in items if isinstance(item, dict)}
     reasons = {index: item for index, item in items if isinstance(item, str)}
     stamps = {index: item["stamp"] for index, item in read.items() if "stamp" in item}
     indices = torch.tensor([*read], dtype=torch.long)
     pictures = [item["picture"] for item in read.values()]
     stacked = torch.stack(pictures) if pictures else torch.empty(0, 3, 0, 0)
     return Loaded(indices, stacked, reasons, stamps)
+
+
+class _Loader(DataLoader[Any]):
+    """Raises here what a process that loads pictures would wrap in its own traceback."""
+
+    def __iter__(self) -> Iterator[Loaded]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, LostError):
+                raise batch
+            yield batch
 
 
 class PictureData(LightningDataModule, ABC):
@@ -118,7 +136,7 @@ class PictureData(LightningDataModule, ABC):
 
     def loader(self, indices: Iterable[int]) -> DataLoader[Any]:
         """Return `Loaded` batches of the pictures at some indices, after `use`."""
-        return DataLoader(
+        return _Loader(
             _Tolerant(self.pictures),  # by name, or Lightning cannot make the loader anew
             batch_size=self.batch_size,
             sampler=indices,

@@ -1,11 +1,13 @@
 """Pictures by their index, read from where they lie on a disk."""
 
+import errno
 import os
 import zlib
 from abc import ABC, abstractmethod
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple, NotRequired, TypedDict
+from stat import S_ISREG
+from typing import Final, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +16,12 @@ from torch.utils.data import Dataset
 
 from mti_lightning.backbone import Preprocessing
 from mti_lightning.data.decode import decode, prepare
-from mti_lightning.errors import InputError, printable
+from mti_lightning.errors import InputError, RunError, printable
 from mti_lightning.features.feature import Feature
+
+MOST_BYTES: Final = 2**30  # of a picture's file
+# What is wrong with one file, for good, and not with the disk.
+_ODD: Final = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV)
 
 
 class Stamp(NamedTuple):
@@ -59,6 +65,19 @@ class Pictures(Dataset[Picture], ABC):
         return None
 
 
+class LostError(RunError):
+    """A picture is out of reach, as of a disk that is gone; that says nothing of the picture."""
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """Return whether it is a link to a file that is not there, in a folder that is."""
+    return path.is_symlink() and Path(os.path.realpath(path)).parent.is_dir()
+
+
 class StoredPictures(Pictures):
     """Pictures that are read from a disk."""
 
@@ -72,13 +91,25 @@ class StoredPictures(Pictures):
     def _read(self, index: int) -> tuple[bytes, Stamp]:
         path, first, size = self._place(index)
         try:
-            # Opened each time, which is quick: worker processes must not share a handle.
-            with path.open("rb") as file:
+            # Opened each time, which is quick: worker processes must not share a handle. A pipe
+            # would have it wait for who writes.
+            with open(path, "rb", opener=_open_at_once) as file:
+                found = os.fstat(file.fileno())
+                if not S_ISREG(found.st_mode):
+                    raise InputError(f"{path} cannot be read: it is no regular file")
+                if size is None and found.st_size > MOST_BYTES:
+                    raise InputError(
+                        f"{path} cannot be read: {found.st_size / 2**30:.1f} GiB, and a picture's "
+                        f"file may have {MOST_BYTES >> 30} at most"
+                    )
                 file.seek(first)
                 raw = file.read(size)
-                modified = os.fstat(file.fileno()).st_mtime_ns
+                modified = found.st_mtime_ns
         except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+            told = f"{path} cannot be read: {error.strerror}"
+            if error.errno in _ODD or _leads_nowhere(path):
+                raise InputError(told) from error
+            raise LostError(f"{told}; is its disk still there?") from error
         return raw, Stamp(len(raw), modified, zlib.crc32(raw))
 
     def __getitem__(self, index: int) -> Picture:

@@ -2,7 +2,6 @@
 
 import base64
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from mti_lightning.errors import InputError
 from mti_lightning.explanation.choose import Said
 from mti_lightning.features.classes import display
 from mti_lightning.features.feature import Feature
-from mti_lightning.objectives.chunk import file_name
+from mti_lightning.files import file_name, replacing
 
 _COLUMNS = ("response", "excitation", "inhibition", "tension")
 
@@ -192,16 +191,20 @@ class Explanation:
         written = [out, settings]
         with _writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
-            self.sheet.save(out)
+            with replacing(out) as part:
+                self.sheet.save(part)
             if self.path is None:
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir()
+                folder.mkdir(exist_ok=True)
+                for old in folder.glob("[0-9]*_*.png"):
+                    old.unlink()
                 for index, (name, picture) in enumerate(
                     zip(self.names, self.originals, strict=True)
                 ):
-                    picture.save(folder / f"{index}_{file_name(name)[-80:]}.png")
+                    with replacing(folder / f"{index}_{file_name(name, 80)}.png") as part:
+                        picture.save(part)
                 written.append(folder)
-            settings.write_text(self.configuration(folder.absolute()), encoding="utf-8")
+            with replacing(settings) as part:
+                part.write_text(self.configuration(folder.absolute()), encoding="utf-8")
         return written
 
     def _repr_png_(self) -> bytes:

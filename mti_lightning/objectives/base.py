@@ -10,6 +10,7 @@ from lightning import Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from mti_lightning.checkpoints import write_whole
 from mti_lightning.errors import InputError, check_range
 from mti_lightning.objectives.bank import ImageBank
 from mti_lightning.objectives.chunk import ImageChunk
@@ -69,6 +70,7 @@ class Objective(ImageBank, ABC):
 
     def prepare_run(self, trainer: Trainer, data: object) -> None:
         check_options(trainer)
+        write_whole(trainer)
         check_devices(trainer, self.chunks, self.batch_size)
         if not len(self.bank):
             self.build_bank(data)

@@ -1,6 +1,5 @@
 """Images that are optimised together: what they are for, and the parameters they have."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
@@ -16,11 +15,6 @@ from mti_lightning.images.parameters import ImageParameters
 from mti_lightning.images.views import whole
 
 Size = tuple[int, int]  # height and width
-
-
-def file_name(text: str) -> str:
-    """Return `text` with what file systems do not take everywhere replaced."""
-    return re.sub(r"[^\w.-]+", "-", text)
 
 
 @dataclass(frozen=True)

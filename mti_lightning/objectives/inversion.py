@@ -130,7 +130,7 @@ class Inversion(Objective):
             parameter[stuck] = values.to(self.device)
             state = self.optimizers().state[parameter]  # type: ignore[union-attr]
             for moment in state.values():
-                if moment.shape == parameter.shape:
+                if isinstance(moment, Tensor) and moment.shape == parameter.shape:
                     moment[stuck] = 0
         chunk.moved[stuck] = 0
 

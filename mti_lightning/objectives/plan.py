@@ -15,9 +15,10 @@ from mti_lightning.features.bound import FeatureGroup
 from mti_lightning.features.feature import Feature
 from mti_lightning.features.receptive_field import find_window
 from mti_lightning.features.window import Window
+from mti_lightning.files import file_name
 from mti_lightning.images.seeds import derive_seed
 from mti_lightning.log import log_info
-from mti_lightning.objectives.chunk import Entry, file_name
+from mti_lightning.objectives.chunk import Entry
 
 _NAMES: dict[Sign | None, str] = {"+": "positive", "-": "negative", None: "mti"}
 Pairing = Literal["all", "matched"]
@@ -77,7 +78,7 @@ class BankPlan:
                 for sign in self.signs:
                     name = _NAMES[sign]
                     parts = (stem, str(self.features[feature]), name, f"seed{seed}")
-                    slug = "_".join(file_name(part) for part in parts if part)[-150:]
+                    slug = file_name("_".join(file_name(part) for part in parts if part), 150)
                     slug = f"{slug}_{len(entries)}" if slug in entries else slug
                     key = derive_seed(seed, self.features[feature], content)
                     entries[slug] = Entry(slug, key, feature, name, seed, sign, source)

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mti_lightning.errors import InputError, RunError, check_range
+from mti_lightning.files import replacing
 from mti_lightning.images.seeds import START, derive_seed, generator_at
 from mti_lightning.loggers import log_figure, loggers_of, run_folder, take_pictures
 from mti_lightning.superposition.figures import Motifs, draw
@@ -177,7 +178,8 @@ class Toy(LightningModule, ABC):
         if folder and self.trainer.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
             best = {name: w.contiguous().cpu() for name, w in self.best()._asdict().items()}
-            save_file(best, folder / "weights.safetensors")
+            with replacing(folder / "weights.safetensors", lasting=True) as part:
+                save_file(best, part)
 
     def keep(self, chosen: Tensor) -> None:
         """Drop all starts but the chosen ones, [S'] of the present ones, with their momenta."""

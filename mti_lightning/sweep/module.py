@@ -19,6 +19,7 @@ from mti_lightning.backbone import Backbone
 from mti_lightning.data.base import Loaded, PictureData
 from mti_lightning.errors import InputError, check_range
 from mti_lightning.features.bound import expand
+from mti_lightning.locks import Hold, hold
 from mti_lightning.sweep.blocks import (
     Blocks,
     OpenBlocks,
@@ -30,7 +31,7 @@ from mti_lightning.sweep.blocks import (
 from mti_lightning.sweep.calibration import learn_profiles, mean_activation
 from mti_lightning.sweep.measuring import Measurement, find_parts
 from mti_lightning.sweep.provenance import as_read_back, attributed
-from mti_lightning.sweep.writing import SweepWriter, open_or_begin
+from mti_lightning.sweep.writing import SweepWriter, make_folder, open_or_begin
 
 
 @final
@@ -94,6 +95,7 @@ class Sweep(AttributionModule):
         # A process may find nothing left to do while others do.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.measurement: Measurement | None = None
+        self._hold: Hold | None = None
 
     # --- what a picture gives ---
 
@@ -115,7 +117,7 @@ class Sweep(AttributionModule):
     # --- the run ---
 
     def open_store(self, data: PictureData, path: Path, precision: str) -> None:
-        """Begin the store at `path`, or go on with the one that is there.
+        """Begin the store at `path`, or go on with the one that is there; hold it until the end.
 
         Args:
             data: The pictures, as the backbone sees them.
@@ -123,20 +125,28 @@ class Sweep(AttributionModule):
             precision: What the trainer computes in.
 
         Raises:
-            InputError: If there is another sweep, or of other pictures, or something else.
+            InputError: If there is another sweep, or of other pictures, or something else, or
+                another process is at it.
         """
-        open_or_begin(
-            path,
-            self.provenance(data, precision),
-            data.pictures,
-            partial(mean_activation, self.backbone, self.layer, data, self.calibrate),
-            self.block,
-            self.config,
-            classes={
-                str(one.feature): one.class_names for one in self.bound_features if one.class_names
-            },
-            anew=self.overwrite,
-        )
+        make_folder(path)
+        self._hold = hold(path)
+        classes = {
+            str(one.feature): one.class_names for one in self.bound_features if one.class_names
+        }
+        try:
+            open_or_begin(
+                path,
+                self.provenance(data, precision),
+                data.pictures,
+                partial(mean_activation, self.backbone, self.layer, data, self.calibrate),
+                self.block,
+                self.config,
+                classes=classes,
+                anew=self.overwrite,
+            )
+        except BaseException:
+            self._hold.release()
+            raise
         self.overwrite = False  # from here on it goes on with this one
 
     def provenance(self, data: PictureData | None, precision: str = "32-true") -> dict[str, Any]:
@@ -220,3 +230,5 @@ class Sweep(AttributionModule):
         if self.trainer.is_global_zero:
             dimensions = self.backbone.layout(self.layer).dimensions
             finish(self._store, self.kept, self.keep_by, self.keep, dimensions)
+            if self._hold is not None:
+                self._hold.release()

@@ -1,7 +1,6 @@
 """The top pictures and features of a sweep, as tables, contact sheets and scatters."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from mti_lightning.compose import to_image
 from mti_lightning.data.datasets import Pictures
 from mti_lightning.errors import InputError
 from mti_lightning.features.classes import display
+from mti_lightning.files import replacing
+from mti_lightning.locks import taking
 from mti_lightning.log import log_info
 from mti_lightning.loggers import log_figure, log_text, tensorboards
 from mti_lightning.sweep.measures import MEASURES, Array, check_measure, select
@@ -224,8 +225,6 @@ def make_ranking(
     check_measure(measure)
     if count is not None and count < 1:
         raise InputError(f"count {count}: give 1 or more")
-    for path in filter(None, (out, sheet)):
-        _check_file(path, overwrite)
     if sheet is not None and sheet.resolve() == out.resolve():
         raise InputError(f"{out} cannot be the table and the sheet; give two names")
     known = Image.registered_extensions()  # which fills SAVE
@@ -235,42 +234,21 @@ def make_ranking(
     if not store.complete:
         done = f"{np.count_nonzero(store.status)} of {store.size} pictures"
         log_info(f"{store.path} is not finished ({done}); the same mti predict goes on with it")
-    if feature is None and len(store.features) > 1:
+    whole_layer = feature is None and len(store.features) > 1 and sheet is None
+    place = 0 if whole_layer else store.feature_index(feature)  # says which there are
+    with taking(*filter(None, (out, sheet)), overwrite=overwrite):
+        if whole_layer:
+            write_table(out, layer_table(store, measure)[:count])
+            return
+        rows = table(store, place, measure, count or 20)
         if sheet is not None:
-            store.feature_index(feature)  # says which there are
-        _write(out, layer_table(store, measure)[:count])
-        return
-    place = store.feature_index(feature)
-    rows = table(store, place, measure, count or 20)
-    if sheet is not None:
-        title = f"{store.shown[place]}, top {len(rows)} by {measure}"
-        pictures = pictures_of(store)
-        store.check_contents(pictures, [row["index"] for row in rows])
-        drawn = picture_sheet(store, pictures, place, rows, title)
-        with _writing(sheet):
-            drawn.save(sheet)
-    _write(out, rows)
-
-
-def _check_file(path: Path, overwrite: bool) -> None:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give the name of a file in it")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists; give another name, or --overwrite")
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with _writing(path):
-        write_table(path, rows)
+            title = f"{store.shown[place]}, top {len(rows)} by {measure}"
+            pictures = pictures_of(store)
+            store.check_contents(pictures, [row["index"] for row in rows])
+            drawn = picture_sheet(store, pictures, place, rows, title)
+            with replacing(sheet) as part:
+                drawn.save(part)
+        write_table(out, rows)
 
 
 def _short(text: str, length: int) -> str:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,11 +14,14 @@ from torch import Tensor
 
 from mti_lightning.data.datasets import Pictures, Stamp
 from mti_lightning.errors import InputError, RunError
+from mti_lightning.files import beside, sync_disk
 from mti_lightning.images.boxes import Box
 from mti_lightning.superposition.interference import FeatureProfiles
 from mti_lightning.sweep.intact import CODECS, EVERY_CHUNK
 from mti_lightning.sweep.measures import COLUMNS, Array
 from mti_lightning.sweep.store import KEPT, PENDING, PROFILES, SweepStore, holds_sweep
+
+_INSTEAD = "give --model.store another place"
 
 
 @final
@@ -52,11 +56,12 @@ class SweepWriter(SweepStore):
             classes: For features that stand for classes the names of these.
         """
         path = path.resolve()  # a link to another disk stays one
-        half = _half(path)
+        half = beside(path)
         with writing(path):
             cls._make(
                 half, provenance, keys, mean_activation, block, config, stamps or {}, classes or {}
             )
+            sync_disk(half)
             _remove(path)
             half.rename(path)  # whole or not at all
         return cls(path)
@@ -186,6 +191,7 @@ class SweepWriter(SweepStore):
         with writing(self.path):
             for name, values in columns.items():
                 self._array(name)[start:stop] = values
+            sync_disk(self.path)  # a power cut must not leave a status without its numbers
             self._array("status")[start:stop] = status
 
     def write_candidates(self, start: int, rows: Sequence[tuple[int, int, Array]]) -> None:
@@ -209,11 +215,12 @@ class SweepWriter(SweepStore):
             dimensions: Names of a map's dimensions.
         """
         with writing(self.path):
-            for cut_off in self.path.rglob("*.partial"):  # zarr's, of a write that was stopped
+            for cut_off in filter(_is_cut_off, self.path.rglob("*.partial")):
                 cut_off.unlink()
             if not self.complete:
                 if wanted:
                     self._keep(wanted, dimensions)
+                sync_disk(self.path)
                 self._group.attrs["complete"] = True
             _remove(self.path / "candidates")
 
@@ -303,31 +310,36 @@ def check_place(path: Path) -> None:
     """Make sure that a store can be made at `path`.
 
     Raises:
-        InputError: If something else is there, or no folder can be.
+        InputError: If something else is there.
     """
-    instead = "give --model.store another place"
+    for there in filter(Path.exists, (path, beside(path.resolve()))):
+        if not _replaceable(there):
+            raise InputError(f"{there} exists and is no sweep; {_INSTEAD}")
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder of a store.
+
+    Raises:
+        InputError: If it cannot be, or nothing can be written there.
+    """
     try:
-        for there in filter(Path.exists, (path, _half(path.resolve()))):
-            if not _replaceable(there):
-                raise InputError(f"{there} exists and is no sweep; {instead}")
         path.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        raise InputError(f"{path} cannot be made: {where}{error.strerror}; {instead}") from error
+        raise InputError(f"{path} cannot be made: {where}{error.strerror}; {_INSTEAD}") from error
 
 
 def _replaceable(folder: Path) -> bool:
     """Return whether it is a sweep, or has nothing in it but zarr's first write, cut off."""
-    return folder.is_dir() and (
-        holds_sweep(folder) or all(entry.suffix == ".partial" for entry in folder.iterdir())
-    )
+    return folder.is_dir() and (holds_sweep(folder) or all(map(_is_cut_off, folder.iterdir())))
 
 
-def _half(path: Path) -> Path:
-    """Return where the store of `path` is until it is whole."""
-    return path.with_name(path.name + ".new")
+def _is_cut_off(path: Path) -> bool:
+    """Return whether it is what zarr leaves of a write that was stopped, by its name."""
+    return re.fullmatch(r".*\.[0-9a-f]{32}\.partial", path.name) is not None
 
 
 def _remove(folder: Path) -> None:

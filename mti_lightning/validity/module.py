@@ -14,6 +14,7 @@ from mti_lightning.attribution.tension import Measure, Tension
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.data.base import Loaded, PictureData
 from mti_lightning.errors import InputError, RunError, check_range
+from mti_lightning.files import replacing
 from mti_lightning.loggers import log_numbers, log_text, loggers_of, run_folder, tensorboards
 from mti_lightning.validity.checks import (
     check_neighbours,
@@ -208,8 +209,9 @@ class Validity(AttributionModule):
         if (folder := run_folder(self.trainer)) is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "validity.md").write_text(report.markdown(), encoding="utf-8")
-        (folder / "validity.json").write_text(report.json(), encoding="utf-8")
+        for name, text in (("validity.md", report.markdown()), ("validity.json", report.json())):
+            with replacing(folder / name) as part:
+                part.write_text(text, encoding="utf-8")
         loggers = loggers_of(self.trainer)
         log_text(loggers, "validity", report.markdown())
         numbers = {

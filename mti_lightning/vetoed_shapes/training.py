@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MultilabelAveragePrecision
 
 from mti_lightning.errors import check_range
+from mti_lightning.files import replacing
 from mti_lightning.images.spectrum import frequency_radius
 from mti_lightning.vetoed_shapes.backbone import WEIGHTS
 from mti_lightning.vetoed_shapes.shapes import KINDS
@@ -195,4 +196,5 @@ class VetoedShapesClassifier(LightningModule):
         folder = self.trainer.log_dir
         if folder and self.trainer.is_global_zero:
             state = {name: value.contiguous() for name, value in self.network.state_dict().items()}
-            save_file(state, Path(folder) / "weights.safetensors")
+            with replacing(Path(folder) / "weights.safetensors", lasting=True) as part:
+                save_file(state, part)

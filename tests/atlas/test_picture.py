@@ -7,8 +7,9 @@ import pytest
 from matplotlib import colormaps
 from PIL import Image
 
+from mti_lightning.atlas.embedding import save
 from mti_lightning.atlas.layout import Cell, Layout, find_cells, lay_out
-from mti_lightning.atlas.picture import draw, mark, save
+from mti_lightning.atlas.picture import draw, mark
 
 SIDE, LEFT, TOP = 87, 30, 140  # of a cell among 20 × 20, in pixels
 WIDTH = 1800

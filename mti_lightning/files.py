@@ -1,0 +1,120 @@
+"""Files that are there whole or not at all, and names that every file system takes."""
+
+import ctypes
+import errno
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mti_lightning.errors import InputError, RunError
+
+MOST_BYTES = 200  # bytes of a name: file systems take 255, and endings are added
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def file_name(text: str, most: int = MOST_BYTES) -> str:
+    """Return `text` with what file systems do not take everywhere replaced, cut to `most` bytes.
+
+    What is cut keeps its end, and a few letters that tell it from others with the same end.
+    """
+    name = re.sub(r"[^\w.-]+", "-", text)
+    if len(name.encode()) <= most:
+        return name
+    end = name.encode()[9 - most :].decode(errors="ignore")
+    return f"{hashlib.sha256(name.encode()).hexdigest()[:8]}-{end}"
+
+
+@contextmanager
+def replacing(path: Path, *, lasting: bool = False) -> Iterator[Path]:
+    """Give the place where a file is written, beside its name; at the end it gets the name.
+
+    A file of that name stays as it was until then, and for good after an error or a kill.
+
+    Args:
+        path: The file. A link stays one; what is no file, such as a pipe, is written itself.
+        lasting: Make sure that it survives a power cut.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    part = beside(target)
+    try:
+        if target.exists() and not target.is_file():
+            yield target
+            return
+        yield part
+        if lasting:
+            sync(part)
+        part.replace(target)
+        if lasting:
+            sync(target.parent)
+    except OSError as error:
+        raise RunError(unwritable(path, error)) from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """Make sure that a file can be written, and make its folder.
+
+    Raises:
+        InputError: If it is there already, or cannot be.
+    """
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; give the name of a file in it")
+        if path.exists() and not overwrite:
+            raise InputError(f"{path} exists; give another name, or --overwrite")
+        if path.exists() and not path.is_file():  # such as /dev/stdout
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise InputError(unwritable(path, error)) from error
+
+
+def beside(path: Path, kind: str = "part") -> Path:
+    """Return where a file or folder is until it is whole: hidden, with the same ending."""
+    part = path.with_name(f".{path.stem}.{kind}{path.suffix}")
+    if len(os.fsencode(part.name)) > MOST_BYTES:
+        digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+        part = path.with_name(f".{digest}.{kind}{path.suffix if len(path.suffix) < 9 else ''}")
+    return part
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some folders cannot be
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_disk(path: Path) -> None:
+    """Have all that was written to the disk of a path survive a power cut."""
+    try:
+        syncfs = ctypes.CDLL(None).syncfs
+    except (AttributeError, OSError):  # Linux has it
+        os.sync()
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        syncfs(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def unwritable(path: Path, error: OSError) -> str:
+    """Say in a line why a file cannot be written."""
+    reason = "the disk is full; make room" if error.errno in FULL else error.strerror or error
+    return f"{path} cannot be written: {reason}"
