@@ -164,7 +164,7 @@ REFUSED = {
             *("--model=PositiveInversion", "--data=PictureFile", "--data.path=pictures/good.png"),
         ],
         "1 of 1 images cannot be made, as nothing excites (+) or inhibits (-) at layer layer2: ",
-        "+ of fc:0 in good.png; try an earlier attribution layer, or coherent: false",
+        "+ of fc:0 (tench) in good.png; try an earlier attribution layer, or coherent: false",
     ),
     "canvas too small": (
         ["--model.image=FourierPhase", "--model.image.canvas=[8,8]"],
@@ -202,7 +202,7 @@ REFUSED = {
     "unknown accelerator": (["--trainer.accelerator=abacus"], "trainer: ", "abacus", "cpu"),
     "value that torch refuses": (
         ["--model.optimizer=Adam", "--model.optimizer.lr=-1"],
-        "model.optimizer: Invalid learning rate: -1",
+        "optimizer: Invalid learning rate: -1",
     ),
     "optimizer value of the wrong type": (
         ["--model.optimizer=Adam", "--model.optimizer.lr=few"],
