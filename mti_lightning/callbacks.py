@@ -159,7 +159,7 @@ class Results(Callback):
             return
         try:
             self._write(trainer, pl_module)
-        except RunError as error:
+        except (RunError, OSError) as error:  # of what stopped the run, more is to be told
             log_warning(str(error))
 
     def _write(self, trainer: Trainer, objective: LightningModule) -> None:

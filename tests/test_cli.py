@@ -659,7 +659,7 @@ def test_a_checkpoint_goes_on_for_more_epochs(runs, desk):
     assert torch.load(after, weights_only=True)["global_step"] == 4
 
 
-def test_a_run_without_a_logger_leaves_no_files(desk):
+def test_a_run_without_logger_and_checkpoints_leaves_pictures_alone(desk):
     main(
         [
             "fit",
@@ -669,7 +669,8 @@ def test_a_run_without_a_logger_leaves_no_files(desk):
             "--trainer.enable_checkpointing=false",
         ]
     )
-    assert not Path("tb_logs").exists()
+    left = {path.name for path in Path("tb_logs/small/version_0").iterdir()}
+    assert left == {"config.yaml", "pictures", "results.csv"}
     assert not Path("config.yaml").exists()
 
 

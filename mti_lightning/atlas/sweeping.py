@@ -15,7 +15,7 @@ from mti_lightning.log import LOG
 from mti_lightning.sweep.module import Sweep
 from mti_lightning.sweep.progress import SweepProgress
 from mti_lightning.sweep.store import SweepStore
-from mti_lightning.sweep.writing import make_folder
+from mti_lightning.sweep.writing import check_place
 
 # Of how a sweep is made, what an atlas depends on; it may have been made of further features.
 _SAME = ("weights", "attribution_layer", "attribution", "tension", "preprocessing")
@@ -66,7 +66,7 @@ def ensure_sweep(
             f"there is no complete sweep at {path}; make it by mti predict with --model.keep "
             "N, or give --data to have it made now"
         )
-    make_folder(path)
+    check_place(path)
     with _hold_in_turn(path):
         if is_there():
             return

@@ -4,6 +4,7 @@ import os
 import pkgutil
 import select
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -46,6 +47,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command line with `args`, by default those of the process."""
     if args is None:
         keep_memory()
+        threading.excepthook = _told_later
     try:
         try:
             with heeding():
@@ -66,6 +68,12 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         print(f"mti: error: {printable(told)}", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def _told_later(ended: threading.ExceptHookArgs) -> None:
+    """Keep quiet of a disk that TensorBoard's thread cannot write: it raises that here, too."""
+    if not isinstance(ended.exc_value, OSError):
+        threading.__excepthook__(ended)
 
 
 def _dispatch(given: Sequence[str]) -> None:

@@ -31,7 +31,7 @@ from mti_lightning.sweep.blocks import (
 from mti_lightning.sweep.calibration import learn_profiles, mean_activation
 from mti_lightning.sweep.measuring import Measurement, find_parts
 from mti_lightning.sweep.provenance import as_read_back, attributed
-from mti_lightning.sweep.writing import SweepWriter, make_folder, open_or_begin
+from mti_lightning.sweep.writing import SweepWriter, check_place, open_or_begin
 
 
 @final
@@ -128,7 +128,7 @@ class Sweep(AttributionModule):
             InputError: If there is another sweep, or of other pictures, or something else, or
                 another process is at it.
         """
-        make_folder(path)
+        check_place(path)
         self._hold = hold(path)
         classes = {
             str(one.feature): one.class_names for one in self.bound_features if one.class_names

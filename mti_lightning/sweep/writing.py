@@ -21,8 +21,6 @@ from mti_lightning.sweep.intact import CODECS, EVERY_CHUNK
 from mti_lightning.sweep.measures import COLUMNS, Array
 from mti_lightning.sweep.store import KEPT, PENDING, PROFILES, SweepStore, holds_sweep
 
-_INSTEAD = "give --model.store another place"
-
 
 @final
 class SweepWriter(SweepStore):
@@ -310,26 +308,19 @@ def check_place(path: Path) -> None:
     """Make sure that a store can be made at `path`.
 
     Raises:
-        InputError: If something else is there.
+        InputError: If something else is there, or no folder can be.
     """
-    for there in filter(Path.exists, (path, beside(path.resolve()))):
-        if not _replaceable(there):
-            raise InputError(f"{there} exists and is no sweep; {_INSTEAD}")
-
-
-def make_folder(path: Path) -> None:
-    """Make the folder of a store.
-
-    Raises:
-        InputError: If it cannot be, or nothing can be written there.
-    """
+    instead = "give --model.store another place"
     try:
+        for there in filter(Path.exists, (path, beside(path.resolve()))):
+            if not _replaceable(there):
+                raise InputError(f"{there} exists and is no sweep; {instead}")
         path.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        raise InputError(f"{path} cannot be made: {where}{error.strerror}; {_INSTEAD}") from error
+        raise InputError(f"{path} cannot be made: {where}{error.strerror}; {instead}") from error
 
 
 def _replaceable(folder: Path) -> bool:

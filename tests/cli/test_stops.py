@@ -1,9 +1,11 @@
 """What signals, second terminals and full disks leave: whole files, a line, a way to go on."""
 
+import os
 import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -52,7 +54,8 @@ def called(*args, **options):
         exec(do)
     return of(*args, **options)
 setattr(holder, name, called)
-main(args)
+sys.argv[1:] = args
+main()
 """
 STEP = ("mti_lightning.objectives.base:Objective", "training_step")
 MEASURE = ("mti_lightning.sweep.module:Sweep", "predict_step")
@@ -237,3 +240,53 @@ def test_a_file_that_cannot_be_written_costs_none_of_the_others(
     rows = read_table(Path("tb_logs/small/version_0/results.csv"))
     assert [row["file"] for row in rows] == ["", f"pictures/{entries[1]}.png"]
     assert Path("tb_logs/small/version_0", rows[1]["file"]).is_file()
+
+
+@pytest.fixture
+def small_disk(desk: Path) -> Iterator[Path]:
+    disk = desk / "tb_logs"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk can be mounted by root only")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["fit", "sheet"]
+    + [
+        pytest.param(command, marks=pytest.mark.slow)
+        for command in ("validate", "rank", "gone", "in the way")
+    ],
+)
+def test_what_cannot_be_written_costs_a_line(
+    desk: Path, request: pytest.FixtureRequest, command: str
+) -> None:
+    fit = ["fit", "--config=fit.yaml"]
+    do, args, told = "pass", fit, "the disk is full; make room"
+    if command in ("fit", "validate"):
+        (request.getfixturevalue("small_disk") / "filler").write_bytes(bytes(40_000))
+        if command == "validate":
+            config = f"--config={CONFIGS / 'demo_validate.yaml'}"
+            args = ["validate", config, *QUIET, "--model.rendered=0", "--model.pictures=16"]
+    elif command == "sheet":
+        main(fit)
+        Path("tb_logs").rename("runs")
+        (request.getfixturevalue("small_disk") / "filler").write_bytes(bytes(60_000))
+        args = ["sheet", "runs/small", "--out=tb_logs/sheet.png"]
+    elif command == "rank":
+        main(SWEEP)
+        args = ["rank", "tb_logs/demo_sweep/sweep.zarr", "--out=/dev/full", "--overwrite"]
+    elif command == "gone":
+        do, told = "import shutil; shutil.rmtree('tb_logs')", "No such file or directory"
+    else:
+        Path("tb_logs").write_text("a note")
+        told = "cannot be written: Not a directory"
+    done = run_with(STEP, 5, do, *args)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()[-1:]
+    assert line.startswith("mti: error: ")
+    assert told in line
+    assert "Traceback" not in done.stderr

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 import mti_lightning
 from mti_lightning.backbone import Preprocessing
 from mti_lightning.data.base import PictureData
+from mti_lightning.data.datasets import PictureFiles
 from mti_lightning.data.decode import decode, prepare
 from mti_lightning.data.modules import ImageFolder, PictureFolder, PictureShards
 from mti_lightning.data.shapes import VetoedShapesPictures
@@ -33,6 +34,31 @@ def test_pictures_by_index(folder):
         data.pictures[1]
     data.use(Preprocessing((20, 30), 1.0, "squash", "bilinear"))
     assert data.pictures[2]["picture"].shape == (3, 20, 30)
+
+
+def test_odd_files_are_unreadable_at_once(tmp_path):
+    os.mkfifo(tmp_path / "a_pipe.png")
+    (tmp_path / "b_device.png").symlink_to("/dev/zero")
+    with (tmp_path / "c_large.png").open("wb") as file:
+        file.truncate(10 * 2**30)
+    (tmp_path / "d_circle.png").symlink_to("d_circle.png")
+    (tmp_path / "e_link.png").symlink_to("nowhere.png")
+    (tmp_path / "f.png").mkdir()
+    names = sorted(path.name for path in tmp_path.iterdir())
+    pictures = PictureFiles(tmp_path, names, WHOLE)
+    for index, told in enumerate(
+        (
+            "it is no regular file",
+            "it is no regular file",
+            "10.0 GiB, and a picture's file may have 1 at most",
+            "Too many levels of symbolic links",
+            "No such file or directory",
+            "Is a directory",
+        )
+    ):
+        with pytest.raises(InputError) as raised:
+            pictures[index]
+        assert str(raised.value) == f"{tmp_path / names[index]} cannot be read: {told}"
 
 
 def test_what_is_known_of_pictures(classes, folder, shards):

@@ -11,6 +11,7 @@ import torch
 from webdataset import TarWriter
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from mti_lightning.data.datasets import LostError
 from mti_lightning.data.decode import decode, prepare
 from mti_lightning.data.modules import PictureFolder, PictureShards
 from mti_lightning.errors import InputError
@@ -164,15 +165,19 @@ def test_member_that_cannot_be_read_is_one_of_the_unreadable(tmp_path, source, r
         assert [sample["key"] for sample in data.samples()] == ["s.tar/b.png", "s.tar/d.png"]
 
 
-def test_shard_that_is_gone_leaves_its_pictures_unreadable(shards):
-    data = PictureShards(shards)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_shard_that_is_gone_says_nothing_of_its_pictures(shards, workers):
+    data = PictureShards(shards, num_workers=workers)
     data.use(WHOLE)
     (shards / "shard-001.tar").unlink()
-    (batch,) = data.loader([2, 3, 6])
+    (batch,) = data.loader([2, 6])
     assert batch.indices.tolist() == [2, 6]
-    assert batch.unreadable == {
-        3: f"{shards / 'shard-001.tar'} cannot be read: No such file or directory"
-    }
+    with pytest.raises(LostError) as raised:
+        next(iter(data.loader([2, 3, 6])))
+    assert str(raised.value) == (
+        f"{shards / 'shard-001.tar'} cannot be read: No such file or directory; is its disk still "
+        "there?"
+    )
 
 
 def test_shard_that_is_cut_off_anywhere(shards):

@@ -5,6 +5,7 @@ import gc
 import itertools
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -390,8 +391,17 @@ def test_images_that_show_nothing_of_their_target_are_named(
 
 
 def test_an_image_that_is_stuck_starts_anew_and_its_neighbours_do_not() -> None:
+    def counting(parameters: Any) -> torch.optim.Adam:
+        optimizer = torch.optim.Adam(parameters, lr=0.1)
+        # As timm's AdamP, which keeps its step as a number.
+        optimizer.register_step_post_hook(
+            lambda adam, *_: [state.update(count=1) for state in adam.state.values()]
+        )
+        return optimizer
+
     def made(**seeds: int) -> tuple[list[float], Tensor]:
         options = {"classes": CLASSES[:1], "layer": "layer4", "steps_per_epoch": 100, **seeds}
+        options |= {"optimizer": counting}
         objective = inversion(**options)
         fit(objective, 1, 1, seed=0)
         return objective.measure()["cosine"].tolist(), pictures(objective)

@@ -448,6 +448,28 @@ def test_what_cannot_be_read_is_counted_and_the_rest_is_right(tmp_path: Path) ->
         predict(sweep(tmp_path / "s.zarr"), PictureFolder(folder))
 
 
+def test_a_disk_that_is_gone_leaves_its_pictures_to_be_done(tmp_path: Path) -> None:
+    folder, store = tmp_path / "pictures", tmp_path / "s.zarr"
+    save_pictures(folder, 6)
+    predict(sweep(tmp_path / "whole.zarr", block=2), PictureFolder(folder, batch_size=2))
+    begun = sweep(store, block=2)
+    step = begun.predict_step
+
+    def unmount(batch: object, batch_idx: int) -> int:
+        folder.rename(tmp_path / "away")
+        folder.mkdir()
+        return step(batch, batch_idx)
+
+    begun.predict_step = unmount
+    with pytest.raises(RunError, match=r"2\.png cannot be read: No such file .*disk still there"):
+        predict(begun, PictureFolder(folder, batch_size=2))
+    assert SweepStore(store).status.tolist() == [1, 1, 0, 0, 0, 0]
+    folder.rmdir()
+    (tmp_path / "away").rename(folder)
+    predict(sweep(store, block=2), PictureFolder(folder, batch_size=2))
+    assert_same(store, tmp_path / "whole.zarr")
+
+
 def test_a_picture_that_changed_is_not_mixed_in(tmp_path: Path) -> None:
     folder, path = tmp_path / "pictures", tmp_path / "s.zarr"
     save_pictures(folder, 6, "bmp")

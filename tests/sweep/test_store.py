@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -63,22 +64,43 @@ def test_a_store_is_read_back_block_by_block(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_beginning_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "s.zarr.new").mkdir()
+    (tmp_path / ".s.part.zarr").mkdir()
     with pytest.raises(InputError, match="holds no sweep; give the folder of one"):
         SweepStore(tmp_path / "s.zarr")
     SweepWriter.begin(tmp_path / "s.zarr", MADE, KEYS, np.ones(4, np.float32), 2)
-    assert not (tmp_path / "s.zarr.new").exists()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s.zarr"]
+
+
+def test_a_sweep_of_a_name_like_that_of_a_beginning_stays(tmp_path: Path) -> None:
+    other = tmp_path / "s.zarr.new"
+    for path in (other, tmp_path / "s.zarr"):
+        check_place(path)
+        SweepWriter.begin(path, MADE, KEYS, np.ones(4, np.float32), 2)
+    assert SweepStore(other).keys == KEYS
+
+
+def test_what_others_leave_unfinished_stays(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    path.mkdir()
+    (path / "film.partial").write_text("half a film")
+    with pytest.raises(InputError, match="exists and is no sweep"):
+        check_place(path)
+    (path / "film.partial").rename(tmp_path / "film.partial")
+    writer = SweepWriter.begin(path, MADE, KEYS, np.ones(4, np.float32), 2)
+    (tmp_path / "film.partial").rename(path / "film.partial")
+    writer.finish([], [])
+    assert (path / "film.partial").read_text() == "half a film"
 
 
 def test_nothing_but_a_sweep_is_replaced(tmp_path: Path) -> None:
-    path, half = tmp_path / "s.zarr", tmp_path / "s.zarr.new"
+    path, half = tmp_path / "s.zarr", tmp_path / ".s.part.zarr"
     for folder in (path, half):
         folder.mkdir()
         check_place(path)  # there is nothing in it
         (folder / "thesis.tex").write_text("years of work")
         with pytest.raises(InputError, match=f"{folder} exists and is no sweep; give --model"):
             check_place(path)
-        (folder / "thesis.tex").rename(folder / "zarr.0f.partial")
+        (folder / "thesis.tex").rename(folder / f"zarr.{uuid4().hex}.partial")
         check_place(path)  # the first thing that is written of a store, cut off
     for _ in range(2):
         SweepWriter.begin(path, MADE, KEYS, np.ones(4, np.float32), 2)
