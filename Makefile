@@ -30,7 +30,7 @@ demo: $(INSTALLED)  ## what excites and what inhibits classes of ImageNet in pho
 	@$(BIN)/mti sheet tb_logs/demo_photographs tb_logs/demo_photographs_mti --out tb_logs/demo.png --overwrite \
 		--caption "EfficientNet-Lite0, trained on ImageNet, last stage. Chosen from all pairs of parts of eight photographs: \
 	the class's logit falls by 3.5 or more when the one half is covered, and rises by 2 or more when the other is; of the largest, \
-	the clearest. Photographs: scikit-image (CC0; rocket: public domain); pagoda: danielbuechele, CC BY 2.0."
+	the clearest by eye. Photographs: scikit-image (CC0; rocket: public domain); pagoda: danielbuechele, CC BY 2.0."
 	@echo "The contact sheet is tb_logs/demo.png; to see all pictures in TensorBoard:"
 	@echo "    $(BIN)/tensorboard --logdir tb_logs"
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
@@ -13,7 +13,13 @@ from mti_lightning.attribution.methods import ActGrad, Attribution, attribute
 from mti_lightning.attribution.tension import Measure, Tension
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.errors import InputError
-from mti_lightning.features.bound import BoundFeature, FeatureGroup, activation_warning, expand
+from mti_lightning.features.bound import (
+    BoundFeature,
+    FeatureGroup,
+    activation_warning,
+    expand,
+    read_feature,
+)
 
 
 class AttributionModule(LightningModule, ABC):
@@ -32,6 +38,8 @@ class AttributionModule(LightningModule, ABC):
             feature, or the method cannot be used there.
     """
 
+    takes_every_channel: ClassVar[bool] = True  # by *, which would make an image of each
+
     def __init__(
         self,
         backbone: Backbone,
@@ -42,7 +50,11 @@ class AttributionModule(LightningModule, ABC):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.features = expand(features, backbone)
+        self.features = (
+            expand(features, backbone)
+            if self.takes_every_channel
+            else [read_feature(feature, backbone) for feature in features]
+        )
         if not self.features:
             raise InputError("features: name at least one")
         self.layer = Layer.parse(attribution_layer)

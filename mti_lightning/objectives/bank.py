@@ -42,6 +42,7 @@ class ImageBank(AttributionModule, ABC):
             first feature, and so on, features repeating.
     """
 
+    takes_every_channel = False
     needs_sources: ClassVar[bool]
     signs: ClassVar[tuple[Sign | None, ...]]  # of the images of each source and feature
     contrast: ClassVar[float] = 1.25  # of its image parameters, where none are given
