@@ -23,6 +23,8 @@ def run(args: Sequence[str]) -> None:
     given = parser.parse_args(list(args))
     check_range(1, rows=given.rows)
     out = Path(given.out)
+    if out.is_file() and not given.overwrite:
+        raise InputError(f"{out} exists; give --out another name, or --overwrite")
     with taking(out, overwrite=given.overwrite):
         from mti_lightning.compose import contact_sheet
 
