@@ -2,6 +2,7 @@
 
 import csv
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,9 @@ def run(desk: Path, backbone: Backbone, board: TensorBoardLogger) -> Path:
     features = ["fc:0", f"fc:{HOSTILE[1]}", "fc:2", f"fc:{HOSTILE[7]}"]
     objective = SignedInversion(backbone, features, "layer4", steps_per_epoch=2, pair="matched")
     trainer = Trainer(max_epochs=1, logger=board, callbacks=[PictureLog(), Results()], **QUIET)
-    trainer.fit(objective, datamodule=VetoedShapesPictures(4, seed=3))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* images cannot be made")
+        trainer.fit(objective, datamodule=VetoedShapesPictures(4, seed=3))
     return Path(board.log_dir)
 
 
@@ -120,6 +123,7 @@ def test_a_ranking_names_them(
     assert [row["class"] for row in layer_table(store) if row["feature"] == "fc:1"] == [HOSTILE[1]]
 
 
+@pytest.mark.filterwarnings("ignore:Glyph:UserWarning")  # Matplotlib's own font has no Chinese
 def test_a_sweep_s_figures_name_them(store: SweepStore, desk: Path) -> None:
     logger = TensorBoardLogger(desk / "figures", "", version="")
     log(store, [logger])
