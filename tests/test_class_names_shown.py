@@ -80,7 +80,8 @@ def run(desk: Path, backbone: Backbone, board: TensorBoardLogger) -> Path:
 
 
 def test_a_run_names_them_in_tables_sheets_and_tags(run: Path, desk: Path) -> None:
-    rows = list(csv.DictReader((run / "results.csv").open(newline="", encoding="utf-8")))
+    with (run / "results.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
     assert {row["feature"] for row in rows} == {"fc:0", "fc:1", "fc:2", "fc:7"}
     names = {row["feature"]: row["class"] for row in rows}
     assert names["fc:0"] == f"'{HOSTILE[0]}"  # no formula

@@ -27,6 +27,7 @@ _TILE, _MARGIN, _LINES, _COLUMNS, _HEAD = 176, 14, 62, 5, 48
 _RINGED = 16
 _MOST_SCATTERS = 16
 _MOST_BARS = 30
+_LONGEST = 36  # letters beside a bar
 _COLOURS = "PuOr_r"  # diverging, told apart by people with colour-blindness
 
 
@@ -177,6 +178,8 @@ def layer_bars(rows: Sequence[dict[str, Any]]) -> Figure:
     axes = figure.add_subplot()
     axes.barh(range(len(shown)), [float(row["tension_99th"]) for row in shown])
     names = [display(row["feature"], row["class"]) for row in shown]
+    # A longer one would leave no room for its bar.
+    names = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
     axes.set_yticks(range(len(shown)), names, parse_math=False)
     axes.invert_yaxis()
     axes.set(xlabel="99th percentile of tension over the pictures")
