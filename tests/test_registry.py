@@ -399,7 +399,14 @@ def installed() -> list[EntryPoint]:
     return [*entry_points(group=BACKBONES), *entry_points(group=ATTRIBUTIONS)]
 
 
+NETWORKS = ("efficientnet_lite", "inceptionv1")
 PLUGINS = {  # a run with each that is installed
+    "efficientnet_lite": [
+        "--model.backbone.name=efficientnet_lite0_in1k",
+        "--model.backbone.input_size=[64,64]",
+        "--model.features=['classifier:3']",
+        "--model.attribution_layer=blocks.6",
+    ],
     "inceptionv1": [
         "--model.backbone.name=inceptionv1_tf",
         "--model.backbone.input_size=[64,64]",
@@ -435,13 +442,13 @@ def test_short_names_work_and_the_saved_configuration_replays(
         *("--model.backbone.weights=pretrained", "--model.features=['fc:3']"),
         *("--model.attribution_layer=layer3", "--data=VetoedShapesPictures", "--data.size=1"),
     ]
-    main([*RUN, *([] if name == "inceptionv1" else shapes), *PLUGINS[name]])
+    main([*RUN, *([] if name in NETWORKS else shapes), *PLUGINS[name]])
     first = Path("tb_logs/run/version_0")
     main(["fit", "--config", str(first / "config.yaml"), "--name=again"])
     again = Path("tb_logs/again/version_0")
     assert (first / "results.csv").read_text() == (again / "results.csv").read_text()
     assert len((first / "results.csv").read_text().splitlines()) > 1
-    if name != "inceptionv1":
+    if name not in NETWORKS:
         assert f".{name}\n" in (first / "config.yaml").read_text()  # the full path
 
 

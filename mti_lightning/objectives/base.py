@@ -99,13 +99,13 @@ class Objective(ImageBank, ABC):
             "objective": type(self).__name__,
             "backbone": self.backbone.name,
             **as_read_back(told),
-            "pictures": self.pictures_digest,
             "image": f"{type(self.image).__name__}({', '.join(given)})",
             "canvas": list(self.canvas),
             "accentuate": self.accentuate,
             "batch_size": self.batch_size,
             "steps_per_epoch": self.steps_per_epoch,
             **{f"image {place}": str(entry) for place, entry in enumerate(self.entries)},
+            "pictures": self.pictures_digest,
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

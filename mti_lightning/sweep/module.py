@@ -209,7 +209,7 @@ class Sweep(AttributionModule):
         self._open_blocks = OpenBlocks(store, find_tops(store, self.kept, self.keep_by, self.keep))
         pending = pending_blocks(store)
         if not pending:
-            warnings.filterwarnings("ignore", "Total length of ._Loader.")  # it is meant to be 0
+            warnings.filterwarnings("ignore", "Total length of .\\w*Loader.")  # it is meant to be 0
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         sampler = Blocks(pending, store.block, store.size, rank, world_size)
         data.serve("predict", data.loader(sampler))
