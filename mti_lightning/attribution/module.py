@@ -13,13 +13,8 @@ from mti_lightning.attribution.methods import ActGrad, Attribution, attribute
 from mti_lightning.attribution.tension import Measure, Tension
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.errors import InputError
-from mti_lightning.features.bound import (
-    BoundFeature,
-    FeatureGroup,
-    activation_warning,
-    expand,
-    read_feature,
-)
+from mti_lightning.features.bound import BoundFeature, FeatureGroup, activation_warning, expand
+from mti_lightning.features.classes import read_feature
 
 
 class AttributionModule(LightningModule, ABC):
