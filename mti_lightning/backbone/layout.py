@@ -182,8 +182,9 @@ def infer_layout(
         ActivationLayout(shape, 1, (shape[1], shape[2])),
         ActivationLayout(shape, -1, (shape[0], shape[1])),
     ]
-    if channels_last is not None:
-        readings = readings[1:] if channels_last else readings[:1]
+    for reading in readings:
+        if reading.grid == (1, 1):
+            return reading  # pooled: nothing moves
     verdicts = [_judge(_map_dims(reading), shape, movement) for reading in readings]
     sure = [reading for reading, verdict in zip(readings, verdicts, strict=True) if verdict]
     if len(sure) == 1:
@@ -191,7 +192,9 @@ def infer_layout(
     likely = [
         reading
         for reading, verdict in zip(readings, verdicts, strict=True)
-        if verdict is None and _has_aspect(*_grid(reading), picture_size)
+        if verdict is None
+        and _has_aspect(*_grid(reading), picture_size)
+        and channels_last in (None, reading.channel_dim == -1)
     ]
     return likely[0] if len(likely) == 1 else None
 

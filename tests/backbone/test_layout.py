@@ -69,6 +69,15 @@ def test_how_activations_lie(name: str, layer: str, site: ActivationLayout) -> N
             "stages.0.blocks.0.mlp.drop2",
             ActivationLayout((24, 24, 24), -1, (24, 24)),
         ),
+        # A layer norm of maps, which is a subclass of one of tokens.
+        (
+            "vitamin_small_224",
+            None,
+            "patch_embed.backbone.stem.norm1",
+            ActivationLayout((64, 112, 112), 1, (112, 112)),
+        ),
+        # As many channels as a pooled map could have rows.
+        ("tinynet_e", None, "blocks.1.0.se.act1", ActivationLayout((2, 1, 1), 1, (1, 1))),
         # Nothing moves: every position sees the whole picture alike, or a branch is switched off.
         ("test_vit", None, "blocks.5.attn.proj", ActivationLayout((101, 64), -1, (10, 10), 1)),
         ("test_resnet", None, "layer3.0.bn3", ActivationLayout((192, 10, 10), 1, (10, 10))),
