@@ -34,7 +34,7 @@ COMMANDS = {
     "validate": Command("--config FILE", "say how far to believe pictures", "runs:validate"),
     "rank": Command("SWEEP", "list the top pictures of a sweep, by any measure", "rank:run"),
     "sheet": Command("RUN ...", "lay the pictures of finished runs side by side", "sheet:run"),
-    "layers": Command("MODEL", "list a model's layers, as configurations name them", "layers:run"),
+    "layers": Command("MODEL", "list a model's layers, by the names to give", "layers:run"),
     "explain": Command(
         "PICTURE ... --model NAME", "say what excites and inhibits in a picture", "explain:run"
     ),
