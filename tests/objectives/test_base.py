@@ -275,7 +275,9 @@ def test_what_has_no_target_is_left_out_and_the_others_stay_as_they_are() -> Non
         return SignedInversion(Backbone(WORLD), features, "layer4", batch_size=2, steps_per_epoch=6)
 
     # In the third picture nothing excites class 0 on the whole.
-    told = r"1 of 12 images cannot be made, .*: \+ of fc:0 \(disc\) in tense/test/0/2; try an earlier"
+    told = (
+        r"1 of 12 images cannot be made, .*: \+ of fc:0 \(disc\) in tense/test/0/2; try an earlier"
+    )
     some, others = objective(["fc:0", "fc:1"]), objective(["fc:0"])
     with pytest.warns(UserWarning, match=told):
         made = fit(some, sources=3, seed=0)
