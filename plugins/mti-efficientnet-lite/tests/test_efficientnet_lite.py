@@ -167,9 +167,7 @@ def test_weights_come_from_files_with_either_names(tmp_path: Path) -> None:
 
 def test_another_network_s_file_is_refused(tmp_path: Path) -> None:
     torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "resnet.pth")
-    with pytest.raises(
-        InputError, match=r"do not fit efficientnet_lite0_in1k: Error.* Missing key"
-    ):
+    with pytest.raises(InputError, match=r"do not fit efficientnet_lite0_in1k: Missing key"):
         backbone(0, str(tmp_path / "resnet.pth"))
 
 
