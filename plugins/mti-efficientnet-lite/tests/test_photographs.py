@@ -8,6 +8,7 @@ import yaml
 from mti_efficientnet_lite import photographs
 from mti_efficientnet_lite.photographs import SCENES, Scene
 from PIL import Image, ImageChops
+from timm.data import ImageNetInfo
 
 from mti_lightning import Backbone
 from mti_lightning.data.decode import prepare
