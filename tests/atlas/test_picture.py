@@ -7,7 +7,6 @@ import pytest
 from matplotlib import colormaps
 from PIL import Image
 
-from mti_lightning.atlas.embedding import save
 from mti_lightning.atlas.layout import Cell, Layout, find_cells, lay_out
 from mti_lightning.atlas.picture import draw, mark
 
@@ -120,11 +119,9 @@ def test_equal_inputs_give_equal_bytes(
     )
     icons = {(cell.row, cell.column): icon(RED, 100) for cell in found}
     for name in ("a.png", "b.png"):
-        save(draw(layout, found, icons, of(responses), "$f_"), tmp_path / name)
-        save(
-            mark(layout, responses, np.full((3, 2), 0.5), [icon(RED)] * 3, "$f_"),
-            tmp_path / f"mark_{name}",
-        )
+        draw(layout, found, icons, of(responses), "$f_").save(tmp_path / name)
+        marked = mark(layout, responses, np.full((3, 2), 0.5), [icon(RED)] * 3, "$f_")
+        marked.save(tmp_path / f"mark_{name}")
     for name in ("", "mark_"):
         one, other = (tmp_path / f"{name}{letter}.png" for letter in "ab")
         assert one.read_bytes() == other.read_bytes()
