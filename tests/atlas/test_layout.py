@@ -24,6 +24,7 @@ from mti_lightning.atlas.columns import COLUMNS, scale
 from mti_lightning.atlas.embedding import embed, load, save
 from mti_lightning.atlas.layout import Layout, find_cells, lay_out, place, thinned
 from mti_lightning.atlas.selection import columns_of, pool, pool_store, select_pictures
+from mti_lightning.sweep.measures import COLUMNS as SWEEP_COLUMNS
 from mti_lightning.sweep.writing import SweepWriter
 from mti_lightning.vetoed_shapes.world import veto_of
 from tests.sweep.test_store import MADE
@@ -250,7 +251,9 @@ def store(tmp_path: Path) -> SweepStore:
     values = np.arange(20, dtype=np.float32).reshape(10, 2)
     values[1] = np.nan
     names = ("response", "excitation", "inhibition", "tension")
-    columns = dict.fromkeys(names, values) | {"response": -values}
+    # A sweep writes every column, NaN where it measures nothing.
+    columns = dict.fromkeys(SWEEP_COLUMNS, np.full_like(values, np.nan))
+    columns |= dict.fromkeys(names, values) | {"response": -values}
     status = np.ones(10, np.uint8)
     status[1] = 2
     store.write(0, columns, status)
