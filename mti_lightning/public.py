@@ -7,7 +7,7 @@ from mti_lightning.atlas.callback import AtlasLog
 from mti_lightning.atlas.inversion import AtlasInversion
 from mti_lightning.atlas.map import Chart
 from mti_lightning.attribution.checks import check_path
-from mti_lightning.attribution.methods import ActGrad, Attribution, Pass, attribute
+from mti_lightning.attribution.methods import ActGrad, Attribution, IntGrad, Pass, attribute
 from mti_lightning.attribution.signs import excitation, inhibition
 from mti_lightning.attribution.tension import Tension
 from mti_lightning.backbone import ActivationLayout, Backbone, Layer
@@ -54,6 +54,7 @@ __all__ = [
     "ImageFolder",
     "ImageParameters",
     "InputError",
+    "IntGrad",
     "Layer",
     "MaximallyTense",
     "MtiError",

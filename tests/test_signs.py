@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from mti_lightning import ActivationLayout
 from mti_lightning.attribution.signs import (
+    at_scale,
     balance,
     cosine,
     excitation,
@@ -16,7 +18,8 @@ from mti_lightning.attribution.signs import (
     split_target,
     support_mask,
 )
-from mti_lightning.attribution.tension import Tension
+from mti_lightning.attribution.tension import Tension, combine
+from tests.attribution.layouts import layout_of
 
 LAYOUTS = {  # shape and channel dimension
     "map": ((5, 6, 4, 3), 1),
@@ -70,19 +73,19 @@ def test_tension_against_numpy(
     shape: tuple[int, ...], channel_dim: int, measure: str, summed: str
 ) -> None:
     a = torch.randn(shape)
-    tension = Tension(measure, summed)
+    tension, layout = Tension(measure, summed, scale=0, norm=1), layout_of(shape, channel_dim)
     expected = torch.tensor(expected_tension(a.numpy(), channel_dim, measure, summed))
-    torch.testing.assert_close(tension(a, channel_dim).double(), expected, rtol=1e-5, atol=1e-6)
-    alone = torch.cat([tension(image[None], channel_dim) for image in a])
-    torch.testing.assert_close(tension(a, channel_dim), alone, rtol=1e-6, atol=0)
+    torch.testing.assert_close(tension(a, layout).double(), expected, rtol=1e-5, atol=1e-6)
+    alone = torch.cat([tension(image[None], layout) for image in a])
+    torch.testing.assert_close(tension(a, layout), alone, rtol=1e-6, atol=0)
 
 
 @layouts
 def test_reported_signs_are_those_of_the_tension(shape: tuple[int, ...], channel_dim: int) -> None:
-    a = torch.randn(shape)
+    a, layout = torch.randn(shape), layout_of(shape, channel_dim)
     for summed in SUMMED:
-        plus, minus = Tension(summed=summed).split(a, channel_dim)
-        geometric = Tension("geometric", summed)(a, channel_dim)
+        plus, minus = Tension(summed=summed).split(a, layout)
+        geometric = Tension("geometric", summed, norm=1)(a, layout)
         torch.testing.assert_close((plus * minus).sqrt(), geometric)
         # Whatever is summed first, both together still are ΣA.
         torch.testing.assert_close(plus - minus, a.flatten(1).sum(1), rtol=1e-5, atol=1e-5)
@@ -91,7 +94,7 @@ def test_reported_signs_are_those_of_the_tension(shape: tuple[int, ...], channel
 @given(attributions)
 def test_signs_add_up(a: np.ndarray) -> None:
     a = torch.from_numpy(a)
-    plus, minus = (split_target(a, sign, coherent=False) for sign in "+-")
+    plus, minus = (split_target(a, sign, False, layout_of(a.shape, 1), 0) for sign in "+-")
     assert torch.equal(plus - minus, a)
     assert plus.min() >= 0
     assert minus.min() >= 0
@@ -110,14 +113,14 @@ def test_tension_ignores_place_and_flipped_sign(
     a: np.ndarray, measure: str, summed: str, random: object
 ) -> None:
     a = torch.from_numpy(a)
-    tension = Tension(measure, summed)
+    tension = Tension(measure, summed, scale=0)
     close = {"rtol": 1e-4, "atol": 1e-5 * float(a.abs().max()) + 1e-12}
     torch.testing.assert_close(tension(-a), tension(a), **close)
     if a.ndim > 2 and summed != "channels":  # there rounding can turn a position's sum about 0
-        columns = a.flatten(2)
+        columns = a.flatten(2)[..., None]  # a map of one column
         order = list(range(columns.shape[2]))
         random.shuffle(order)
-        torch.testing.assert_close(tension(columns[:, :, order]), tension(a), **close)
+        torch.testing.assert_close(tension(columns[:, :, order]), tension(columns), **close)
 
 
 def test_tension_is_large_only_where_both_signs_are() -> None:
@@ -143,18 +146,83 @@ def test_tension_of_nothing_has_a_finite_gradient(
 ) -> None:
     for a in (torch.zeros(shape), torch.rand(shape), -torch.rand(shape)):  # dead, or of one sign
         a.requires_grad_()
-        tension = Tension(measure, summed)(a, channel_dim)
+        tension = Tension(measure, summed)(a, layout_of(shape, channel_dim))
         if measure != "l2":
             assert tension.abs().max() <= 1e-12
         tension.sum().backward()
         assert a.grad.isfinite().all()
 
 
-def test_tension_gradient_against_differences() -> None:
+@pytest.mark.parametrize("norm", [1, 2])
+def test_tension_gradient_against_differences(norm: int) -> None:
     a = torch.randn(2, 3, 2, 2, dtype=torch.double, requires_grad=True)
     for measure in MEASURES:
         for summed in SUMMED:
-            torch.autograd.gradcheck(Tension(measure, summed), (a,))
+            torch.autograd.gradcheck(Tension(measure, summed, 0.3, norm), (a,))
+
+
+GRIDS = {
+    "map": ActivationLayout((6, 5, 8), 1, (5, 8)),
+    "map, channels last": ActivationLayout((5, 8, 6), -1, (5, 8)),
+    "tokens": ActivationLayout((40, 6), -1, (5, 8)),
+    "tokens behind others": ActivationLayout((43, 6), -1, (5, 8), 3),
+}
+grids = pytest.mark.parametrize("layout", GRIDS.values(), ids=GRIDS)
+
+
+@grids
+def test_smoothing_against_loops_over_positions(layout: ActivationLayout) -> None:
+    prefix, (rows, columns) = layout.prefix_tokens, layout.grid
+    signed = torch.randn(2, *layout.shape).sum(layout.channel_dim, keepdim=True)
+    flat = signed.flatten(1).double()
+    weights = np.zeros((rows * columns, rows * columns))  # to, from
+    for y, x, v, u in np.ndindex(rows, columns, rows, columns):
+        far = ((y - v) / rows) ** 2 + ((x - u) / columns) ** 2
+        weights[y * columns + x, v * columns + u] = np.exp(-far / (2 * 0.2**2))
+    weights = torch.from_numpy(weights / weights.sum(0))
+    smooth = torch.cat([flat[:, :prefix], flat[:, prefix:] @ weights.T], 1)
+    found = at_scale(signed, 0.2, layout)
+    assert found.shape == signed.shape
+    torch.testing.assert_close(found.flatten(1).double(), smooth, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.sum(), signed.sum())  # nothing is lost at the edge
+    torch.testing.assert_close(at_scale(signed, 1e-6, layout), signed)
+    assert torch.equal(at_scale(signed, 0, layout), signed)
+
+
+@grids
+@pytest.mark.parametrize("norm", [1, 2])
+def test_signs_are_split_at_the_scale_of_things(layout: ActivationLayout, norm: int) -> None:
+    a = torch.randn(3, *layout.shape)
+    terms = at_scale(signed_map(a, layout.channel_dim), 0.1, layout).flatten(1)
+    plus, minus = Tension().split(a, layout)
+    torch.testing.assert_close(plus, terms.clamp(min=0).sum(1))
+    torch.testing.assert_close(plus - minus, a.flatten(1).sum(1), rtol=1e-4, atol=1e-4)
+    assert (plus < Tension(scale=0).split(a, layout)[0]).all()
+    strengths = [
+        (part.clamp(min=0) ** norm).mean(1) ** (1 / norm) * terms.shape[1]
+        for part in (terms, -terms)
+    ]
+    for measure in ("geometric", "minimum", "harmonic"):
+        found = Tension(measure, norm=norm)(a, layout)
+        torch.testing.assert_close(found, combine(measure, *strengths))
+    plus, minus = (split_target(a, sign, True, layout, 0.1) for sign in "+-")
+    there = at_scale(signed_map(a, layout.channel_dim), 0.1, layout)
+    assert torch.equal(plus, a.clamp(min=0) * (there > 0))
+    assert torch.equal(minus, (-a).clamp(min=0) * (there < 0))
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_part_of_the_map_measures_what_the_whole_does(measure: str) -> None:
+    layout, box = GRIDS["map"], (1, 2, 3, 4)
+    part, whole = torch.randn(2, 6, 3, 4), torch.zeros(2, 6, 5, 8)
+    whole[:, :, 1:4, 2:6] = part
+    for scale in (0, 0.1):
+        tension = Tension(measure, scale=scale)
+        torch.testing.assert_close(tension(part, layout, box), tension(whole, layout))
+        for one, other in zip(
+            tension.split(part, layout, box), tension.split(whole, layout), strict=True
+        ):
+            torch.testing.assert_close(one, other)
 
 
 def test_balance() -> None:
@@ -166,7 +234,8 @@ def test_balance() -> None:
 def test_coherent_target(name: str) -> None:
     shape, channel_dim = LAYOUTS[name]
     a = torch.randn(shape)
-    plus, minus = (split_target(a, sign, True, channel_dim) for sign in "+-")
+    layout = layout_of(shape, channel_dim)
+    plus, minus = (split_target(a, sign, True, layout, 0) for sign in "+-")
     columns = a.movedim(channel_dim, -1)
     for index in np.ndindex(columns.shape[:-1]):
         column = columns[index]
@@ -174,15 +243,15 @@ def test_coherent_target(name: str) -> None:
             expected = signed.clamp(min=0) if signed.sum() > 0 else torch.zeros_like(signed)
             assert torch.equal(target.movedim(channel_dim, -1)[index], expected)
     assert torch.equal(
-        split_target(a, "-", True, channel_dim), split_target(-a, "+", True, channel_dim)
+        split_target(a, "-", True, layout, 0), split_target(-a, "+", True, layout, 0)
     )
     assert torch.equal(signed_map(a, channel_dim).squeeze(channel_dim), a.sum(channel_dim))
 
 
 def test_coherence_needs_positions() -> None:
     a = torch.tensor([[3.0, -5.0]])
-    assert split_target(a, "+", coherent=True).tolist() == [[3, 0]]
-    assert split_target(a, "-", coherent=True).tolist() == [[0, 5]]
+    assert split_target(a, "+", True, layout_of((1, 2), 1), 0.1).tolist() == [[3, 0]]
+    assert split_target(a, "-", True, layout_of((1, 2), 1), 0.1).tolist() == [[0, 5]]
 
 
 @pytest.mark.parametrize("name", ["map", "map, channels last", "tokens"])

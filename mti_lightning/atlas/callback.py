@@ -20,6 +20,7 @@ from mti_lightning.files import file_name, replacing
 from mti_lightning.loggers import log_picture, loggers_of, run_folder, tensorboards
 from mti_lightning.objectives.base import Objective
 from mti_lightning.sweep.provenance import attributed
+from mti_lightning.sweep.store import SweepStore
 
 
 class AtlasLog(Callback):
@@ -48,6 +49,9 @@ class AtlasLog(Callback):
         """
         if self.chart is None or isinstance(objective, AtlasInversion):
             return
+        if self.chart.sweep is not None:
+            store = SweepStore(self.chart.sweep)
+            objective.take_steps(store.provenance.get("attribution", {}))
         own = attributed(objective.backbone, objective.layer, objective.attribution)
         self._maps = {
             place: open_map(self.chart, str(feature), own)

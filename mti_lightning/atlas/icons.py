@@ -52,7 +52,7 @@ def placed_on(
             objective.layer,
             objective.attribution,
         )
-        pooled = pool(attribution.cpu().numpy(), objective.channel_dim)
+        pooled = pool(attribution.cpu().numpy(), objective.layout, objective.tension.scale)
         for entry, vector, picture, alpha in zip(
             chunk.entries, pooled, pictures, alphas, strict=True
         ):

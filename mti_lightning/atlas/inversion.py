@@ -105,7 +105,7 @@ class AtlasInversion(Inversion):
         unit = attribution / norm.view(-1, *[1] * (attribution.ndim - 1))
 
         def mean(side: Sign) -> Tensor:
-            target = split_target(unit, side, self.coherent, self.channel_dim)
+            target = split_target(unit, side, self.coherent, self.layout, self.tension.scale)
             # As for an inversion, an activation that is negative has to become so again.
             return torch.where(sign < 0, -target, target).mean(0, keepdim=True)
 
@@ -150,7 +150,9 @@ class AtlasInversion(Inversion):
             for cell, entry in zip(cells, chunk.entries, strict=True)
         ]
         both = torch.cat([cell["both"] for cell in cells]).to(self.device)
-        return torch.cat(targets).to(self.device), support_mask(both, channel_dim=self.channel_dim)
+        return torch.cat(targets).to(self.device), support_mask(
+            both, channel_dim=self.layout.channel_dim
+        )
 
 
 def _strength(cell: Cell, face: Face) -> float:

@@ -7,6 +7,7 @@ import torch
 
 from mti_lightning.atlas.columns import ALWAYS, COLUMNS
 from mti_lightning.attribution.signs import Sign, split_target
+from mti_lightning.backbone import ActivationLayout
 from mti_lightning.errors import InputError
 from mti_lightning.sweep.measures import Array, check_measure, select
 from mti_lightning.sweep.store import SweepStore
@@ -68,24 +69,24 @@ def columns_of(store: SweepStore, feature: int, pictures: Array) -> dict[str, Ar
 
 def pool_store(store: SweepStore, rows: Array) -> Array:
     """Pool kept maps, a few at a time, [M, D]."""
-    channel_dim = store.map_dimensions.index("channel")
+    layout, scale = store.map_layout, store.provenance.get("tension", {}).get("scale", 0.0)
     parts = range(0, len(rows), _AT_ONCE)
     return np.concatenate(
-        [pool(store.maps(rows[start : start + _AT_ONCE]), channel_dim) for start in parts]
+        [pool(store.maps(rows[start : start + _AT_ONCE]), layout, scale) for start in parts]
     )
 
 
-def pool(maps: Array, channel_dim: int) -> Array:
+def pool(maps: Array, layout: ActivationLayout, scale: float) -> Array:
     """Pool attribution maps [M, C, ...] over space: what the map is made from, [M, 2 · C].
 
-    T⁺ of the positions that excite beside T⁻ of those that inhibit, as inversions show them: shape
-    and veto do not cancel. In the vetoed shapes the worst group of 16 maps, measured as in `embed`
-    with UMAP's 10 neighbours and 0.1, kept 0.961 so, 0.951 with A or with T of all positions.
+    T⁺ of the positions that excite, at a scale as `split_target` takes it, beside T⁻ of those that
+    inhibit, as inversions show them: shape and veto do not cancel. In the vetoed shapes the worst
+    group of 16 maps, measured as in `embed` with UMAP's 10 neighbours and 0.1, kept 0.961 so, with
+    a scale of 0; 0.951 with A or with T of all positions.
     """
     given = torch.from_numpy(np.ascontiguousarray(maps))
     halves = []
     for sign in _SIGNS:
-        target = split_target(given, sign, coherent=True, channel_dim=channel_dim)
-        target = target.movedim(channel_dim, 1)
-        halves.append(target.reshape(*target.shape[:2], -1).sum(2))
+        target = split_target(given, sign, coherent=True, layout=layout, scale=scale)
+        halves.append(layout.pool_sum(target))
     return torch.cat(halves, 1).numpy()

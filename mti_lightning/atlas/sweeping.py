@@ -30,7 +30,8 @@ def ensure_sweep(
     Where another process is at it, as when several start together, wait for it.
 
     Args:
-        module: Whose network, features, layer, attribution and tension it is of.
+        module: Whose network, features, layer, attribution and tension it is of. Where the steps of
+            its attribution are open, it takes those of the sweep.
         data: The pictures; None where there has to be a sweep already, of whatever pictures.
         path: Where it is.
         options: Further ones, as `Sweep` takes them.
@@ -51,6 +52,8 @@ def ensure_sweep(
     def is_there() -> bool:
         if not path.exists() or not (store := SweepStore(path)).complete:
             return False
+        sweep.take_steps(store.provenance.get("attribution", {}))
+        module.attribution = sweep.attribution
         provenance = sweep.provenance(data)
         same = _SAME if data is None else (*_SAME, *_SAME_DATA)
         store.check_provenance({name: provenance[name] for name in same}, INSTEAD)
@@ -71,6 +74,7 @@ def ensure_sweep(
         if is_there():
             return
         _run(sweep, data)
+        module.attribution = sweep.attribution
 
 
 def _hold_in_turn(path: Path) -> Hold:

@@ -5,8 +5,8 @@ import warnings
 import torch
 
 from mti_lightning.attribution.methods import (
-    ActGrad,
     Attribution,
+    PathGradient,
     attribute,
     describe,
     load_baseline,
@@ -31,7 +31,7 @@ def check_method(
     if method.baseline is not None and not method.needs_baseline:
         raise InputError(f"{name} takes no baseline; leave {str(method.baseline)!r} out")
     load_baseline(method, backbone.layout(layer))
-    if isinstance(method, ActGrad):
+    if isinstance(method, PathGradient):
         return
     check_path(backbone, bound_feature, layer)  # the method would fail by it
     try:

@@ -4,8 +4,8 @@ from typing import Final
 
 MEANING: Final = {
     "response": "The feature's value before its activation function.",
-    "excitation": "E⁺, the sum of what adds to the response.",
-    "inhibition": "E⁻, the sum of what takes from the response.",
+    "excitation": "E⁺, the sum over places of what adds to the response.",
+    "inhibition": "E⁻, the sum over places of what takes from the response.",
     "tension": "Large only where excitation and inhibition are both large.",
     "tension_centred": "Tension of activations less their mean over the data set.",
     "tension_l2": "The authors' criterion; large where much excites only, too.",

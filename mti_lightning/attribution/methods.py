@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar, Self, final
+from typing import Any, ClassVar, Final, Self, final
 
 import numpy as np
 import torch
@@ -16,9 +16,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mti_lightning.backbone import ActivationLayout, Backbone, Layer
-from mti_lightning.errors import InputError, RunError
+from mti_lightning.errors import InputError, RunError, check_range
 from mti_lightning.features.bound import BoundFeature
 from mti_lightning.registry import origin_of
+
+MOST_STEPS: Final = 16
+_ROWS: Final = 32  # of activations that integrated gradients send through the head at once
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class Pass:
         pictures: [N, 3, H, W] in 0..1.
         activations: a, of the attribution layer's shape.
         responses: r, [N], computed from `activations`.
-        head: Computes responses from other activations of the same shape, of the same pictures.
+        head: Computes responses from other activations of the same pictures: N rows of them, or
+            several times N, one set of all pictures behind the other.
         at: Makes the same pass from other pictures, [M, 3, H, W], for the features of all N or of
             the rows that are named; its graph begins at the attribution layer.
         network: The frozen network, for methods that hook its modules while they call `head`.
@@ -91,11 +95,26 @@ class Attribution(ABC):
         """
 
 
-@final
-class ActGrad(Attribution):
-    """Activation times gradient, a ⊙ ∂r/∂a. For a piecewise linear head ΣA = r − bias(x)."""
+class PathGradient(Attribution):
+    """A = (a − b) ⊙ ∂r/∂a, the gradient averaged over points of the straight way from b to a.
+
+    All of them are computed from the layer on, so that a part of the map which features depend on
+    does for the whole, and gradients of many features are taken together.
+    """
 
     differentiable = True
+
+    @property
+    @abstractmethod
+    def points(self) -> tuple[float, ...]:
+        """Where on the way from the baseline, 0, to the activations, 1, gradients are taken."""
+
+
+@final
+class ActGrad(PathGradient):
+    """Activation times gradient, a ⊙ ∂r/∂a. For a piecewise linear head ΣA = r − bias(x)."""
+
+    points = (1.0,)
 
     def attribute(self, forward: Pass, create_graph: bool) -> Tensor:
         # Pictures do not mix in eval mode, so one backward pass from the sum serves them all.
@@ -103,6 +122,94 @@ class ActGrad(Attribution):
             forward.responses.sum(), forward.activations, create_graph=create_graph
         )
         return forward.activations * gradient
+
+
+@final
+class IntGrad(PathGradient):
+    """Integrated gradients (Sundararajan et al. 2017): A sums to r − r(baseline), at any depth.
+
+    Args:
+        steps: Points of the way, the midpoints of equal parts, at which the gradient is taken: each
+            a forward and a backward pass of what comes behind the attribution layer. By default as
+            few as the features need: chosen before a run, on its own pictures, by `choose_steps`.
+        baseline: The path of a .npy of one activation per channel, such as a sweep's
+            `mean_activation`; activations of 0 by default.
+
+    Raises:
+        InputError: If there are no steps.
+    """
+
+    additive = True
+    needs_baseline = True
+
+    def __init__(self, steps: int | None = None, baseline: str | None = None) -> None:
+        if steps is not None:
+            check_range(1, steps=steps)
+        self.steps, self.baseline = steps, baseline
+
+    @property
+    def points(self) -> tuple[float, ...]:
+        steps = self.steps or MOST_STEPS  # without a run there is nothing to choose by
+        return tuple((index + 0.5) / steps for index in range(steps))
+
+    def attribute(self, forward: Pass, create_graph: bool) -> Tensor:
+        activations, points = forward.activations, self.points
+        moved, total = activations - forward.baseline, torch.zeros_like(activations)
+        at_once = max(1, _ROWS // len(activations))
+        for start in range(0, len(points), at_once):
+            part = points[start : start + at_once]
+            way = torch.cat([forward.baseline + point * moved for point in part])
+            if not create_graph:
+                way = way.detach().requires_grad_()
+            responses = forward.head(way)
+            (found,) = torch.autograd.grad(responses.sum(), way, create_graph=create_graph)
+            total = total + found.view(len(part), *activations.shape).sum(0)
+        return moved * total / len(points)
+
+
+def make_pass(
+    backbone: Backbone,
+    pictures: Tensor,
+    bound_features: Sequence[BoundFeature],
+    layer: Layer,
+    baseline: Tensor,
+    cut: bool = True,
+) -> Pass:
+    """Run pictures to their responses, by way of the attribution layer.
+
+    Args:
+        backbone: The network.
+        pictures: [N, 3, H, W] in 0..1.
+        bound_features: The feature of each picture, [N] of them.
+        layer: The attribution layer.
+        baseline: What stands for "absent" there.
+        cut: Let the graph begin at the layer.
+    """
+    targets = list(dict.fromkeys(bound_feature.layer for bound_feature in bound_features))
+    # Tried before a method puts its own hooks on the network.
+    backbone.is_only_way(layer, tuple(targets))
+
+    def respond(tapped: Mapping[Layer, Tensor], asked: Sequence[BoundFeature]) -> Tensor:
+        responses = pictures.new_zeros(len(asked))
+        for bound_feature in dict.fromkeys(asked):
+            of_feature = [i for i, other in enumerate(asked) if other is bound_feature]
+            places = torch.tensor(of_feature, device=pictures.device)
+            values = bound_feature(tapped[bound_feature.layer][places])
+            responses = responses.index_put((places,), values.to(responses.dtype))
+        return responses
+
+    def head(activations: Tensor) -> Tensor:
+        asked = [*bound_features] * (len(activations) // len(pictures))
+        return respond(backbone.run_behind(layer, activations, targets, pictures), asked)
+
+    def at(pictures: Tensor, rows: Sequence[int] = range(len(bound_features))) -> Pass:
+        return make_pass(backbone, pictures, [bound_features[r] for r in rows], layer, baseline)
+
+    tapped = backbone.run(pictures, [layer, *targets], cut=layer if cut else None)
+    return Pass(
+        *(pictures, tapped[layer], respond(tapped, bound_features), head, at),
+        *(backbone.network, backbone.layout(layer), baseline.to(tapped[layer])),
+    )
 
 
 def attribute(
@@ -130,42 +237,16 @@ def attribute(
     Raises:
         InputError: If a layer does not take part in the forward pass.
     """
-    targets = list(dict.fromkeys(bound_feature.layer for bound_feature in bound_features))
-    layout = backbone.layout(layer)
     if method.grey is None:
-        baseline = load_baseline(method, layout).to(pictures.device)
+        baseline = load_baseline(method, backbone.layout(layer)).to(pictures.device)
     else:
         grey = torch.full_like(pictures[:1], method.grey)
         baseline = backbone.run(grey, [layer])[layer].detach()
-
-    def run(shown: Tensor, asked: Sequence[BoundFeature], cut: Layer | None) -> Pass:
-        def respond(tapped: Mapping[Layer, Tensor]) -> Tensor:
-            responses = shown.new_zeros(len(asked))
-            for bound_feature in dict.fromkeys(asked):
-                of_feature = [i for i, other in enumerate(asked) if other is bound_feature]
-                places = torch.tensor(of_feature, device=shown.device)
-                values = bound_feature(tapped[bound_feature.layer][places])
-                responses = responses.index_put((places,), values.to(responses.dtype))
-            return responses
-
-        def head(activations: Tensor) -> Tensor:
-            return respond(backbone.run(shown, targets, insert={layer: activations}))
-
-        def at(pictures: Tensor, rows: Sequence[int] = range(len(asked))) -> Pass:
-            return run(pictures, [asked[row] for row in rows], layer)
-
-        tapped = backbone.run(shown, [layer, *targets], cut=cut)
-        start = baseline.to(tapped[layer])
-        return Pass(
-            *(shown, tapped[layer], respond(tapped), head),
-            *(at, backbone.network, layout, start),
-        )
-
     # The fused attention kernels have no second derivative.
     kernel = sdpa_kernel(SDPBackend.MATH) if create_graph else nullcontext()
     whole = create_graph and pictures.requires_grad
     with kernel, torch.enable_grad():
-        forward = run(pictures, bound_features, None if whole else layer)
+        forward = make_pass(backbone, pictures, bound_features, layer, baseline, not whole)
         result = method.attribute(forward, create_graph)
         _check_result(method, forward.activations, result)
     if create_graph:

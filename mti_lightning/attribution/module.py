@@ -1,7 +1,7 @@
 """What objectives, sweeps and reports have in common: features of a frozen network, attributed."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from lightning import LightningModule, Trainer
@@ -9,7 +9,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from mti_lightning.attribution.checks import check_method, check_path
-from mti_lightning.attribution.methods import ActGrad, Attribution, attribute
+from mti_lightning.attribution.methods import Attribution, IntGrad, attribute
+from mti_lightning.attribution.steps import as_recorded, choose_steps, is_open
 from mti_lightning.attribution.tension import Measure, Tension
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.errors import InputError
@@ -25,7 +26,8 @@ class AttributionModule(LightningModule, ABC):
         features: The features: each `LAYER[/input]:CHANNEL[@POSITION]` or the same in structured
             form; `LAYER:*[@POSITION]` is every channel of a layer.
         attribution_layer: The earlier layer that responses are attributed to, such as `layer3`.
-        attribution: The attribution method; activation times gradient by default.
+        attribution: The attribution method; by default integrated gradients, in as few steps as the
+            features need: one backward pass, act×grad, where that adds up.
         tension: The tension measure, or its name.
 
     Raises:
@@ -53,7 +55,7 @@ class AttributionModule(LightningModule, ABC):
         if not self.features:
             raise InputError("features: name at least one")
         self.layer = Layer.parse(attribution_layer)
-        self.channel_dim = backbone.layout(self.layer).channel_dim
+        self.layout = backbone.layout(self.layer)
         self.bound_features = [BoundFeature(feature, backbone) for feature in self.features]
         self._directions = nn.ModuleList(self.bound_features)  # go along to other devices
         for group in FeatureGroup.of(self.bound_features):
@@ -61,7 +63,8 @@ class AttributionModule(LightningModule, ABC):
             check_path(backbone, first, self.layer)
             if warning := activation_warning(first.feature, backbone):
                 rank_zero_warn(warning)
-        self.attribution, self.tension = attribution or ActGrad(), Tension.of(tension)
+        self.attribution = self._given = attribution or IntGrad()
+        self.tension = Tension.of(tension)
         check_method(self.attribution, backbone, self.layer, self.bound_features[0])
         self._is_set_up = False
 
@@ -82,6 +85,26 @@ class AttributionModule(LightningModule, ABC):
         return attribute(
             self.backbone, pictures, bound_features, self.layer, self.attribution, create_graph
         )
+
+    def settle(self, batches: Iterable[Tensor]) -> None:
+        """Choose the steps of the attribution method, where they are open.
+
+        Args:
+            batches: The run's own pictures, [N, 3, H, W] in 0..1, as `choose_steps` takes them.
+        """
+        if is_open(self.attribution):
+            of = (self.backbone, self.layer, self.bound_features)
+            self.attribution = choose_steps(self.attribution, *of, batches)
+
+    def take_steps(self, told: Mapping[str, Any]) -> None:
+        """Attribute as a run did that is gone on with, where the steps were left open.
+
+        Args:
+            told: What it recorded of its method, as `recorded` tells it.
+        """
+        found = as_recorded(self._given, told)
+        if not is_open(found):
+            self.attribution = found
 
     @abstractmethod
     def prepare_run(self, trainer: Trainer, data: object) -> None:

@@ -4,10 +4,14 @@ Attributions have the shape of the activations, with the batch first; `channel_d
 channels are. Values are in units of the response.
 """
 
+from functools import cache
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from mti_lightning.backbone import ActivationLayout
+from mti_lightning.images.boxes import Box
 
 Sign = Literal["+", "-"]
 
@@ -15,6 +19,50 @@ Sign = Literal["+", "-"]
 def signed_map(attribution: Tensor, channel_dim: int = 1) -> Tensor:
     """Sum over channels: how much each position excites (> 0) or inhibits, [N, 1, H, W]."""
     return attribution.sum(channel_dim, keepdim=True)
+
+
+def at_scale(
+    signed: Tensor, scale: float, layout: ActivationLayout, box: Box | None = None
+) -> Tensor:
+    """Smooth a signed map to the scale of things; its sum stays.
+
+    Neighbouring positions of one thing have both signs at an early layer. What is split at the
+    scale of a position is texture, not what excites and what inhibits.
+
+    Args:
+        signed: [N, 1, h, w] or as the layer's layout has it, one channel.
+        scale: Standard deviation of a Gaussian, in shares of the map's height and of its width; 0
+            leaves the map as it is. Tokens off the grid stay by themselves.
+        layout: How the layer's activations lie.
+        box: Where on the layer's map the signed map lies, which is 0 elsewhere; None for all of it.
+
+    Returns:
+        Of the whole layer's size, in the same layout.
+    """
+    if layout.grid is None or not (scale or box):
+        return signed
+    values = signed.squeeze(layout.channel_dim)  # [N, h, w] or [N, T]
+    if box is not None:
+        whole = values.new_zeros(len(values), *layout.grid)
+        top, left, height, width = box
+        whole[:, top : top + height, left : left + width] = values
+        values = whole
+    if scale:
+        prefix = layout.prefix_tokens if layout.is_tokens else 0
+        grid = values.flatten(1)[:, prefix:].view(-1, *layout.grid)  # [N, H, W]
+        rows, columns = (_spread(size, scale).to(grid) for size in layout.grid)
+        smooth = (rows @ grid @ columns.T).reshape(len(values), -1)
+        smooth = torch.cat([values.flatten(1)[:, :prefix], smooth], 1) if prefix else smooth
+        values = smooth.view_as(values)
+    return values.unsqueeze(layout.channel_dim)
+
+
+@cache
+def _spread(length: int, scale: float) -> Tensor:
+    """Return Gaussian weights, [length, length], from columns to rows: each column sums to 1."""
+    places = (torch.arange(length, dtype=torch.float64) + 0.5) / length
+    weights = torch.exp(-(((places[:, None] - places) / scale) ** 2) / 2)
+    return weights / weights.sum(0)
 
 
 def excitation(attribution: Tensor) -> Tensor:
@@ -32,21 +80,25 @@ def balance(excited: Tensor, inhibited: Tensor) -> Tensor:
     return torch.minimum(excited, inhibited) / torch.maximum(excited, inhibited).clamp(min=1e-12)
 
 
-def split_target(attribution: Tensor, sign: Sign, coherent: bool, channel_dim: int = 1) -> Tensor:
+def split_target(
+    attribution: Tensor, sign: Sign, coherent: bool, layout: ActivationLayout, scale: float
+) -> Tensor:
     """Return T⁺ = max(A, 0) or T⁻ = max(−A, 0), of A's shape.
 
     Args:
         attribution: A.
         sign: `+` or `-`.
-        coherent: Keep T⁺ only where the attribution summed over channels excites, and T⁻ only where
-            it inhibits. Without it the two overlap in every position, and an inversion shows the
-            other sign's content, too.
-        channel_dim: Where the channels are.
+        coherent: Keep T⁺ only where the signed map `at_scale` excites, and T⁻ only where it
+            inhibits. Without it the two overlap in every position, and an inversion shows the other
+            sign's content, too.
+        layout: How the layer's activations lie.
+        scale: As `at_scale` takes it.
     """
     signed = attribution if sign == "+" else -attribution
     target = signed.clamp(min=0)
     if coherent and attribution.ndim > 2:
-        target = target * (signed_map(signed, channel_dim) > 0)
+        summed = signed_map(signed, layout.channel_dim)
+        target = target * (at_scale(summed, scale, layout) > 0)
     return target
 
 

@@ -117,6 +117,7 @@ class Backbone(nn.Module):
         if not (self.std > 0).all():
             raise InputError(f"std of {name} is {config['std']}; give three numbers above 0")
         self._hashed: tuple[list[tuple[int, int, torch.dtype]], str] | None = None
+        self._only_ways: dict[tuple[Layer, tuple[Layer, ...]], bool] = {}
         self._batch_invariance = BatchInvariance()
 
     @property
@@ -214,6 +215,43 @@ class Backbone(nn.Module):
                     f"layer {str(layer)!r} of {self.name} takes no part in its forward pass"
                 )
         return captured
+
+    def run_behind(
+        self, layer: Layer, activations: Tensor, layers: Sequence[Layer], pictures: Tensor
+    ) -> dict[Layer, Tensor]:
+        """Run what comes behind a layer, from other activations than the pictures' own.
+
+        Where nothing goes round the layer, what comes before it runs for one blank picture only.
+
+        Args:
+            layer: Where the activations are put in.
+            activations: [k · N, ...], k sets of those of all pictures.
+            layers: The layers to tap.
+            pictures: [N, 3, H, W] in 0..1.
+
+        Returns:
+            For each layer its activations, [k · N, ...].
+        """
+        if self.is_only_way(layer, tuple(layers)):
+            pictures = torch.zeros_like(pictures[:1])
+        else:
+            pictures = pictures.repeat(len(activations) // len(pictures), 1, 1, 1)
+        return self.run(pictures, layers, insert={layer: activations})
+
+    @torch.no_grad()
+    def is_only_way(self, layer: Layer, layers: tuple[Layer, ...]) -> bool:
+        """Return whether all that reaches some layers passes through one: tried once, with NaN."""
+        if (layer, layers) not in self._only_ways:
+            pictures = self.noise(2)
+            tapped = self.run(pictures, [layer, *layers])
+            nothing = torch.full_like(pictures[:1], torch.nan)
+            try:
+                found = self.run(nothing, layers, insert={layer: tapped[layer]})
+                same = all(_alike(found[one], tapped[one]) for one in layers)
+            except (AssertionError, IndexError, RuntimeError, ValueError):
+                same = False  # it does not take activations of more pictures than it was given
+            self._only_ways[layer, layers] = same
+        return self._only_ways[layer, layers]
 
     @contextlib.contextmanager
     def _hooks(self, layers: set[Layer], tap: Callable[[Layer, Tensor], Tensor]) -> Iterator[None]:
@@ -315,3 +353,9 @@ class Backbone(nn.Module):
             "infinite) for a picture of noise; its weights are broken, or its mean and std are not "
             "its own"
         )
+
+
+def _alike(found: Tensor, wanted: Tensor) -> bool:
+    if found.shape != wanted.shape:
+        return False
+    return bool((found - wanted).abs().max() <= 0.01 * wanted.abs().max())  # a NaN never is

@@ -61,7 +61,8 @@ def explain(
         weights: Of a model that is named: `pretrained`, `random`, or a file.
         labels: Of a model that is named: a text file of the names of its classes, one a line.
         layer: The attribution layer; by default the last with positions before the features.
-        attribution: The attribution method; activation times gradient by default.
+        attribution: The attribution method; by default integrated gradients, in as few steps as the
+            features need.
         crop: Left, top, width and height in pixels of a part of the one picture, to compare
             it with.
         classes: How many classes of each picture are explained where no features are named.
@@ -125,7 +126,7 @@ def explain(
                 "backbone": {k: v for k, v in backbone.made.items() if v is not None},
                 "features": [str(feature) for feature in objective.features],
                 "attribution_layer": str(attributed),
-                **({} if attribution is None else {"attribution": _configured(attribution)}),
+                "attribution": _configured(objective.attribution),
                 "steps_per_epoch": steps // epochs,
                 "seed": seed,
             },

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from mti_lightning.attribution.signs import at_scale, signed_map
 from mti_lightning.explanation.choose import Answers, on_grid
 from mti_lightning.explanation.result import Inversion, Part
 from mti_lightning.objectives.inversion import SignedInversion
@@ -18,14 +19,15 @@ def put_together(
 ) -> list[Part]:
     """Put together what is known of each feature in each picture."""
     made = {(r.entry.feature, r.entry.source, r.entry.sign): r for r in renderings}
-    layout = objective.backbone.layout(objective.layer)
+    layout = objective.layout
     parts = []
     for place, feature in enumerate(objective.features):
         of_feature = [objective.bound_features[place]] * len(seen)
         _, attribution, response = objective.attribute(seen, of_feature)
-        excited, inhibited = objective.tension.split(attribution, objective.channel_dim)
-        tension = objective.tension(attribution, objective.channel_dim)
-        maps = on_grid(attribution, layout)[:, 0].float().numpy()
+        excited, inhibited = objective.tension.split(attribution, layout)
+        tension = objective.tension(attribution, layout)
+        signed = signed_map(attribution, layout.channel_dim)
+        maps = on_grid(at_scale(signed, objective.tension.scale, layout), layout)[:, 0]
         for source in range(len(seen)):
             numbers = {
                 "response": float(response[source]),
@@ -41,7 +43,7 @@ def put_together(
                     source,
                     numbers,
                     *answers.place(feature, source),
-                    maps[source],
+                    maps[source].float().numpy(),
                     positive,
                     negative,
                 )

@@ -96,8 +96,7 @@ def draw(explanation: Explanation) -> Image.Image:
         _MARGIN,
         page.height - _FOOT + 14,
         "E⁺ and E⁻: what the places of the picture add to the response and take from it, at that "
-        "layer; the rest is in no place, as biases are. Tension, √(E⁺E⁻), is large only if both "
-        "are.\n"
+        "layer; the rest is in no place, as biases are. Tension is large only if both are.\n"
         "A + or − picture is made from noise: it shows the network what excites or inhibits the "
         "feature in the picture, and nothing else of it.",
         10,
@@ -204,7 +203,7 @@ def _numbers(page: _Page, x: float, y: float, part: Part, longest: float) -> Non
         ("inhibits, −E⁻", -part.numbers["inhibition"], _INHIBITS),
         ("the rest, in no place", part.rest, _GREY),
         ("response, the sum", part.numbers["response"], _INK),
-        ("tension √(E⁺E⁻)", part.numbers["tension"], _GREY),
+        ("tension", part.numbers["tension"], _GREY),
     )
     for line, (told, value, colour) in enumerate(rows):
         at = y + 2 + 47 * line

@@ -154,6 +154,9 @@ class FeatureGroup:
         other.channels, other.directions = list(channels), None
         return other
 
+    def __len__(self) -> int:
+        return len(self.channels)
+
     def __call__(self, activations: Tensor) -> Tensor:
         """Return responses, [N, F], for the target layer's activations."""
         values = self.bound_features[0].layout.at(activations, self.position)

@@ -69,6 +69,9 @@ def respond(
     """
     pictures = activations.new_full((len(activations), 3, *head.picture_size), blank)
     target = head.group.bound_features[0].layer
-    tapped = backbone.run(pictures, [target], insert={layer: activations})
+    if blank:
+        tapped = backbone.run(pictures, [target], insert={layer: activations})
+    else:
+        tapped = backbone.run_behind(layer, activations, [target], pictures)
     responses: Tensor = head.group(tapped[target])
     return responses

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor, nn
 
 from mti_lightning.attribution.module import AttributionModule
 from mti_lightning.attribution.signs import Sign
+from mti_lightning.attribution.steps import CHOSEN_ON, is_open, recorded
 from mti_lightning.errors import check_range
 from mti_lightning.images.parameters import FourierPhase, ImageParameters
+from mti_lightning.images.seeds import derive_seed
 from mti_lightning.images.views import Views, whole
 from mti_lightning.objectives.chunk import Entry, ImageChunk, Size
 from mti_lightning.objectives.interference import KnownRivals, find_rivals, index_by
@@ -111,8 +114,15 @@ class ImageBank(AttributionModule, ABC):
             measure_spectrum(self.image, detailed, grid)
             if reads:
                 self.sources, self.source_keys = read.pictures, read.keys
+                self.settle([read.pictures])
                 self._attributions = SourceAttributions(self, read.pictures)
                 warn_of_other_use(pictures, self)
+        if is_open(self.attribution):  # without sources, by how images start
+            keys = [derive_seed("steps", number) for number in range(CHOSEN_ON)]
+            entries = [Entry("", key, 0, "", 0) for key in keys]
+            with torch.no_grad():
+                of_noise = ImageChunk(entries, self.image, self.canvas, grid, None)
+                self.settle([of_noise(self.input_size)])
         for entries, window in in_chunks(self.plan(), find_windows(self), self.batch_size):
             start = None
             if self.accentuate:
@@ -131,6 +141,12 @@ class ImageBank(AttributionModule, ABC):
         assert self._attributions is not None
         return self._attributions(pairs, self.batch_size)
 
+    def take_steps(self, told: Mapping[str, Any]) -> None:
+        before = self.attribution
+        super().take_steps(told)
+        if recorded(before) != recorded(self.attribution) and self.sources is not None:
+            self._attributions = SourceAttributions(self, self.sources)
+
     def cosine_to_target(self, activations: Tensor, chunk: ImageChunk) -> Tensor:
         """Return the cosine of activations and the chunk's target, [N]; NaN where there is none.
 
@@ -147,7 +163,7 @@ class ImageBank(AttributionModule, ABC):
         Returns:
             For each column of `results.csv` from `response` on, one number for each entry.
         """
-        metrics = PictureMetrics(self.tension, self.channel_dim).to(self.device)
+        metrics = PictureMetrics(self.tension, self.layout).to(self.device)
         for chunk in self.chunks:
             shown, features = whole(chunk(), self.input_size), [e.feature for e in chunk.entries]
             activations, attribution, response = self.attribute(
@@ -155,7 +171,8 @@ class ImageBank(AttributionModule, ABC):
             )
             cosine = self.cosine_to_target(activations, chunk)
             index = index_by(self.known_rivals, self.backbone, shown, features)
-            metrics.update(attribution, response, cosine, index)
+            box = chunk.window and chunk.window.map_box
+            metrics.update(attribution, response, cosine, index, box)
         return metrics.columns()
 
     @torch.no_grad()
@@ -166,7 +183,7 @@ class ImageBank(AttributionModule, ABC):
             Each (source, feature) that there are images of, and their columns, as of `measure`.
         """
         assert self.sources is not None
-        metrics = PictureMetrics(self.tension, self.channel_dim).to(self.device)
+        metrics = PictureMetrics(self.tension, self.layout).to(self.device)
         pairs = list(dict.fromkeys((entry.source or 0, entry.feature) for entry in self.entries))
         for start in range(0, len(pairs), self.batch_size):
             part = pairs[start : start + self.batch_size]

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -117,7 +118,10 @@ class Objective(ImageBank, ABC):
         Raises:
             InputError: If they are not those of this run.
         """
-        check_bank(checkpoint.get("bank"), self.provenance)
+        held = checkpoint.get("bank")
+        if isinstance(held, Mapping):
+            self.take_steps(held.get("attribution", {}))
+        check_bank(held, self.provenance)
 
     # --- steps and epochs ---
 

@@ -29,7 +29,8 @@ class Inversion(Objective):
         power: p, mostly from 1 to 4: how strongly features that are not in the target are kept
             quiet; at 0 not at all.
         coherent: Take T⁺ only from positions that excite on the whole, T⁻ only from those that
-            inhibit; False for the authors' way, every position.
+            inhibit, at the scale of the tension measure; False for the authors' way, every
+            position.
     """
 
     needs_sources = True
@@ -50,16 +51,17 @@ class Inversion(Objective):
         """Return T, of the attribution layer's shape, and its support mask, [N, 1, H, W]."""
         pairs = [(entry.source or 0, entry.feature) for entry in entries]
         attribution, negative, _ = (of.to(self.device) for of in self.attribute_sources(pairs))
+        scale = self.tension.scale
         targets = torch.cat(
             [
-                signs.split_target(part, entry.sign or "+", self.coherent, self.channel_dim)
+                signs.split_target(part, entry.sign or "+", self.coherent, self.layout, scale)
                 for part, entry in zip(attribution[:, None], entries, strict=True)
             ]
         )
         # Where an activation is negative, as in a transformer, it has to become so again to have
         # the same effect.
         targets = torch.where(negative, -targets, targets)
-        return targets, signs.support_mask(attribution, channel_dim=self.channel_dim)
+        return targets, signs.support_mask(attribution, channel_dim=self.layout.channel_dim)
 
     def plan(self) -> list[Entry]:
         """Leave out, with a warning, what has no target; the others do not change by it.

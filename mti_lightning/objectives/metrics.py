@@ -9,6 +9,8 @@ from torchmetrics.aggregation import CatMetric
 
 from mti_lightning.attribution import signs
 from mti_lightning.attribution.tension import Tension
+from mti_lightning.backbone import ActivationLayout
+from mti_lightning.images.boxes import Box
 from mti_lightning.log import log_warning
 from mti_lightning.objectives.chunk import Entry
 
@@ -31,17 +33,22 @@ class PictureMetrics(MetricCollection):
 
     Args:
         tension: Says what is summed before signs are split, and which tension is measured.
-        channel_dim: Where the attributions' channels are.
+        layout: How the attribution layer's activations lie.
     """
 
-    def __init__(self, tension: Tension, channel_dim: int) -> None:
+    def __init__(self, tension: Tension, layout: ActivationLayout) -> None:
         # Every process holds the whole bank, and only the first may ask.
         columns = {name: CatMetric("disable", sync_on_compute=False) for name in MEASURES}
         super().__init__(columns, compute_groups=False)  # type: ignore[arg-type]
-        self._tension, self._channel_dim = tension, channel_dim
+        self._tension, self._layout = tension, layout
 
     def update(  # type: ignore[override]
-        self, attribution: Tensor, response: Tensor, cosine: Tensor, index: Tensor
+        self,
+        attribution: Tensor,
+        response: Tensor,
+        cosine: Tensor,
+        index: Tensor,
+        box: Box | None = None,
     ) -> None:
         """Add pictures.
 
@@ -50,10 +57,11 @@ class PictureMetrics(MetricCollection):
             response: r, [N].
             cosine: Of the pictures' activations and their target, [N]; NaN where there is none.
             index: Of interference, [N]; NaN where rivals are not known.
+            box: The part of the layer's map that the attribution is of; None for all of it.
         """
         attribution = attribution.float()
-        excited, inhibited = self._tension.split(attribution, self._channel_dim)
-        tension = self._tension(attribution, self._channel_dim)
+        excited, inhibited = self._tension.split(attribution, self._layout, box)
+        tension = self._tension(attribution, self._layout, box)
         balance = signs.balance(excited, inhibited)
         found = (response, excited, inhibited, tension, balance, cosine, index)
         for name, values in zip(MEASURES, found, strict=True):

@@ -7,7 +7,7 @@ from typing import Literal, final
 
 from torch import Tensor
 
-from mti_lightning.attribution.methods import ActGrad
+from mti_lightning.attribution.methods import PathGradient
 from mti_lightning.attribution.module import AttributionModule
 from mti_lightning.attribution.signs import Sign
 from mti_lightning.errors import InputError
@@ -88,7 +88,7 @@ class BankPlan:
 def find_windows(module: AttributionModule) -> list[Window | None]:
     """Return the part of a picture that each feature depends on, None for the whole."""
     windows: list[Window | None] = [None] * len(module.features)
-    if not isinstance(module.attribution, ActGrad):
+    if not isinstance(module.attribution, PathGradient):
         return windows  # it may see more than the gradient does
     for group, places in FeatureGroup.of(module.bound_features).items():
         found = find_window(module.backbone, module.layer, group)

@@ -35,7 +35,7 @@ class MaximallyTense(Objective):
         if not self.attribution.differentiable:
             raise InputError(
                 f"{type(self.attribution).__name__} cannot be differentiated, which "
-                "MaximallyTense needs; ActGrad can"
+                "MaximallyTense needs; ActGrad and IntGrad can"
             )
 
     def losses(self, views: Tensor, turn: Turn, progress: float) -> Tensor:
@@ -45,8 +45,10 @@ class MaximallyTense(Objective):
             for _ in range(self.views.count)
         ]
         _, attribution, _ = self.attribute(views, bound_features, create_graph=True)
-        excited, inhibited = self.tension.split(attribution, self.channel_dim)
+        window = turn.chunk.window
+        of = (self.layout, window and window.map_box)
+        excited, inhibited = self.tension.split(attribution, *of)
         first, last = self.imbalance
         price = first + (last - first) * progress
-        tension = self.tension(attribution, self.channel_dim)
+        tension = self.tension(attribution, *of)
         return price * (excited - inhibited).abs() - tension

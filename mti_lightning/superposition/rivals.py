@@ -1,12 +1,13 @@
 """Rivals: features of one layer that may explain each other's tension, and what each looks like."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
 from torch import Tensor
 
-from mti_lightning.attribution.gradients import centre, gradients
+from mti_lightning.attribution.gradients import centre, mean_gradients
+from mti_lightning.attribution.methods import ActGrad, PathGradient, load_baseline
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.features.bound import FeatureGroup
 from mti_lightning.images.boxes import Box, cut
@@ -45,6 +46,7 @@ class Rivals:
         mean_activation: ā of its channels, [C].
         box: The part of its map that the features depend on; None for all of it.
         profiles: What each looks like where it is clearly expressed.
+        method: By whose gradients they were measured.
     """
 
     group: FeatureGroup
@@ -52,15 +54,21 @@ class Rivals:
     mean_activation: Tensor
     box: Box | None
     profiles: FeatureProfiles
+    method: PathGradient = field(default_factory=ActGrad)
 
     def index(self, backbone: Backbone, pictures: Tensor) -> Tensor:
         """Return the interference index of pictures [N, 3, H, W] in 0..1, [N, F]."""
         layout, target = backbone.layout(self.layer), self.group.bound_features[0].layer
+        with torch.no_grad():
+            activations = backbone.run(pictures, [self.layer])[self.layer]
+
+        def head(values: Tensor) -> Tensor:
+            return self.group(backbone.run_behind(self.layer, values, [target], pictures)[target])
+
+        baseline = load_baseline(self.method, layout).to(activations)
         with torch.enable_grad():
-            tapped = backbone.run(pictures, [self.layer, target], cut=self.layer)
-            activations, responses = tapped[self.layer], self.group(tapped[target])
-            gradient = torch.cat([found for _, found in gradients(responses, activations)])
-        activations = activations.detach()
+            each = mean_gradients(head, activations, baseline, self.method.points, len(self.group))
+            gradient = torch.cat([found for _, found in each])
         attributions = centre(activations, self.mean_activation, layout) * gradient
         seen = activations if self.box is None else cut(activations, self.box)
         return interference_index(

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-from mti_lightning.backbone import Backbone
+from mti_lightning.backbone import ActivationLayout, Backbone
 from mti_lightning.data.base import NAMED_WHEN_SKIPPED, Loaded
 from mti_lightning.data.datasets import Stamp
 from mti_lightning.errors import InputError, RunError
@@ -151,7 +151,7 @@ def finish(
     features: Sequence[int],
     measures: Sequence[str],
     count: int,
-    dimensions: Sequence[str],
+    layout: ActivationLayout,
 ) -> None:
     """Keep the top pictures' maps once all blocks are written; warn of pictures that are missing.
 
@@ -160,7 +160,7 @@ def finish(
         features: Those whose maps are kept.
         measures: By what pictures are top.
         count: Pictures per feature and measure.
-        dimensions: Names of a map's dimensions.
+        layout: How a map lies.
 
     Raises:
         RunError: If no picture could be read.
@@ -181,7 +181,7 @@ def finish(
         raise RunError(f"none of the {len(status)} pictures can be read; {store.path}")
     tops = find_tops(store, features, measures, count)
     wanted = [(place, picture) for place in features for picture in sorted(tops.of(place))]
-    store.finish(wanted, dimensions)
+    store.finish(wanted, layout)
 
 
 def kept_features(

@@ -36,7 +36,7 @@ def mean_activation(
     layout = backbone.layout(layer)
     stamps: dict[int, Stamp] = {}
     total, pictures = torch.zeros(layout.channels), 0
-    for shown in _evenly_spread(data, count, stamps):
+    for shown in evenly_spread(data, count, stamps):
         values = backbone.run(shown, [layer])[layer].movedim(layout.channel_dim, -1)
         values = values.flatten(1, -2) if values.ndim > 2 else values[:, None]  # [N, P, C]
         total += values.double().mean(1).sum(0).float()
@@ -55,11 +55,11 @@ def learn_profiles(
         if not part.has_rivals or store.rivals(part.places[0]):
             continue
         log_info(f"what {len(part.group.channels)} features that may explain each other look like")
-        profiles = measurement.profile(part, _evenly_spread(data, count, {}))
+        profiles = measurement.profile(part, evenly_spread(data, count, {}))
         store.write_rivals(part.places, part.names, part.box, profiles)
 
 
-def _evenly_spread(data: PictureData, count: int, stamps: dict[int, Stamp]) -> Iterator[Tensor]:
+def evenly_spread(data: PictureData, count: int, stamps: dict[int, Stamp]) -> Iterator[Tensor]:
     """Yield pictures, [N, 3, H, W] each, and put the stamps of all that were looked at there."""
     size = len(data.pictures)
     count = min(count, size)

@@ -50,6 +50,7 @@ class StoredArray:
         self._array, self._path = array, path
         self.shape: tuple[int, ...] = array.shape
         self.dimension_names: tuple[str, ...] = tuple(array.metadata.dimension_names or ())
+        self.attributes: dict[str, Any] = dict(array.attrs)
 
     def __getitem__(self, selection: Any) -> Any:
         with reading(self._path):

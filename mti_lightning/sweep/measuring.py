@@ -1,14 +1,20 @@
 """What pictures measure for the features of a sweep: from pictures to numbers, without state."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, final
 
 import torch
 from torch import Tensor
 
-from mti_lightning.attribution.gradients import centre, gradients
-from mti_lightning.attribution.methods import ActGrad, Attribution, attribute
+from mti_lightning.attribution.gradients import centre, gradients, mean_gradients
+from mti_lightning.attribution.methods import (
+    Attribution,
+    PathGradient,
+    attribute,
+    load_baseline,
+)
 from mti_lightning.attribution.tension import Tension
 from mti_lightning.backbone import ActivationLayout, Backbone, Layer
 from mti_lightning.features.bound import BoundFeature, FeatureGroup
@@ -74,6 +80,7 @@ class _Slice:
     responses: Tensor  # [F, N]
     attribution: Tensor  # [F, N, ...]
     centred: Tensor | None  # [F, N, ...]; None where the method does not tell
+    box: Box | None  # the part of the map that all of them are of; None for all of it
 
 
 @final
@@ -140,7 +147,7 @@ class Measurement:
                 for place, attribution in zip(piece.places, piece.attribution, strict=False):
                     if place in keep:
                         kept = (attribution, piece.activations.sign())
-                        maps[place] = torch.stack([self._on_map(part, values) for values in kept])
+                        maps[place] = torch.stack([self._on_map(piece, values) for values in kept])
             if slices and (profiles := self.profiles.get(part.places[0])):
                 activations, attributions = slices[0][0], torch.cat([one[1] for one in slices], 1)
                 with torch.autocast(pictures.device.type, enabled=False):
@@ -169,61 +176,77 @@ class Measurement:
 
     def _attributions(self, part: Part, pictures: Tensor) -> Iterator[_Slice]:
         """Attribute the features of a part, as many at once as memory bears."""
-        if not isinstance(self.method, ActGrad):
+        if not isinstance(self.method, PathGradient):
             for place, bound_feature in zip(part.places, part.group.bound_features, strict=True):
                 same = [bound_feature] * len(pictures)
                 activations, attribution, response = attribute(
                     self.backbone, pictures, same, self.layer, self.method
                 )
                 told = activations.float(), response[None].float(), attribution[None].float()
-                yield _Slice([place], *told, None)
+                yield _Slice([place], *told, None, None)
             return
-        activations, responses = self._respond(part, pictures)
+        activations, responses, head = self._respond(part, pictures)
         values, at_once = activations.detach().float(), max(1, _AT_ONCE // activations.numel())
+        baseline = load_baseline(self.method, self.layout).to(activations)
         centred = None
         if self.mean_activation is not None:
             centred = centre(values, self.mean_activation, self.layout)
-        for features, found in gradients(responses, activations, at_once):
+        if (points := self.method.points) == (1.0,):
+            each = gradients(responses, activations, at_once)
+        else:
+            of = (baseline, points, responses.shape[1], at_once)
+            each = mean_gradients(head, activations.detach(), *of)
+        start = values if self.method.baseline is None else values - baseline.float()
+        for features, found in each:
             gradient = found.float()  # [F, N, ...]
             yield _Slice(
                 part.places[features],
                 values,
                 responses.detach().T[features].float(),
-                values * gradient,
+                start * gradient,
                 None if centred is None else centred * gradient,
+                part.box,
             )
 
-    def _respond(self, part: Part, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Return activations [N, ...], as a leaf, and from them the part's responses, [N, F].
+    def _respond(
+        self, part: Part, pictures: Tensor
+    ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """Return activations [N, ...], as a leaf, from them the part's responses, [N, F], and how.
 
         They are of the smallest part of the map that the features depend on.
         """
         window, target = part.window, part.group.bound_features[0].layer
         if window is not None and window.head is not None:
+            head = partial(respond, self.backbone, self.layer, window.head)
             with torch.no_grad():
                 found = self.backbone.run(window.crop(pictures), [self.layer])[self.layer]
             leaf = cut(found, window.head.box).requires_grad_()
-            return leaf, respond(self.backbone, self.layer, window.head, leaf)
+            return leaf, head(leaf), head
         shown, group = pictures, part.group
         if window is not None:
             shown, group = window.crop(pictures), window.group
+
+        def behind(activations: Tensor) -> Tensor:
+            tapped = self.backbone.run_behind(self.layer, activations, [target], shown)
+            return group(tapped[target])
+
         tapped = self.backbone.run(shown, [self.layer, target], cut=self.layer)
-        return tapped[self.layer], group(tapped[target])
+        return tapped[self.layer], group(tapped[target]), behind
 
     def _reduce(self, piece: _Slice) -> dict[str, Tensor]:
         """Return the columns of those features that are the sweep's, [F, N] each."""
-        own, dim = len(piece.places), self.layout.channel_dim
+        own, of = len(piece.places), (self.layout, piece.box)
         responses, attribution = piece.responses[:own], piece.attribution[:own].flatten(0, 1)
-        excited, inhibited = self.tension.split(attribution, dim)  # [F · N]
+        excited, inhibited = self.tension.split(attribution, *of)  # [F · N]
         found = {
             "response": responses,
             "excitation": excited,
             "inhibition": inhibited,
-            "tension": self.tension(attribution, dim),
-            "tension_l2": _AUTHORS(attribution, dim),
+            "tension": self.tension(attribution, *of),
+            "tension_l2": _AUTHORS(attribution, *of),
         }
         if piece.centred is not None:
-            found["tension_centred"] = self.tension(piece.centred[:own].flatten(0, 1), dim)
+            found["tension_centred"] = self.tension(piece.centred[:own].flatten(0, 1), *of)
         return {name: values.view(responses.shape) for name, values in found.items()}
 
     def _pool(self, piece: _Slice) -> tuple[Tensor, Tensor]:
@@ -232,12 +255,12 @@ class Measurement:
         attributions = self.layout.pool_sum(piece.centred)  # [F, N, C]
         return self.layout.pool_mean(piece.activations), attributions.transpose(0, 1)
 
-    def _on_map(self, part: Part, values: Tensor) -> Tensor:
+    def _on_map(self, piece: _Slice, values: Tensor) -> Tensor:
         """Put values [N, ...] in their place on the whole map; they are 0 elsewhere."""
-        if part.box is None or not isinstance(self.method, ActGrad):
+        if piece.box is None:
             return values
         whole = values.new_zeros(len(values), *self.layout.shape)
-        cut(whole, part.box).copy_(values)
+        cut(whole, piece.box).copy_(values)
         return whole
 
 
@@ -254,7 +277,7 @@ def find_parts(
         bound_features: The features of a sweep.
         backbone: The network.
         layer: The attribution layer.
-        method: The attribution method; the interference index is measured by act×grad alone.
+        method: The attribution method; the interference index is measured by gradients alone.
         rivals: How many features of a group may explain each other, as in `Sweep`.
     """
     parts = []
@@ -264,7 +287,7 @@ def find_parts(
             first = group.bound_features[0].shown
             log_info(f"whole pictures are computed for {first}: {found}")
         window = None if isinstance(found, str) else found
-        among = _with_rivals(group, rivals) if isinstance(method, ActGrad) else None
+        among = _with_rivals(group, rivals) if isinstance(method, PathGradient) else None
         if among is not None and window is not None:
             window = window.of(among)
         parts.append(Part(among or group, places, window, among is not None))

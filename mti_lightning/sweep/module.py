@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mti_lightning.attribution.methods import Attribution
 from mti_lightning.attribution.module import AttributionModule
+from mti_lightning.attribution.steps import CHOSEN_ON
 from mti_lightning.attribution.tension import Measure, Tension
 from mti_lightning.backbone import Backbone
 from mti_lightning.data.base import Loaded, PictureData
@@ -28,9 +29,10 @@ from mti_lightning.sweep.blocks import (
     kept_features,
     pending_blocks,
 )
-from mti_lightning.sweep.calibration import learn_profiles, mean_activation
+from mti_lightning.sweep.calibration import evenly_spread, learn_profiles, mean_activation
 from mti_lightning.sweep.measuring import Measurement, find_parts
 from mti_lightning.sweep.provenance import as_read_back, attributed
+from mti_lightning.sweep.store import SweepStore, holds_sweep
 from mti_lightning.sweep.writing import SweepWriter, check_place, open_or_begin
 
 
@@ -46,7 +48,8 @@ class Sweep(AttributionModule):
         features: What to measure: each `LAYER[/input]:CHANNEL[@POSITION]`; `LAYER:*[@POSITION]` is
             every channel of a layer.
         attribution_layer: The earlier layer that responses are attributed to.
-        attribution: The attribution method; activation times gradient by default.
+        attribution: The attribution method; by default integrated gradients, in as few steps as the
+            features need: one backward pass, act×grad, where that adds up.
         tension: The tension measure, or its name; a mean-centred one is reported, too.
         store: The zarr group to write; by default `tb_logs/NAME/sweep.zarr`.
         keep: Keep the attribution maps of this many top pictures by each measure of `keep_by`.
@@ -105,6 +108,7 @@ class Sweep(AttributionModule):
         Args:
             mean_activation: ā, [C]; without it no centred tension and no interference is measured.
         """
+        self.settle([])
         of = (self.backbone, self.layer, self.attribution)
         parts = find_parts(self.bound_features, *of, self.rivals)
         self.measurement = Measurement(*of, self.tension, parts, mean_activation)
@@ -134,6 +138,10 @@ class Sweep(AttributionModule):
             str(one.feature): one.class_names for one in self.bound_features if one.class_names
         }
         try:
+            if holds_sweep(path) and not self.overwrite:
+                self.take_steps(SweepStore(path).provenance.get("attribution", {}))
+            else:
+                self.settle(evenly_spread(data, CHOSEN_ON, {}))
             open_or_begin(
                 path,
                 self.provenance(data, precision),
@@ -156,7 +164,7 @@ class Sweep(AttributionModule):
             "backbone": self.backbone.name,
             "features": [str(feature) for feature in self.features],
             **attributed(self.backbone, self.layer, self.attribution),
-            "tension": {"measure": self.tension.measure, "summed": self.tension.summed},
+            "tension": self.tension.provenance,
             "calibrate": self.calibrate,
             "rivals": self.rivals,
             "block": self.block,
@@ -196,6 +204,7 @@ class Sweep(AttributionModule):
         data = self.check_data(self.trainer.datamodule)  # type: ignore[attr-defined]
         assert self.store_path is not None
         self._store = store = SweepWriter(self.store_path)
+        self.take_steps(store.provenance["attribution"])
         self.prepare(torch.from_numpy(store.mean_activation))
         measurement = self.measurement
         assert measurement is not None
@@ -228,7 +237,6 @@ class Sweep(AttributionModule):
         """Complete the store; Lightning comes here even where nothing was left to predict."""
         self.trainer.strategy.barrier()
         if self.trainer.is_global_zero:
-            dimensions = self.backbone.layout(self.layer).dimensions
-            finish(self._store, self.kept, self.keep_by, self.keep, dimensions)
+            finish(self._store, self.kept, self.keep_by, self.keep, self.layout)
             if self._hold is not None:
                 self._hold.release()

@@ -7,6 +7,8 @@ from typing import final
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
+from mti_lightning.attribution.methods import IntGrad, PathGradient
+from mti_lightning.attribution.steps import as_recorded
 from mti_lightning.backbone import Backbone, Layer, Preprocessing
 from mti_lightning.data.base import READING, PictureData
 from mti_lightning.data.datasets import Picture, Pictures, Stamp
@@ -67,9 +69,12 @@ def rivals_of(store: SweepStore, feature: str, backbone: Backbone) -> tuple[Riva
     if found is None:
         return None
     names, box, profiles = found
+    method = as_recorded(IntGrad(), store.provenance["attribution"])
+    assert isinstance(method, PathGradient)
     group = FeatureGroup([BoundFeature(Feature.parse(name), backbone) for name in names])
     layer, mean = Layer.parse(store.provenance["attribution_layer"]), store.mean_activation
-    return Rivals(group, layer, torch.from_numpy(mean), box, profiles), names.index(feature)
+    rivals = Rivals(group, layer, torch.from_numpy(mean), box, profiles, method)
+    return rivals, names.index(feature)
 
 
 class _Chosen(Pictures):

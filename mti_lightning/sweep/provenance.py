@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mti_lightning.attribution.methods import Attribution
+from mti_lightning.attribution.steps import recorded
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.data.base import PLACES
 from mti_lightning.registry import current_path, public_path
@@ -14,12 +15,7 @@ from mti_lightning.registry import current_path, public_path
 
 def attributed(backbone: Backbone, layer: Layer, method: Attribution) -> dict[str, Any]:
     """Return what attributions depend on, but for pictures and features, as JSON."""
-    arguments = method.arguments
-    attribution = {
-        "class_path": public_path(type(method)),
-        "init_args": arguments,
-        "files": _digests(arguments),
-    }
+    attribution = {**recorded(method), "files": _digests(method.arguments)}
     return as_read_back(
         {
             "weights": backbone.digest(),

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import zarr
 
+from mti_lightning.backbone import ActivationLayout
 from mti_lightning.data.datasets import Pictures, Stamp
 from mti_lightning.errors import InputError, printable
 from mti_lightning.features.classes import ClassNames, display, short
@@ -171,9 +172,15 @@ class SweepStore:
         return cast("str | None", self._group.attrs["config"])
 
     @property
-    def map_dimensions(self) -> tuple[str, ...]:
-        """Names of the dimensions of `maps`, [M, ...]."""
-        return self._array("attribution").dimension_names
+    def map_layout(self) -> ActivationLayout:
+        """How each of `maps` lies."""
+        array = self._array("attribution")
+        names, shape = array.dimension_names[1:], array.shape[1:]
+        # Another version left the grid out, which is the shape of all but tokens.
+        grid = array.attributes.get("grid", shape[-2:] if names[0] == "channel" else shape[:2])
+        grid = (grid[0], grid[1]) if grid and len(shape) > 1 else None
+        prefix = array.attributes.get("prefix_tokens", 0)
+        return ActivationLayout(shape, 1 if names[0] == "channel" and grid else -1, grid, prefix)
 
     def _array(self, name: str) -> StoredArray:
         with reading(self.path), zarr.config.set(EVERY_CHUNK):

@@ -12,6 +12,7 @@ import numpy as np
 import zarr
 from torch import Tensor
 
+from mti_lightning.backbone import ActivationLayout
 from mti_lightning.data.datasets import Pictures, Stamp
 from mti_lightning.errors import InputError, RunError
 from mti_lightning.files import beside, sync_disk
@@ -205,24 +206,24 @@ class SweepWriter(SweepStore):
             if rows:
                 _write_maps(self._group.create_group(name), rows)
 
-    def finish(self, wanted: Sequence[tuple[int, int]], dimensions: Sequence[str]) -> None:
+    def finish(self, wanted: Sequence[tuple[int, int]], layout: ActivationLayout) -> None:
         """Keep the wanted attribution maps, and no other candidates; also after a stop in here.
 
         Args:
             wanted: Feature and picture of each.
-            dimensions: Names of a map's dimensions.
+            layout: How a map lies.
         """
         with writing(self.path):
             for cut_off in filter(_is_cut_off, self.path.rglob("*.partial")):
                 cut_off.unlink()
             if not self.complete:
                 if wanted:
-                    self._keep(wanted, dimensions)
+                    self._keep(wanted, layout)
                 sync_disk(self.path)
                 self._group.attrs["complete"] = True
             _remove(self.path / "candidates")
 
-    def _keep(self, wanted: Sequence[tuple[int, int]], dimensions: Sequence[str]) -> None:
+    def _keep(self, wanted: Sequence[tuple[int, int]], layout: ActivationLayout) -> None:
         where: dict[tuple[int, int], tuple[Any, int]] = {}
         for _, part in sorted(self._group["candidates"].groups()):  # type: ignore[union-attr]
             pairs = zip(part["feature"][:].tolist(), part["picture"][:].tolist(), strict=True)
@@ -235,7 +236,8 @@ class SweepWriter(SweepStore):
                 shape=(len(wanted), *shape),
                 chunks=(1, *shape),
                 dtype=kind,
-                dimension_names=("kept", *dimensions),
+                dimension_names=("kept", *layout.dimensions),
+                attributes={"grid": layout.grid, "prefix_tokens": layout.prefix_tokens},
                 overwrite=True,
             )
             for row, pair in enumerate(wanted):

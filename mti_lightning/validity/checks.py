@@ -125,7 +125,7 @@ def check_pictures(
             responses: Tensor = bound_feature(tapped[bound_feature.layer])
             return responses
 
-    bound_features, dim = [bound_feature] * len(pictures), backbone.layout(layer).channel_dim
+    bound_features, layout = [bound_feature] * len(pictures), backbone.layout(layer)
     activations, attribution, response = attribute(
         backbone, pictures, bound_features, layer, method
     )
@@ -133,7 +133,7 @@ def check_pictures(
         "response": response,
         "silent": head(torch.zeros_like(activations)),
         "total": attribution.flatten(1).sum(1),
-        "tension": tension(attribution, dim),
+        "tension": tension(attribution, layout),
     }
     for which, units in (("inhibitory", attribution < 0), ("excitatory", attribution > 0)):
         active = units & (activations != 0)

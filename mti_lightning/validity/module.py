@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mti_lightning.attribution.methods import Attribution
 from mti_lightning.attribution.module import AttributionModule
+from mti_lightning.attribution.steps import CHOSEN_ON
 from mti_lightning.attribution.tension import Measure, Tension
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.data.base import Loaded, PictureData
@@ -42,7 +43,8 @@ class Validity(AttributionModule):
         backbone: The frozen network.
         features: What to check: each `LAYER[/input]:CHANNEL[@POSITION]`.
         attribution_layer: The earlier layer that responses are attributed to.
-        attribution: The attribution method; activation times gradient by default.
+        attribution: The attribution method; by default integrated gradients, in as few steps as the
+            features need: one backward pass, act×grad, where that adds up.
         tension: The tension measure, or its name.
         pictures: Pictures to check, evenly spread over the data.
         tensest: How many of the tensest, by each feature, are tried to be turned on; a tenth of
@@ -82,6 +84,10 @@ class Validity(AttributionModule):
         self.check_trainer(trainer)
         self._data = self.check_data(data)
         self._data.use(self.backbone.preprocessing)
+        size = len(self._data.pictures)
+        count = min(CHOSEN_ON, size)
+        some = [index * size // count for index in range(count)]
+        self.settle(batch.pictures for batch in self._data.loader(some) if len(batch.indices))
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

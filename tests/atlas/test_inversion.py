@@ -36,6 +36,7 @@ from mti_lightning import (
 from mti_lightning.atlas.columns import COLUMNS
 from mti_lightning.atlas.projector import project
 from mti_lightning.attribution.methods import ActGrad, attribute
+from mti_lightning.attribution.signs import at_scale
 from mti_lightning.callbacks import PictureLog, Results
 
 PICTURES, CLASS = 48, "fc:3"
@@ -122,7 +123,7 @@ def test_a_cell_s_targets_are_the_means_of_its_pictures_targets(chart: Chart) ->
             objective.backbone, shown, bound_features, objective.layer, ActGrad()
         )
         unit = attribution / attribution.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        excites = unit.sum(1, keepdim=True) > 0
+        excites = at_scale(unit.sum(1, keepdim=True), 0.1, objective.layout) > 0
         wanted = {
             "positive": (unit.clamp(min=0) * excites).mean(0),
             "negative": ((-unit).clamp(min=0) * ~excites).mean(0),

@@ -13,6 +13,7 @@ from lightning import Trainer
 from sklearn.neighbors import NearestNeighbors
 
 from mti_lightning import (
+    ActivationLayout,
     Backbone,
     InputError,
     Sweep,
@@ -27,7 +28,10 @@ from mti_lightning.atlas.selection import columns_of, pool, pool_store, select_p
 from mti_lightning.sweep.measures import COLUMNS as SWEEP_COLUMNS
 from mti_lightning.sweep.writing import SweepWriter
 from mti_lightning.vetoed_shapes.world import veto_of
+from tests.attribution.layouts import layout_of
 from tests.sweep.test_store import MADE
+
+TOKENS = ActivationLayout((3, 4), -1, None)
 
 NUMBERS = st.floats(-1e30, 1e30) | st.sampled_from([0.0, 0.5, 1.0])
 POINTS = st.integers(1, 60).flatmap(
@@ -126,11 +130,11 @@ def test_what_a_cell_tells() -> None:
     assert find_cells(layout, vectors, of(8), minimum=9) == []
 
 
-@pytest.mark.parametrize("channel_dim", [1, 2, -1])
+@pytest.mark.parametrize("channel_dim", [1, -1])
 def test_pooling_keeps_what_excites_apart_from_what_inhibits(channel_dim: int) -> None:
     shape = (5, 4, 3, 2) if channel_dim == 1 else (5, 6, 4)
     maps = np.random.default_rng(0).normal(size=shape)
-    found = pool(maps, channel_dim)
+    found = pool(maps, layout_of(shape, channel_dim), 0)
     for picture, vector in zip(maps, found, strict=True):
         columns = picture.reshape(4, -1).T if channel_dim == 1 else picture
         excites = sum((c.clip(min=0) for c in columns if c.sum() > 0), np.zeros(4))
@@ -139,7 +143,7 @@ def test_pooling_keeps_what_excites_apart_from_what_inhibits(channel_dim: int) -
 
 
 def test_pooling_without_positions() -> None:
-    assert pool(np.array([[2.0, -3.0]]), 1).tolist() == [[2, 0, 0, 3]]
+    assert pool(np.array([[2.0, -3.0]]), layout_of((1, 2), 1), 0.1).tolist() == [[2, 0, 0, 3]]
 
 
 VECTORS = {
@@ -262,7 +266,7 @@ def store(tmp_path: Path) -> SweepStore:
     store.write_candidates(
         0, [(*pair, np.stack([m, m])) for pair, m in zip(pairs, maps, strict=True)]
     )
-    store.finish(pairs, ("token", "channel"))
+    store.finish(pairs, TOKENS)
     return SweepStore(store.path)
 
 
@@ -277,7 +281,7 @@ def test_selection(store: SweepStore) -> None:
     assert select_pictures(store, 1, 2)[1].tolist() == [2, 4, 8, 9]
     assert select_pictures(store, 1, 1, ["tension"])[1].tolist() == [9]
     assert select_pictures(store, 0)[1].tolist() == [3]
-    assert pool_store(store, rows).tobytes() == pool(store.maps(rows), 2).tobytes()
+    assert pool_store(store, rows).tobytes() == pool(store.maps(rows), TOKENS, 0).tobytes()
 
 
 def test_a_further_column_of_a_sweep_is_one_of_the_map(

@@ -23,7 +23,7 @@ from mti_lightning import (
     attribute,
     explain,
 )
-from mti_lightning.attribution.signs import signed_map
+from mti_lightning.attribution.signs import at_scale, signed_map
 from mti_lightning.cli import main
 from mti_lightning.compose import to_image
 from mti_lightning.explanation.choose import Answers, choose_layer, on_grid
@@ -141,9 +141,11 @@ def test_the_numbers_are_those_of_the_attribution(
         assert part.numbers["response"] == pytest.approx(response.item(), abs=1e-3)
         assert part.numbers["excitation"] == pytest.approx(excited.item(), abs=1e-3)
         assert part.numbers["inhibition"] == pytest.approx(inhibited.item(), abs=1e-3)
-        tension = (excited * inhibited).sqrt().item()
+        tension = Tension()(attribution).item()
         assert part.numbers["tension"] == pytest.approx(tension, abs=1e-3)
-        wanted = signed_map(attribution)[0, 0].numpy()
+        wanted = at_scale(signed_map(attribution), 0.1, shapes.layout(Layer("layer4")))[
+            0, 0
+        ].numpy()
         np.testing.assert_allclose(part.attribution, wanted, atol=1e-4)
         assert part.shown == f"fc:{part.feature.channel} ({KINDS[part.feature.channel or 0]})"
 

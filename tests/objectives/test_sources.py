@@ -77,6 +77,7 @@ def test_sources_are_attributed_once_for_each_feature(
         assert asked == len(FEATURES)
 
 
+@pytest.mark.filterwarnings("ignore:.* images cannot be made")
 def test_what_is_too_much_for_memory_is_the_same_on_the_disk(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

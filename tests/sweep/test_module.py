@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mti_lightning import (
+    ActGrad,
     Backbone,
     InputError,
     PictureFolder,
@@ -152,7 +153,8 @@ def test_numbers_are_those_of_a_plain_gradient(
 ) -> None:
     backbone = Backbone(name, "pretrained" if name == WORLD else "random", arguments=arguments)
     features = [f"{target}:{what}" for what in whats]
-    module = Sweep(backbone, features, layer)
+    plainly = {"attribution": ActGrad(), "tension": Tension(scale=0, norm=1)}
+    module = Sweep(backbone, features, layer, **plainly)
     mean = torch.linspace(0, 1, backbone.layout(module.layer).channels)
     module.prepare(mean)
     pictures = torch.rand(2, 3, *backbone.preprocessing.size, generator=torch.manual_seed(0))
@@ -160,7 +162,7 @@ def test_numbers_are_those_of_a_plain_gradient(
     network = timm.create_model(name, pretrained=name == WORLD, **arguments).eval()
     network.load_state_dict(backbone.network.state_dict())
     shown = (pictures - backbone.mean) / backbone.std
-    dim = module.channel_dim
+    dim = module.layout.channel_dim
     shape = [1] * (len(backbone.layout(module.layer).shape) + 1)
     shape[dim] = -1
     for column, feature in enumerate(expand(features, backbone)):
@@ -236,7 +238,7 @@ def test_the_store_holds_what_measure_gives_and_opens_without_us(whole: Path) ->
         ends = [store.top(feature, measure, 3) for measure in ("tension", "response", "-response")]
         assert kept.tolist() == sorted({i for end in ends for i in end})
         np.testing.assert_allclose(
-            np.clip(maps.sum(1), 0, None).sum((1, 2)),
+            Tension().split(torch.from_numpy(maps), store.map_layout)[0],
             store.values("excitation", feature)[kept],
             rtol=1e-5,
         )
@@ -514,11 +516,14 @@ def test_any_precision_is_stored_in_single(tmp_path: Path, precision: str) -> No
     for name in COLUMNS:
         values = arrays(path)[name]
         assert values.dtype == np.float32
-        np.testing.assert_allclose(values, arrays(exact)[name], rtol=0.02, atol=0.04)
+        wanted = arrays(exact)[name]
+        if name.startswith("tension"):  # the root of a strength that is nearly 0 tells any of it
+            values, wanted = values**2, wanted**2
+        np.testing.assert_allclose(values, wanted, rtol=0.04, atol=0.1)
     store = SweepStore(path)
     rows, kept = store.kept(0)
     np.testing.assert_allclose(
-        np.clip(store.maps(rows).sum(1), 0, None).sum((1, 2)),
+        Tension().split(torch.from_numpy(store.maps(rows)), store.map_layout)[0],
         store.values("excitation", 0)[kept],
         rtol=1e-5,
     )

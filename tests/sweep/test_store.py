@@ -11,7 +11,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mti_lightning import InputError, SweepStore, VetoedShapesPictures
+from mti_lightning import ActivationLayout, InputError, SweepStore, VetoedShapesPictures
 from mti_lightning.registry import public_path
 from mti_lightning.superposition.interference import FeatureProfiles
 from mti_lightning.sweep.measures import COLUMNS, select
@@ -154,7 +154,7 @@ def test_a_sweep_of_another_version_that_lacks_something_is_refused(
     path = tmp_path / "s.zarr"
     store = SweepWriter.begin(path, MADE, KEYS, np.ones(4, np.float32), 2)
     store.write_candidates(0, [(0, 1, np.ones((2, 4), np.float32))])
-    store.finish([(0, 1)], ["channel"])
+    store.finish([(0, 1)], ActivationLayout((3,), -1, None))
     looks = FeatureProfiles(*(torch.ones([1] * dims) for dims in (1, 2, 3, 1)))
     store.write_rivals([0], ["fc:0"], None, looks)
     if name in MADE:

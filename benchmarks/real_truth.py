@@ -1,0 +1,292 @@
+"""What attributions say of known parts of pictures, on networks trained on ImageNet.
+
+Two cut-outs, A and B, stand side by side on a photograph. What a part does to the logit of A is
+measured by leaving it out, e = r(picture) − r(picture without it): two forward passes, and nothing
+that an attribution method is made of. The table has the rank correlation of e with the attribution
+of the part's place, of A, which mostly excites, and of B, which mostly inhibits; and that of
+√(max(e, 0) · max(−e, 0)), summed over the parts, with the tension of the whole picture.
+
+Needs mti-efficientnet-lite[all], scipy, and of Debian tuxpaint-stamps-default, photographs with
+transparency, and backgrounds: lomiri-wallpapers, mate-backgrounds, plasma-workspace-wallpapers,
+ukui-wallpapers.
+"""
+
+import argparse
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.stats import spearmanr
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
+
+from mti_lightning import (
+    ActGrad,
+    Attribution,
+    Backbone,
+    BoundFeature,
+    Feature,
+    IntGrad,
+    Layer,
+    PictureData,
+    SignedInversion,
+    Tension,
+    attribute,
+    render,
+)
+from mti_lightning.attribution.signs import signed_map
+from mti_lightning.attribution.steps import choose_steps
+from mti_lightning.backbone import Preprocessing
+from mti_lightning.compose import composite, opacity
+from mti_lightning.data.datasets import Picture, Pictures
+
+STAMPS: Final = Path("/usr/share/tuxpaint/stamps")
+# Others are kept for testing.
+FOLDERS: Final = ("birds", "insects", "fish", "shellfish", "food", "plants")
+DRAWN: Final = {"cartoon", "toys", "plastic"}
+BACKGROUNDS: Final = ("backgrounds/**/*.jpg", "wallpapers/*/contents/images/1920x1080.jpg")
+NETWORKS: Final = tuple(f"efficientnet_lite{size}_in1k" for size in range(3))
+SIZE: Final = 260  # pixels; smaller networks see it scaled down
+AT_ONCE: Final = 16
+
+
+@final
+@dataclass(frozen=True)
+class Composites:
+    """Pictures of two parts.
+
+    Attributes:
+        shown: The picture, the same without A and without B, uint8 [3, N, 3, S, S].
+        masks: How much of A and of B is in each pixel, uint8 [N, 2, S, S].
+        classes: Of A and of B, [N, 2].
+    """
+
+    shown: Tensor
+    masks: Tensor
+    classes: Tensor
+
+    def rows(self, chosen: Tensor) -> "Composites":
+        """Return some of them."""
+        return Composites(self.shown[:, chosen], self.masks[chosen], self.classes[chosen])
+
+
+def cut_outs() -> Iterator[Image.Image]:
+    """Yield photographs of things, cropped to what is opaque."""
+    files = [f for name in FOLDERS for found in STAMPS.rglob(name) for f in found.rglob("*.png")]
+    for file in sorted(set(files)):
+        stamp = Image.open(file).convert("RGBA")
+        alpha = np.asarray(stamp)[..., 3]
+        if DRAWN & {*file.parts} or (alpha > 128).mean() > 0.97 or alpha.max() < 128:
+            continue
+        yield stamp.crop(Image.fromarray((alpha > 16).astype(np.uint8) * 255).getbbox())
+
+
+def backgrounds() -> list[Image.Image]:
+    """Return photographs to put cut-outs on."""
+    found = [file for one in BACKGROUNDS for file in sorted(Path("/usr/share").glob(one))]
+    return [Image.open(file).convert("RGB") for file in found]
+
+
+class Composer:
+    """Puts cut-outs on backgrounds, at random."""
+
+    def __init__(self, seed: int, photographs: Sequence[Image.Image]) -> None:
+        self.random, self.photographs = np.random.default_rng(seed), photographs
+
+    def ground(self) -> NDArray[np.float32]:
+        """Return a part of a photograph, [S, S, 3]."""
+        photograph = self.photographs[self.random.integers(len(self.photographs))]
+        side = int(min(photograph.size) * self.random.uniform(0.5, 1))
+        left, top = (int(self.random.integers(0, full - side + 1)) for full in photograph.size)
+        part = photograph.crop((left, top, left + side, top + side))
+        return np.asarray(part.resize((SIZE, SIZE), Image.Resampling.LANCZOS), np.float32)
+
+    def layer(self, stamp: Image.Image, left: float) -> NDArray[np.float32]:
+        """Return a cut-out in a half of the picture, [S, S, 4] in 0..255."""
+        random = self.random
+        scale = min(0.48 * SIZE / stamp.width, 0.9 * SIZE / stamp.height) * random.uniform(0.85, 1)
+        size = max(int(stamp.width * scale), 8), max(int(stamp.height * scale), 8)
+        x = int(left * SIZE + (SIZE / 2 - size[0]) * random.uniform(0.3, 0.7))
+        y = int((SIZE - size[1]) * random.uniform(0.2, 0.8))
+        layer = np.zeros((SIZE, SIZE, 4), np.float32)
+        small = stamp.resize(size, Image.Resampling.LANCZOS)
+        layer[y : y + size[1], x : x + size[0]] = np.asarray(small)
+        return layer
+
+
+def laid(ground: NDArray[np.float32], *layers: NDArray[np.float32]) -> Tensor:
+    """Return a picture, uint8 [3, S, S]."""
+    for layer in layers:
+        alpha = layer[..., 3:] / 255
+        ground = ground * (1 - alpha) + layer[..., :3] * alpha
+    return torch.from_numpy(ground).round().clamp(0, 255).byte().permute(2, 0, 1)
+
+
+def named_alike(networks: Sequence[Backbone]) -> tuple[list[Image.Image], list[int]]:
+    """Return the cut-outs that all networks name alike on several backgrounds, and their names."""
+    composer, stamps, views = Composer(12345, backgrounds()[::5]), [*cut_outs()], 4
+    pictures = [
+        laid(composer.ground(), composer.layer(stamp, composer.random.choice([0, 0.25, 0.5])))
+        for stamp in stamps
+        for _ in range(views)
+    ]
+    names = []
+    for network in networks:
+        scores = logits(network, torch.stack(pictures)).log_softmax(-1)
+        names.append(scores.view(len(stamps), views, -1).mean(1).argmax(1))
+    alike = (torch.stack(names) == names[0]).all(0).tolist()
+    kept = [place for place, same in enumerate(alike) if same]
+    return [stamps[place] for place in kept], [int(names[0][place]) for place in kept]
+
+
+def compose(
+    stamps: Sequence[Image.Image], names: Sequence[int], count: int, seed: int
+) -> Composites:
+    """Make pictures of different pairs of cut-outs of different names."""
+    composer, pairs = Composer(seed, backgrounds()), set[tuple[int, int]]()
+    shown, masks, classes = [], [], []
+    while len(pairs) < count:
+        a, b = (int(i) for i in composer.random.integers(0, len(stamps), 2))
+        if names[a] == names[b] or (a, b) in pairs:
+            continue
+        pairs.add((a, b))
+        ground, left = composer.ground(), float(composer.random.choice([0, 0.5]))
+        parts = composer.layer(stamps[a], left), composer.layer(stamps[b], 0.5 - left)
+        shown.append(torch.stack([laid(ground, *p) for p in (parts, parts[1:], parts[:1])]))
+        masks.append(torch.stack([torch.from_numpy(part[..., 3]).byte() for part in parts]))
+        classes.append([names[a], names[b]])
+    return Composites(torch.stack(shown, 1), torch.stack(masks), torch.tensor(classes))
+
+
+def fitted(network: Backbone, pictures: Tensor) -> Tensor:
+    """Return pictures, uint8, as a network takes them, in 0..1."""
+    size = network.preprocessing.size
+    return interpolate(pictures.float() / 255, size, mode="bilinear", antialias=True)
+
+
+@torch.no_grad()
+def logits(network: Backbone, pictures: Tensor) -> Tensor:
+    """Return all logits of pictures, uint8 [N, 3, S, S] or in 0..1."""
+    parts = (p if p.dtype == torch.uint8 else p * 255 for p in pictures.split(AT_ONCE))
+    return torch.cat([network(fitted(network, part)) for part in parts])
+
+
+def effects(network: Backbone, made: Composites) -> Tensor:
+    """Return what A and B do to the logit of A, [N, 2]."""
+    found = torch.stack([logits(network, pictures) for pictures in made.shown])  # [3, N, 1000]
+    responses = found.gather(2, made.classes[None, :, :1].expand(3, -1, -1))[..., 0]
+    return (responses[:1] - responses[1:]).T
+
+
+def tense(effect: Tensor) -> Tensor:
+    """Return the tension of parts, [N], from what each does, [N, parts]."""
+    return (effect.clamp(min=0).sum(1) * (-effect).clamp(min=0).sum(1)).sqrt()
+
+
+def correlate(network: Backbone, made: Composites, layer: Layer, method: Attribution) -> str:
+    """Return a row of the table: rank correlations for A, for B, and for the tension."""
+    pictures, effect = fitted(network, made.shown[0]), effects(network, made)
+    asked = [BoundFeature(Feature("classifier", c), network) for c in made.classes[:, 0].tolist()]
+    chosen = choose_steps(method, network, layer, asked, [pictures])
+    layout, parts, tension = network.layout(layer), [], []
+    assert layout.grid is not None
+    for start in range(0, len(pictures), AT_ONCE):
+        rows = slice(start, start + AT_ONCE)
+        found = attribute(network, pictures[rows], asked[rows], layer, chosen)[1]
+        places = adaptive_avg_pool2d((made.masks[rows] > 64).float(), layout.grid)  # [n, 2, H, W]
+        parts.append((signed_map(found) * places).sum((2, 3)))
+        of = Tension() if isinstance(method, IntGrad) else Tension(scale=0, norm=1)
+        tension.append(of(found, layout))
+    by = (*torch.cat(parts).T, torch.cat(tension))
+    truth = (*effect.T, tense(effect))
+    figures = [float(spearmanr(x, y).statistic) for x, y in zip(by, truth, strict=True)]
+    how = f"{type(chosen).__name__} {getattr(chosen, 'steps', '')}".strip()
+    return f"{how} | " + " | ".join(f"{figure:.2f}" for figure in figures)
+
+
+@final
+class Given(PictureData):
+    """Pictures that are there already, uint8 [N, 3, S, S]."""
+
+    def __init__(self, network: Backbone, pictures: Tensor) -> None:
+        super().__init__()
+        self.given = _Given(fitted(network, pictures))
+
+    def _open(self, preprocessing: Preprocessing) -> Pictures:
+        return self.given
+
+
+class _Given(Pictures):
+    def __init__(self, pictures: Tensor) -> None:
+        self.given, self.keys = pictures, [f"{row}.png" for row in range(len(pictures))]
+
+    def __getitem__(self, index: int) -> Picture:
+        return {"picture": self.given[index], "key": self.keys[index]}
+
+
+def judge(
+    network: Backbone, others: Sequence[Backbone], made: Composites, layer: str
+) -> Iterator[str]:
+    """Invert pictures; yield how often others name A in + (top 5) and B in − (top 50)."""
+    features = [f"classifier:{int(c)}" for c in made.classes[:, 0]]
+    objective = SignedInversion(network, features, layer, pair="matched")
+    quiet: Any = {"enable_progress_bar": False, "accelerator": "cpu"}
+    render(objective, Given(network, made.shown[0]), **quiet)
+    with torch.no_grad():
+        plain = torch.cat([chunk() for chunk in objective.chunks])
+        masked = composite(
+            plain, torch.cat([opacity(chunk.saliency()) for chunk in objective.chunks])
+        )
+    for look, pictures in (("plain", plain), ("masked", masked)):
+        shares = []
+        for sign, part, top in (("+", 0, 5), ("-", 1, 50)):
+            rows = torch.tensor([entry.sign == sign for entry in objective.entries])
+            sources = [entry.source or 0 for entry in objective.entries if entry.sign == sign]
+            wanted = made.classes[sources, part, None]
+            found = [logits(other, pictures[rows]) for other in others]
+            ranks = [(scores > scores.gather(1, wanted)).sum(1) for scores in found]
+            each = [float((rank < top).float().mean()) for rank in ranks]
+            shares.append(f"{np.mean(each):.0%} ({', '.join(f'{one:.0%}' for one in each)})")
+        yield f"{layer} | {look} | " + " | ".join(shares)
+
+
+def main() -> None:
+    """Print the table, and of inversions what other networks see in them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=int, default=300)
+    parser.add_argument("--networks", nargs="+", default=NETWORKS[:2], choices=NETWORKS)
+    parser.add_argument("--layers", nargs="+", default=[f"blocks.{k}" for k in (6, 5, 4, 3)])
+    parser.add_argument("--inversions", type=int, default=0, help="How many pictures to invert.")
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    import_module("mti_efficientnet_lite")  # registers the networks
+    networks = {name: Backbone(name) for name in NETWORKS}
+    made = compose(*named_alike([*networks.values()]), given.pictures, given.seed)
+    for name in given.networks:
+        network, others = networks[name], [n for key, n in networks.items() if key != name]
+        if given.inversions:
+            effect = effects(network, made)
+            clear = ((effect[:, 0] > 1) & (effect[:, 1] < -1)).nonzero()[:, 0]
+            chosen = made.rows(clear[: given.inversions])
+            print("| network | layer | pictures | + names A, top 5 | − names B, top 50 |")
+            for layer in given.layers:
+                for row in judge(network, others, chosen, layer):
+                    print(f"| {name} | {row} |", flush=True)
+            continue
+        print("| network | layer | attribution | A | B | tension |\n|---|---|---|---|---|---|")
+        for layer in given.layers:
+            for method in (ActGrad(), IntGrad()):
+                row = correlate(network, made, Layer.parse(layer), method)
+                print(f"| {name} | {layer} | {row} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
