@@ -163,12 +163,7 @@ def known_class(class_path: str, base: type) -> type[Any]:
         InputError: If there is no such class.
     """
     import_module(_package(__name__)).__all__  # noqa: B018  all of them are imported by it
-    known: dict[str, type] = {}
-    waiting = [base]
-    while waiting:
-        below: list[type] = waiting.pop().__subclasses__()
-        waiting += below
-        known |= {public_path(cls): cls for cls in below if not inspect.isabstract(cls)}
+    known = {public_path(cls): cls for cls in _below(base) if not inspect.isabstract(cls)}
     if (path := current_path(class_path)) not in known:
         raise InputError(
             f"{class_path} is none of {', '.join(sorted(known))}; one of your own has to be "
@@ -279,6 +274,11 @@ def _modules_of_models() -> dict[str, str]:
     return {name: timm.model_entrypoint(name).__module__ for name in names}
 
 
+def _below(base: type) -> list[type]:
+    found: list[type] = base.__subclasses__()
+    return found + [cls for other in found for cls in _below(other)]
+
+
 def _unfit(plugin: Any, base: type, name: str) -> str:
     """Return what keeps an object from being an attribution method; nothing if it will do."""
     if not (inspect.isclass(plugin) and issubclass(plugin, base)):
@@ -287,8 +287,7 @@ def _unfit(plugin: Any, base: type, name: str) -> str:
         return f"{plugin.__name__} does not define {missing}"
     if plugin.__name__ != name:
         return f"its class is called {plugin.__name__}; entry point and class need the same name"
-    below: list[type] = base.__subclasses__()
-    if any(cls.__name__ == name and cls.__module__ == base.__module__ for cls in below):
+    if any(cls.__name__ == name and cls.__module__ == base.__module__ for cls in _below(base)):
         return f"mti_lightning itself has a class {name}; call it something else"
     if "<locals>" in plugin.__qualname__ or "._" in f".{plugin.__module__}":
         where = f"{plugin.__module__}.{plugin.__qualname__}"

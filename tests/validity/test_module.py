@@ -248,7 +248,7 @@ def test_few_features_are_not_alone(monkeypatch):
     monkeypatch.setattr(rivals, "MOST_RIVALS", 192)
     every = report(Backbone(WORLD), **options)["interference"].values
     assert (few["features"], every["features"], every["of"]) == (64, 192, 192)
-    assert few["index"] == pytest.approx(every["index"], abs=0.1)
+    assert few["silent"] == pytest.approx(every["silent"], abs=0.1)
 
 
 def test_a_direction_alone_has_no_rivals():
