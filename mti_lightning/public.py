@@ -14,6 +14,7 @@ from mti_lightning.backbone import ActivationLayout, Backbone, Layer
 from mti_lightning.backbone.trace import moves_values
 from mti_lightning.callbacks import PictureLog, Results
 from mti_lightning.data.base import PictureData
+from mti_lightning.data.composites import CompositePictures
 from mti_lightning.data.modules import ImageFolder, PictureFile, PictureFolder, PictureShards
 from mti_lightning.data.shapes import VetoedShapesPictures
 from mti_lightning.errors import InputError, MtiError, RenderError, RunError
@@ -46,6 +47,7 @@ __all__ = [
     "Backbone",
     "BoundFeature",
     "Chart",
+    "CompositePictures",
     "ExclusiveOr",
     "Explanation",
     "Feature",

@@ -9,7 +9,7 @@ from mti_lightning.cli.parser import Parser
 def run(args: Sequence[str]) -> None:
     """Run `mti rank`."""
     from mti_lightning.log import show  # imports PyTorch, as do the next
-    from mti_lightning.sweep.measures import MEASURES
+    from mti_lightning.sweep.measures import MEASURES, TRUTH
     from mti_lightning.sweep.ranking import make_ranking
 
     parser = Parser(prog="mti rank", description="The top pictures of a sweep, by any measure.")
@@ -20,7 +20,10 @@ def run(args: Sequence[str]) -> None:
         "over the pictures.",
     )
     parser.add_argument(
-        "--by", default="tension", help=f"{', '.join(MEASURES)}; with - before it the low end."
+        "--by",
+        default="tension",
+        help=f"{', '.join(MEASURES)}, of composites {', '.join(TRUTH)}; with - before it the low "
+        "end.",
     )
     parser.add_argument(
         "--count", type=int, help="Rows at most; by default 20 pictures, or all features."

@@ -18,7 +18,7 @@ from mti_lightning.registry import public_path
 
 NAMED_WHEN_SKIPPED = 3
 READING: Final = ("batch_size", "num_workers")  # how pictures are read, not which
-PLACES: Final = ("path", "sweep")  # arguments that say where pictures lie
+PLACES: Final = ("path", "sweep", "cut_outs")  # arguments that say where pictures lie
 
 
 class Loaded(NamedTuple):
@@ -29,12 +29,16 @@ class Loaded(NamedTuple):
         pictures: [N, 3, H, W] in 0..1.
         unreadable: The reason for each index that could not be read.
         stamps: Of each index that was read from a disk.
+        without: Of composites, the pictures without each of their parts, [N, K, 3, H, W].
+        masks: How much of each part is in each pixel, 0..1, [N, K, H, W].
     """
 
     indices: Tensor
     pictures: Tensor
     unreadable: dict[int, str]
     stamps: dict[int, Stamp]
+    without: Tensor | None = None
+    masks: Tensor | None = None
 
 
 _Item = tuple[int, Picture | str | LostError]
@@ -68,7 +72,9 @@ def _loaded(items: list[_Item]) -> Loaded | LostError:
     indices = torch.tensor([*read], dtype=torch.long)
     pictures = [item["picture"] for item in read.values()]
     stacked = torch.stack(pictures) if pictures else torch.empty(0, 3, 0, 0)
-    return Loaded(indices, stacked, reasons, stamps)
+    parts = [(item["without"], item["masks"]) for item in read.values() if "without" in item]
+    of_parts = [torch.stack(values) for values in zip(*parts, strict=True)] or (None, None)
+    return Loaded(indices, stacked, reasons, stamps, *of_parts)
 
 
 class _Loader(DataLoader[Any]):
@@ -134,10 +140,15 @@ class PictureData(LightningDataModule, ABC):
                 raise InputError(f"none of the {total} pictures can be read: {named}")
             rank_zero_warn(f"skipped {len(unreadable)} of {total} pictures: {named}")
 
-    def loader(self, indices: Iterable[int]) -> DataLoader[Any]:
-        """Return `Loaded` batches of the pictures at some indices, after `use`."""
+    def loader(self, indices: Iterable[int], of: Pictures | None = None) -> DataLoader[Any]:
+        """Return `Loaded` batches of the pictures at some indices, after `use`.
+
+        Args:
+            indices: Which.
+            of: Others than its own, made from these.
+        """
         return _Loader(
-            _Tolerant(self.pictures),  # by name, or Lightning cannot make the loader anew
+            _Tolerant(of or self.pictures),  # by name, or Lightning cannot make the loader anew
             batch_size=self.batch_size,
             sampler=indices,
             num_workers=self.num_workers,
@@ -153,7 +164,8 @@ class PictureData(LightningDataModule, ABC):
             if name not in READING and name[0] != "_"
         }
         for name in {*PLACES} & {*arguments}:  # found again from any working directory
-            arguments[name] = str(Path(arguments[name]).expanduser().absolute())
+            if arguments[name] is not None:
+                arguments[name] = str(Path(arguments[name]).expanduser().absolute())
         return {
             "class_path": public_path(type(self)),
             "init_args": arguments,

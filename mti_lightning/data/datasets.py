@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from io import BytesIO
 from pathlib import Path
 from stat import S_ISREG
-from typing import Final, NamedTuple, NotRequired, TypedDict
+from typing import ClassVar, Final, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,8 @@ class Picture(TypedDict):
     picture: Tensor  # [3, H, W], 0..1
     key: str  # path below the folder or tar files that were given; the vetoed shapes' own key
     stamp: NotRequired[Stamp]  # of one that was read from a disk
+    without: NotRequired[Tensor]  # of a composite: it without each part, [K, 3, H, W]
+    masks: NotRequired[Tensor]  # and how much of each part is in each pixel, 0..1, [K, H, W]
 
 
 class Pictures(Dataset[Picture], ABC):
@@ -49,9 +51,11 @@ class Pictures(Dataset[Picture], ABC):
 
     Attributes:
         keys: What each is called, in order, known without reading any.
+        parts: Of how many parts each is put together, where that is known; else 0.
     """
 
     keys: list[str]
+    parts: ClassVar[int] = 0
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -19,6 +19,7 @@ from mti_lightning.errors import InputError, reason_of
 
 # The shorter side is brought to the backbone's: one pixel by a million would fill the memory.
 MOST_ELONGATED = 100
+_SEEN = 16  # of 255: a cut-out's edge is where it is more opaque
 
 
 # Programs that another one would run, drawings of Windows, and what is no picture at all.
@@ -76,10 +77,31 @@ def decode(file: Path | BinaryIO, name: Path | None = None) -> Image.Image:
     Raises:
         InputError: If it cannot be opened, is no picture, is cut off, too large or too narrow.
     """
+    return _decode(file, to_rgb, name)
+
+
+def decode_cut_out(file: Path) -> Image.Image:
+    """Read a picture with transparency, upright, in 8 bit RGBA, cropped to what can be seen.
+
+    Raises:
+        InputError: If it cannot be read, as `decode` says, or nothing in it can be seen.
+    """
+    picture = _decode(file, lambda image: ImageOps.exif_transpose(image).convert("RGBA"))
+    box = picture.getchannel("A").point(lambda opaque: 255 * (opaque > _SEEN)).getbbox()
+    if box is None:
+        raise InputError(f"{file} is transparent all over")
+    return picture.crop(box)
+
+
+def _decode(
+    file: Path | BinaryIO,
+    convert: Callable[[Image.Image], Image.Image],
+    name: Path | None = None,
+) -> Image.Image:
     called = name or file
     try:
         with Image.open(file, formats=formats()) as image:
-            picture = to_rgb(image)
+            picture = convert(image)
     except UnidentifiedImageError:
         raise InputError(f"{called} is not a picture in a format that Pillow reads") from None
     except Exception as error:

@@ -16,7 +16,7 @@ from mti_lightning.errors import InputError, RunError
 from mti_lightning.features.bound import expand
 from mti_lightning.features.feature import Feature
 from mti_lightning.log import log_info
-from mti_lightning.sweep.measures import COLUMNS, Array, Tops, check_measure
+from mti_lightning.sweep.measures import OF_PARTS, Array, Tops, check_measure, columns_of
 from mti_lightning.sweep.store import MEASURED, UNREADABLE, SweepStore
 from mti_lightning.sweep.writing import SweepWriter
 
@@ -69,7 +69,7 @@ class OpenBlocks:
 
         Args:
             batch: Pictures, and those that could not be read.
-            numbers: For each of `COLUMNS` those of the pictures, [N, F].
+            numbers: What was measured of the pictures, [N, F] or [N, F, K] each.
             maps: For each feature whose maps are kept those of the pictures, [2, N, ...].
         """
         for index, reason in batch.unreadable.items():
@@ -91,7 +91,12 @@ class OpenBlocks:
         if start not in self._blocks:
             rows = min(self.store.block, self.store.size - start)
             wide = (rows, len(self.store.features))
-            columns: dict[str, Array] = {n: np.full(wide, np.nan, np.float32) for n in COLUMNS}
+            shapes = dict.fromkeys(columns_of(self.store.parts), wide)
+            if self.store.parts:
+                shapes |= dict.fromkeys(OF_PARTS, (*wide, self.store.parts))
+            columns: dict[str, Array] = {
+                name: np.full(shape, np.nan, np.float32) for name, shape in shapes.items()
+            }
             columns["stamp"] = np.zeros((rows, len(Stamp._fields)), np.int64)
             columns["reason"] = np.zeros(rows, np.dtypes.StringDType())
             self._blocks[start] = columns, np.zeros(rows, np.uint8)

@@ -10,13 +10,13 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from mti_lightning.errors import InputError, reason_of
-from mti_lightning.sweep.measures import COLUMNS, Array
+from mti_lightning.sweep.measures import COLUMNS, OF_PARTS, TRUTH, Array, columns_of
 
 # How arrays are written: each chunk with a checksum, and also where it holds nothing but empty
 # values, so that one which is lost is not taken for such.
 CODECS: Final[dict[str, Any]] = {"compressors": (ZstdCodec(level=0), Crc32cCodec())}
 EVERY_CHUNK: Final = {"array.write_empty_chunks": True}
-_IN_BLOCKS: Final = (*COLUMNS, "reason", "status")
+_IN_BLOCKS: Final = (*COLUMNS, *TRUTH, *OF_PARTS, "reason", "status")
 
 
 @contextmanager
@@ -88,8 +88,10 @@ def check_intact(path: Path, group: zarr.Group, features: list[str], status: Arr
     block: Any = group.attrs["block"]
     starts = range(0, len(status), block)
     done = [start // block for start in starts if status[start : start + block].any()]
-    for name in COLUMNS:
-        chunks = [path / name / "c" / str(number) / "0" for number in done]
+    parts: Any = group.attrs.get("parts", 0)
+    ends = dict.fromkeys(columns_of(parts), "0") | dict.fromkeys(OF_PARTS if parts else (), "0/0")
+    for name, end in ends.items():
+        chunks = [path / name / "c" / str(number) / end for number in done]
         if not all(chunk.is_file() for chunk in chunks):
             raise damaged(path, f"{name} is lost in part")
     for name, array in _written_at_once(group, arrays).items():

@@ -22,7 +22,15 @@ COLUMNS: Final = (
     "tension_l2",
     "interference",
 )
+# Of composites, from what their parts do: by intervention, not by attribution.
+TRUTH: Final = ("true_excitation", "true_inhibition", "true_tension")
+OF_PARTS: Final = ("effect", "part_attribution")  # of each part
 MEASURES: Final = (*COLUMNS, "balance", "minimum", "harmonic")  # the last follow from E⁺ and E⁻
+
+
+def columns_of(parts: int) -> tuple[str, ...]:
+    """Return what is measured of pictures of so many known parts, a number for each feature."""
+    return (*COLUMNS, *TRUTH) if parts else COLUMNS
 
 
 def check_measure(measure: str) -> tuple[str, bool]:
@@ -32,10 +40,10 @@ def check_measure(measure: str) -> tuple[str, bool]:
         InputError: If there is no such measure.
     """
     name = measure.removeprefix("-")
-    if name not in MEASURES:
+    if name not in (*MEASURES, *TRUTH):
         raise InputError(
-            f"there is no measure {measure!r}; there are {', '.join(MEASURES)}, and each with - "
-            "before it for its low end"
+            f"there is no measure {measure!r}; there are {', '.join(MEASURES)}, of composites "
+            f"{', '.join(TRUTH)}, and each with - before it for its low end"
         )
     return name, measure.startswith("-")
 
@@ -43,7 +51,7 @@ def check_measure(measure: str) -> tuple[str, bool]:
 def derive(measure: str, column: Callable[[str], Array]) -> Array:
     """Return a measure, for either end, from what `column` gives for a name of `COLUMNS`."""
     name, _ = check_measure(measure)
-    if name in COLUMNS:
+    if name in (*COLUMNS, *TRUTH):
         return column(name)
     excited, inhibited = (torch.from_numpy(column(of)) for of in ("excitation", "inhibition"))
     if name == "balance":

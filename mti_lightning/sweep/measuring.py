@@ -1,5 +1,6 @@
 """What pictures measure for the features of a sweep: from pictures to numbers, without state."""
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -8,6 +9,11 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
+from mti_lightning.attribution.effects import (
+    attributed_to_parts,
+    effects_of_parts,
+    true_signs,
+)
 from mti_lightning.attribution.gradients import centre, gradients, mean_gradients
 from mti_lightning.attribution.methods import (
     Attribution,
@@ -28,7 +34,7 @@ from mti_lightning.superposition.interference import (
     profile_features,
 )
 from mti_lightning.superposition.rivals import MOST_RIVALS, choose_rivals
-from mti_lightning.sweep.measures import COLUMNS
+from mti_lightning.sweep.measures import OF_PARTS, TRUTH, columns_of
 
 _AT_ONCE: Final = 2**25  # numbers of a Jacobian that are computed at once: 128 MiB
 _AUTHORS: Final = Tension("l2")
@@ -119,28 +125,37 @@ class Measurement:
     @torch.inference_mode(mode=False)
     @torch.enable_grad()
     def measure(
-        self, pictures: Tensor, keep: Collection[int] = ()
+        self,
+        pictures: Tensor,
+        keep: Collection[int] = (),
+        without: Tensor | None = None,
+        masks: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
         """Measure pictures for all features.
 
         Args:
             pictures: [N, 3, H, W] in 0..1.
             keep: The features whose attribution maps are wanted.
+            without: Of composites, as `Loaded` has them.
+            masks: Of composites, as `Loaded` has them.
 
         Returns:
-            For each of `COLUMNS` a number, [N, F]; for each of `keep` attribution and sign of the
+            For each of `COLUMNS` a number, [N, F], of composites for each of `TRUTH`, too, and for
+            each of `OF_PARTS` [N, F, K]; for each of `keep` attribution and sign of the
             activations, [2, N, ...].
         """
         pictures = pictures.clone()  # of inference mode no gradient can be taken
         shape = (sum(len(part.places) for part in self.parts), len(pictures))
         # Single, whatever precision the network computes in.
         none = torch.full(shape, torch.nan, dtype=torch.float32, device=pictures.device)
-        numbers, maps = {name: none.clone() for name in COLUMNS}, {}
+        numbers, maps = {name: none.clone() for name in columns_of(0)}, {}
+        if masks is not None:
+            numbers[OF_PARTS[1]] = none[..., None].repeat(1, 1, masks.shape[1])
         for part in self.parts:
             slices = []  # pooled, of features that may explain each other
             for piece in self._attributions(part, pictures):
                 if piece.places:
-                    for name, values in self._reduce(piece).items():
+                    for name, values in self._reduce(piece, masks).items():
                         numbers[name][piece.places] = values.float()
                 if part.has_rivals and piece.centred is not None:
                     slices.append(self._pool(piece))
@@ -153,7 +168,17 @@ class Measurement:
                 with torch.autocast(pictures.device.type, enabled=False):
                     index = interference_index(activations, attributions, profiles.to(attributions))
                 numbers["interference"][part.places] = index.T[: len(part.places)].float()
-        return {name: values.T for name, values in numbers.items()}, maps
+        found = {name: values.transpose(0, 1) for name, values in numbers.items()}
+        return found | ({} if without is None else self._truth(pictures, without)), maps
+
+    def _truth(self, pictures: Tensor, without: Tensor) -> dict[str, Tensor]:
+        """Return what the parts of composites do, and by that true E⁺, E⁻ and tension."""
+        places = [place for part in self.parts for place in part.places]
+        own = [part.group.bound_features[: len(part.places)] for part in self.parts]
+        in_order = sorted(zip(places, itertools.chain(*own), strict=True), key=lambda of: of[0])
+        asked = [bound_feature for _, bound_feature in in_order]
+        effects = effects_of_parts(self.backbone, pictures, without, asked).float()  # [N, F, K]
+        return dict(zip(TRUTH, true_signs(effects), strict=True)) | {OF_PARTS[0]: effects}
 
     @torch.inference_mode(mode=False)
     @torch.enable_grad()
@@ -233,13 +258,12 @@ class Measurement:
         tapped = self.backbone.run(shown, [self.layer, target], cut=self.layer)
         return tapped[self.layer], group(tapped[target]), behind
 
-    def _reduce(self, piece: _Slice) -> dict[str, Tensor]:
-        """Return the columns of those features that are the sweep's, [F, N] each."""
+    def _reduce(self, piece: _Slice, masks: Tensor | None) -> dict[str, Tensor]:
+        """Return the columns of those features that are the sweep's, [F, N] or [F, N, K] each."""
         own, of = len(piece.places), (self.layout, piece.box)
         responses, attribution = piece.responses[:own], piece.attribution[:own].flatten(0, 1)
         excited, inhibited = self.tension.split(attribution, *of)  # [F · N]
         found = {
-            "response": responses,
             "excitation": excited,
             "inhibition": inhibited,
             "tension": self.tension(attribution, *of),
@@ -247,7 +271,12 @@ class Measurement:
         }
         if piece.centred is not None:
             found["tension_centred"] = self.tension(piece.centred[:own].flatten(0, 1), *of)
-        return {name: values.view(responses.shape) for name, values in found.items()}
+        if masks is not None:
+            shown = self._on_map(piece, attribution)  # [F · N, ...]
+            places = masks.repeat(own, 1, 1, 1)
+            found[OF_PARTS[1]] = attributed_to_parts(shown, places, self.layout)
+        found = {name: values.unflatten(0, responses.shape) for name, values in found.items()}
+        return {"response": responses, **found}
 
     def _pool(self, piece: _Slice) -> tuple[Tensor, Tensor]:
         """Pool activations and centred attributions over positions, [N, C] and [N, F, C]."""

@@ -30,6 +30,7 @@ from mti_lightning.sweep.blocks import (
     pending_blocks,
 )
 from mti_lightning.sweep.calibration import evenly_spread, learn_profiles, mean_activation
+from mti_lightning.sweep.measures import TRUTH
 from mti_lightning.sweep.measuring import Measurement, find_parts
 from mti_lightning.sweep.provenance import as_read_back, attributed
 from mti_lightning.sweep.store import SweepStore, holds_sweep
@@ -132,6 +133,7 @@ class Sweep(AttributionModule):
             InputError: If there is another sweep, or of other pictures, or something else, or
                 another process is at it.
         """
+        self._check_parts(data.pictures.parts)
         check_place(path)
         self._hold = hold(path)
         classes = {
@@ -156,6 +158,17 @@ class Sweep(AttributionModule):
             self._hold.release()
             raise
         self.overwrite = False  # from here on it goes on with this one
+
+    def _check_parts(self, parts: int) -> None:
+        if parts and self.layout.grid is None:
+            raise InputError(
+                f"{self.layer} has no positions: nothing tells parts of pictures apart there; name "
+                "an attribution layer that has"
+            )
+        if not parts and (asked := [m for m in self.keep_by if m.removeprefix("-") in TRUTH]):
+            raise InputError(
+                f"keep_by: {', '.join(asked)} is known of CompositePictures alone; leave it out"
+            )
 
     def provenance(self, data: PictureData | None, precision: str = "32-true") -> dict[str, Any]:
         """Return what the results depend on, as JSON."""
@@ -229,7 +242,8 @@ class Sweep(AttributionModule):
         assert self.measurement is not None
         measured: Any = ({}, {})
         if len(batch.indices):
-            measured = self.measurement.measure(batch.pictures, self.kept)
+            of = (batch.pictures, self.kept, batch.without, batch.masks)
+            measured = self.measurement.measure(*of)
         self._open_blocks.add(batch, *measured)
         return len(batch.indices)
 

@@ -40,7 +40,7 @@ def table(store: SweepStore, feature: int, measure: str, count: int) -> list[dic
     top = store.top(feature, measure, count)
     if not top:
         raise _nothing_to_rank(store, measure)
-    values = {name: store.values(name, feature, top) for name in MEASURES}
+    values = {name: store.values(name, feature, top) for name in store.measures}
     return [
         {"rank": place + 1, "key": key, "index": top[place]}
         | {name: f"{column[place]:.6g}" for name, column in values.items()}

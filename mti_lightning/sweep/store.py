@@ -4,10 +4,13 @@ Dimensions are named. `response`, `excitation`, `inhibition`, `tension`, `tensio
 `tension_l2` are [picture, feature], and so is the index of `interference`; `status` [picture] is 0
 where a picture was not reached yet, 1 where it was measured, 2 where it cannot be read, for the
 `reason` [picture]. `key` [picture] and `feature` name them, `stamp` [picture, 3] is size, time (ns)
-and CRC-32 of the file that was read, 0 for a picture that was drawn. `mean_activation` [channel] is
-what the centred tension subtracts. `attribution` [kept, ...] holds the maps that were kept, of
-`attribution_feature` and `attribution_picture` [kept], `activation_sign` [kept, ...] whether the
-activations are positive (1) or negative (-1) there. The group's attributes say how all this was
+and CRC-32 of the file that was read, 0 for a picture that was drawn. Of composites
+`true_excitation`, `true_inhibition` and `true_tension` [picture, feature] follow from `effect`
+[picture, feature, part], what a part does to the response by leaving it out; `part_attribution` is
+A summed over its place. `mean_activation` [channel] is what the centred tension subtracts.
+`attribution` [kept, ...] holds the maps that were kept, of `attribution_feature` and
+`attribution_picture` [kept], `activation_sign` [kept, ...] whether the activations are positive (1)
+or negative (-1) there. The group's attributes say how all this was
 made: `sweep` what the numbers depend on, `config` the command line's whole configuration; `classes`
 has the names of the classes that features stand for.
 """
@@ -28,7 +31,15 @@ from mti_lightning.features.feature import Feature
 from mti_lightning.images.boxes import Box
 from mti_lightning.superposition.interference import FeatureProfiles
 from mti_lightning.sweep.intact import EVERY_CHUNK, StoredArray, check_intact, reading
-from mti_lightning.sweep.measures import COLUMNS, Array, check_measure, derive, select
+from mti_lightning.sweep.measures import (
+    COLUMNS,
+    MEASURES,
+    TRUTH,
+    Array,
+    check_measure,
+    derive,
+    select,
+)
 from mti_lightning.sweep.provenance import first_difference
 
 PROFILES: Final = {  # of `FeatureProfiles`
@@ -244,6 +255,31 @@ class SweepStore:
         """ā, [C]."""
         return cast("Array", self._array("mean_activation")[:])
 
+    @property
+    def parts(self) -> int:
+        """Of how many known parts each picture is put together; 0 where none are known."""
+        return int(cast("int", self._group.attrs.get("parts", 0)))
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What can be asked for of each picture and feature."""
+        return (*MEASURES, *TRUTH) if self.parts else MEASURES
+
+    def of_parts(self, name: str) -> Array:
+        """Return `effect`, or `part_attribution`, of composites, [P, F, K].
+
+        Raises:
+            InputError: If the pictures were no composites.
+        """
+        self._need_parts()
+        return cast("Array", self._array(name)[:])
+
+    def _need_parts(self) -> None:
+        if not self.parts:
+            raise InputError(
+                f"{self.path} knows no parts of its pictures; sweep CompositePictures for that"
+            )
+
     def feature_index(self, feature: str | None) -> int:
         """Return a feature's column; of None the only one's. A class may be named, as `fc:star`.
 
@@ -289,6 +325,8 @@ class SweepStore:
         Numbers of a picture lie side by side on the disk: of one feature take as long as of all.
         """
         rows, columns = (slice(None) if x is None else x for x in (pictures, features))
+        if check_measure(measure)[0] in TRUTH:
+            self._need_parts()
         return derive(measure, lambda name: self._array(name).at(rows, columns))
 
     def top(self, feature: int, measure: str, count: int) -> list[int]:

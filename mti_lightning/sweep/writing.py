@@ -19,7 +19,7 @@ from mti_lightning.files import beside, sync_disk
 from mti_lightning.images.boxes import Box
 from mti_lightning.superposition.interference import FeatureProfiles
 from mti_lightning.sweep.intact import CODECS, EVERY_CHUNK
-from mti_lightning.sweep.measures import COLUMNS, Array
+from mti_lightning.sweep.measures import OF_PARTS, Array, columns_of
 from mti_lightning.sweep.store import KEPT, PENDING, PROFILES, SweepStore, holds_sweep
 
 
@@ -41,6 +41,7 @@ class SweepWriter(SweepStore):
         config: str | None = None,
         stamps: Mapping[int, Stamp] | None = None,
         classes: Mapping[str, Sequence[str]] | None = None,
+        parts: int = 0,
     ) -> "SweepWriter":
         """Make an empty store.
 
@@ -53,13 +54,13 @@ class SweepWriter(SweepStore):
             config: The command line's whole configuration, as YAML.
             stamps: Of the pictures that were read for `mean_activation`.
             classes: For features that stand for classes the names of these.
+            parts: Of how many known parts a picture is put together.
         """
         path = path.resolve()  # a link to another disk stays one
         half = beside(path)
         with writing(path):
-            cls._make(
-                half, provenance, keys, mean_activation, block, config, stamps or {}, classes or {}
-            )
+            of = (provenance, keys, mean_activation, block, config)
+            cls._make(half, *of, stamps or {}, classes or {}, parts)
             sync_disk(half)
             _remove(path)
             half.rename(path)  # whole or not at all
@@ -75,13 +76,14 @@ class SweepWriter(SweepStore):
         config: str | None,
         stamps: Mapping[int, Stamp],
         classes: Mapping[str, Sequence[str]],
+        parts: int,
     ) -> None:
         """Make an empty store's files; see `begin`."""
         features = [str(feature) for feature in provenance["features"]]
         _remove(half)
         # With its attributes from the start: by them a half-made one is known.
         told = {"sweep": dict(provenance), "block": block, "complete": False, "config": config}
-        told["every_chunk"] = True
+        told |= {"every_chunk": True, "parts": parts}
         told["classes"] = {name: [*of_class] for name, of_class in classes.items()}
         group = zarr.create_group(half, attributes=told)
         rows, wide = len(keys), len(features)
@@ -107,15 +109,17 @@ class SweepWriter(SweepStore):
         group.create_array(
             "mean_activation", **CODECS, data=mean_activation, dimension_names=("channel",)
         )
-        for name in COLUMNS:
+        sizes = dict.fromkeys(columns_of(parts), (wide,))
+        sizes |= dict.fromkeys(OF_PARTS, (wide, parts)) if parts else {}
+        for name, size in sizes.items():
             group.create_array(
                 name,
                 **CODECS,
-                shape=(rows, wide),
-                chunks=(block, wide),
+                shape=(rows, *size),
+                chunks=(block, *size),
                 dtype="float32",
                 fill_value=float("nan"),
-                dimension_names=("picture", "feature"),
+                dimension_names=("picture", "feature", "part")[: 1 + len(size)],
             )
         per_picture: dict[str, Any] = {
             "shape": (rows,),
@@ -180,7 +184,7 @@ class SweepWriter(SweepStore):
 
         Args:
             start: Index of its first picture.
-            columns: [B, F] for each of `COLUMNS`; `stamp`, [B, 3], and `reason`, [B].
+            columns: Each array's part, [B, ...].
             status: [B].
 
         Raises:
@@ -303,6 +307,7 @@ def open_or_begin(
             config=config,
             stamps=stamps,
             classes=classes,
+            parts=pictures.parts,
         )
 
 

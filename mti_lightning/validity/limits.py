@@ -21,6 +21,8 @@ LEAST_PURITY = 0.6  # the world 0.62, flipped 0.5, which is as much of the other
 # From expressed, 0, to silent, 1: in toys genuine tension of 18 of 19 outputs lies lower, and the
 # interference of all 25 higher; the world 0.07 to 0.83.
 MOST_INTERFERENCE = 0.9
+LEAST_TRUE = 0.3
+LEAST_SIGNS = 0.6
 LEAST_NAMED = 0.3  # over twice chance, of few pictures; the world 0.38
 LEAST_LIFT = 3.0  # average precision over chance, where 1 is of no use; the world 11
 
@@ -94,6 +96,12 @@ CHECKS: dict[str, tuple[str, *tuple[Limit, ...]]] = {
         "Median index (act × grad) of the tensest; its place from expressed, 0, to silent, 1.",
         Limit("contrast", "the index does not tell expressed from silent", least=LEAST_MARGIN),
         Limit("place", "other features may cause the tension", most=MOST_INTERFERENCE),
+    ),
+    "truth by intervention": (
+        "How A, summed over a part's place, goes with what leaving the part out changes: rank "
+        "correlation; share of signs of strong parts; rank correlation of tension.",
+        Limit("parts", "attributions do not follow what parts do", least=LEAST_TRUE, decisive=True),
+        Limit("signs right", "what parts do often has the other sign", least=LEAST_SIGNS),
     ),
     "truth: what a judge sees": (
         "Share of inversions of truly tense pictures that a network with no part in them names so.",

@@ -14,6 +14,7 @@ from mti_lightning.attribution.steps import CHOSEN_ON
 from mti_lightning.attribution.tension import Measure, Tension
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.data.base import Loaded, PictureData
+from mti_lightning.data.composites import PARTS, Composites
 from mti_lightning.errors import InputError, RunError, check_range
 from mti_lightning.files import replacing
 from mti_lightning.loggers import log_numbers, log_text, loggers_of, run_folder, tensorboards
@@ -25,6 +26,7 @@ from mti_lightning.validity.checks import (
     picture_keys,
     shuffled,
 )
+from mti_lightning.validity.composites import check_composites, judge_composites
 from mti_lightning.validity.findings import judge_feature, judge_inversions
 from mti_lightning.validity.report import Report
 from mti_lightning.validity.rivals import check_rivals, find_rivals, interference_by_feature
@@ -52,6 +54,8 @@ class Validity(AttributionModule):
         rendered: Of how many of the tensest + and − inversions are made, each from two seeds; 0
             leaves that out.
         steps: Steps for each inversion.
+        composites: Pictures that are put together of the run's own, whose parts are then left out:
+            the truth by intervention that attributions are held against. 0 leaves that out.
         seed: Seed of all that is random.
 
     Raises:
@@ -71,13 +75,14 @@ class Validity(AttributionModule):
         rendered: int = 4,
         steps: int = 100,
         seed: int = 0,
+        composites: int = 64,
     ) -> None:
         check_range(2, pictures=pictures)
         check_range(1, tensest=tensest, steps=steps)
-        check_range(0, rendered=rendered)
+        check_range(0, rendered=rendered, composites=composites)
         super().__init__(backbone, features, attribution_layer, attribution, tension)
         self.pictures, self.tensest, self.rendered = pictures, tensest, rendered
-        self.steps, self.seed = steps, seed
+        self.steps, self.seed, self.composites = steps, seed, composites
         self.report: Report | None = None
 
     def prepare_run(self, trainer: Trainer, data: object) -> None:
@@ -190,6 +195,7 @@ class Validity(AttributionModule):
         }
         classes = {str(b.feature): b.class_name for b in self.bound_features if b.class_name}
         self.report = Report(provenance, {}, classes)
+        of_parts = self._intervene()
         for place, bound_feature in enumerate(self.bound_features):
             columns = {name: torch.cat(values) for name, values in self._columns[place].items()}
             order, tense = columns["tension"].argsort(descending=True), truth.get(place)
@@ -208,8 +214,20 @@ class Validity(AttributionModule):
                     seed=self.seed,
                 )
             found = judge_feature(columns, self.tensest, rendered, interference.get(place), tense)
+            if of_parts:
+                found.append(judge_composites(*(values[place] for values in of_parts.values())))
             self.report.findings[str(bound_feature.feature)] = found
         self._write(self.report)
+
+    def _intervene(self) -> dict[str, Tensor]:
+        """Measure what parts of composites do; nothing where there are none."""
+        photographs = self._data.pictures
+        if not self.composites or self.layout.grid is None or len(photographs) < PARTS + 1:
+            return {}
+        made = Composites(photographs, self.composites, self.seed)
+        batches = self._data.loader(range(self.composites), made)
+        of = (self.bound_features, self.layer, self.attribution, self.tension)
+        return check_composites(self.backbone, batches, *of)
 
     def _write(self, report: Report) -> None:
         if (folder := run_folder(self.trainer)) is None:

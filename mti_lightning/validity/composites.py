@@ -1,0 +1,81 @@
+"""Truth by intervention: what parts of composites do, beside what is attributed to their places."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics.functional import spearman_corrcoef
+
+from mti_lightning.attribution.effects import attributed_to_parts, effects_of_parts, true_signs
+from mti_lightning.attribution.methods import Attribution, attribute
+from mti_lightning.attribution.tension import Tension
+from mti_lightning.backbone import Backbone, Layer
+from mti_lightning.data.base import Loaded
+from mti_lightning.features.bound import BoundFeature
+from mti_lightning.validity.limits import Finding, finding, unmeasured
+
+CHECK = "truth by intervention"
+_LEAST = 16  # composites: of fewer a rank correlation says little
+
+
+def check_composites(
+    backbone: Backbone,
+    batches: Iterable[Loaded],
+    bound_features: Sequence[BoundFeature],
+    layer: Layer,
+    method: Attribution,
+    tension: Tension,
+) -> dict[str, Tensor]:
+    """Measure what parts do, and what is said of them.
+
+    Args:
+        backbone: The network.
+        batches: Composites.
+        bound_features: The features.
+        layer: The attribution layer.
+        method: The attribution method.
+        tension: The tension measure.
+
+    Returns:
+        `effect` and `attributed`, [F, N, K], and `tension`, [F, N].
+    """
+    found: dict[str, list[Tensor]] = {"effect": [], "attributed": [], "tension": []}
+    layout = backbone.layout(layer)
+    for batch in batches:
+        if batch.without is None or batch.masks is None:  # none of it can be read
+            continue
+        shown, without, masks = (
+            values.to(backbone.mean) for values in (batch.pictures, batch.without, batch.masks)
+        )
+        effects = effects_of_parts(backbone, shown, without, bound_features)  # [N, F, K]
+        found["effect"].append(effects.transpose(0, 1))
+        attributed, tensions = [], []
+        for bound_feature in bound_features:
+            asked = [bound_feature] * len(shown)
+            attribution = attribute(backbone, shown, asked, layer, method)[1]
+            attributed.append(attributed_to_parts(attribution, masks, layout))
+            tensions.append(tension(attribution, layout))
+        found["attributed"].append(torch.stack(attributed))
+        found["tension"].append(torch.stack(tensions))
+    return {name: torch.cat(values, 1).cpu() for name, values in found.items() if values}
+
+
+def judge_composites(effect: Tensor, attributed: Tensor, tension: Tensor) -> Finding:
+    """Judge a feature's attributions by what parts do.
+
+    Args:
+        effect: e, [N, K].
+        attributed: A summed over the parts' places, [N, K].
+        tension: [N].
+    """
+    if len(effect) < _LEAST:
+        return unmeasured(CHECK, f"only {len(effect)} composites can be made; {_LEAST} are needed")
+    strong = effect.abs() >= effect.abs().median()
+    right = (effect.sign() == attributed.sign())[strong]
+    values = {
+        "composites": len(effect),
+        "parts": float(spearman_corrcoef(attributed.flatten(), effect.flatten())),
+        "signs right": float(right.double().mean()),
+        "tension": float(spearman_corrcoef(tension, true_signs(effect)[2])),
+    }
+    return finding(CHECK, values)
