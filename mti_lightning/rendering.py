@@ -35,6 +35,8 @@ def render(
 ) -> list[Rendering]:
     """Optimise an objective's images and return them, without writing anything.
 
+    The objective stays on the device that it ran on.
+
     Args:
         objective: `MaximallyTense`, `PositiveInversion`, `NegativeInversion` or `SignedInversion`.
         data: Source pictures, where the objective needs them.
@@ -46,7 +48,9 @@ def render(
         RenderError: If an image cannot be optimised.
     """
     quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-    Trainer(max_epochs=epochs, **{**quiet, **trainer}).fit(objective, datamodule=data)
+    run = Trainer(max_epochs=epochs, **{**quiet, **trainer})
+    run.fit(objective, datamodule=data)
+    objective.to(run.strategy.root_device)  # Lightning has taken it to the CPU
     measures = objective.measure()
     warn_of_failures(objective.entries, measures["cosine"])
     images = []

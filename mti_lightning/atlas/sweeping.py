@@ -4,10 +4,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Trainer
 
 from mti_lightning.atlas.map import INSTEAD
-from mti_lightning.attribution.module import AttributionModule
+from mti_lightning.attribution.module import AttributionModule, on_device
 from mti_lightning.data.base import PictureData
 from mti_lightning.errors import InputError
 from mti_lightning.locks import Hold, InUseError, hold
@@ -73,7 +74,10 @@ def ensure_sweep(
     with _hold_in_turn(path):
         if is_there():
             return
-        _run(sweep, data)
+        try:
+            _run(sweep, data, module.device)
+        finally:
+            module.to(module.device)  # and with it the backbone, which Lightning takes to the CPU
         module.attribution = sweep.attribution
 
 
@@ -88,12 +92,12 @@ def _hold_in_turn(path: Path) -> Hold:
             time.sleep(0.5)
 
 
-def _run(sweep: Sweep, data: PictureData) -> None:
+def _run(sweep: Sweep, data: PictureData, device: torch.device) -> None:
     trainer = Trainer(
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
         callbacks=[SweepProgress()],
-        devices=1,
+        **on_device(device),
     )
     trainer.predict(sweep, datamodule=data, return_predictions=False)

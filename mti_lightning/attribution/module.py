@@ -4,7 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -16,6 +18,12 @@ from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.errors import InputError
 from mti_lightning.features.bound import BoundFeature, FeatureGroup, activation_warning, expand
 from mti_lightning.features.classes import read_feature
+
+
+def on_device(device: torch.device) -> dict[str, Any]:
+    """Return the arguments of a Trainer within a run, by which it goes on on the same device."""
+    strategy = SingleDeviceStrategy(device)  # by its type alone it would be the first of several
+    return {"accelerator": device.type, "devices": 1, "strategy": strategy}
 
 
 class AttributionModule(LightningModule, ABC):
@@ -119,12 +127,18 @@ class AttributionModule(LightningModule, ABC):
         """
 
     def set_up(self, trainer: Trainer, data: object) -> None:
-        """Prepare a run, unless it is prepared.
+        """Prepare a run on the trainer's device, unless it is prepared.
 
         Lightning's `setup` comes here. Who wants to know what cannot work before the trainer has
         made the run's folder comes here before, and then nothing is done twice.
         """
         if not self._is_set_up:
+            # Lightning would do so behind `setup` only.
+            self.to(device := trainer.strategy.root_device)
+            if device.type == "cuda":
+                # By default convolutions round to the ten bits of TF32, and E⁺ and E⁻ all but
+                # cancel.
+                torch.backends.cudnn.allow_tf32 = False
             self.prepare_run(trainer, data)
             self._is_set_up = True
 

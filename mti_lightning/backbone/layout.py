@@ -132,7 +132,7 @@ class Movement:
         change = (change / largest).square_()
         shares = []
         for dim in range(1, change.ndim):
-            along = change.sum([d for d in range(1, change.ndim) if d != dim]).double().cpu()
+            along = change.sum([d for d in range(1, change.ndim) if d != dim]).cpu().double()
             shares.append(along / along.sum(1, keepdim=True).clamp(min=1e-12))
         return cls(tuple(shares))
 

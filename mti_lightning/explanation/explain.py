@@ -78,7 +78,15 @@ def explain(
     check_range(1, steps=steps, **({} if classes is None else {"classes": classes}))
     shown = read_pictures(pictures, crop)
     backbone = model if isinstance(model, Backbone) else Backbone(model, weights, labels=labels)
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "devices": 1}
+    if progress:
+        quiet["callbacks"] = [_Progress(), *trainer.pop("callbacks", [])]
+    run = {**quiet, **trainer}
+    with _quietly():
+        device = Trainer(**{**run, "logger": False, "callbacks": []}).strategy.root_device
     seen = torch.stack([prepare(image, backbone.preprocessing) for image in shown.values()])
+    before = backbone.mean.device
+    backbone, seen = backbone.to(device), seen.to(device)
     given = [features] if isinstance(features, str) else features
     chosen = [read_feature(feature, backbone) for feature in given]
     answers = Answers(backbone, seen)
@@ -111,12 +119,10 @@ def explain(
         seed=seed,
     )
     data = GivenPictures(shown)
-    quiet: dict[str, Any] = {"enable_progress_bar": False, "devices": 1}
-    if progress:
-        quiet["callbacks"] = [_Progress(), *trainer.pop("callbacks", [])]
     with _quietly():
-        renderings = render(objective, data, epochs, **{**quiet, **trainer})
+        renderings = render(objective, data, epochs, **run)
     parts = put_together(objective, seen, renderings, answers)
+    backbone.to(before)
     settings = {
         "name": "explain",
         "trainer": {"max_epochs": epochs},

@@ -107,7 +107,7 @@ def gives_classes(layer: Layer, backbone: Backbone) -> bool:
         if known.output is not None and layout.shape[0] == known.output.shape[1]:
             value = backbone.run(_noise(backbone), [layer])[layer].flatten(1)
             known.gives[layer] = value.shape == known.output.shape and torch.allclose(
-                value, known.output, rtol=1e-3, atol=1e-4
+                value, known.output.to(value), rtol=1e-3, atol=1e-4
             )
     return known.gives[layer]
 

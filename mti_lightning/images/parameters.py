@@ -46,7 +46,9 @@ class ImageParameters(ABC):
     def start(
         self, keys: Sequence[int], size: tuple[int, int], sources: Tensor | None
     ) -> tuple[Values, Values]:
-        """Return what is trained and what stays fixed, for one image per key.
+        """Return what is trained and what stays fixed, for one image per key, on the CPU.
+
+        An image so starts as the same on all devices.
 
         Args:
             keys: The images' random streams.

@@ -16,7 +16,18 @@ def derive_seed(*parts: object) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
-def generator_at(key: int, step: int) -> torch.Generator:
-    """Return the generator of one image at one step."""
+def generator_at(
+    key: int,
+    step: int,
+    device: torch.device = torch.device("cpu"),  # noqa: B008  immutable
+) -> torch.Generator:
+    """Return the generator of one image at one step.
+
+    Args:
+        key: The image's.
+        step: The step.
+        device: Where it draws. One seed gives other numbers on another kind of device: what has to
+            be the same everywhere is drawn on the CPU and moved.
+    """
     # PyTorch's generator on CPU keeps 32 bits of its seed.
-    return torch.Generator().manual_seed(derive_seed(key, step) & 0xFFFF_FFFF)
+    return torch.Generator(device).manual_seed(derive_seed(key, step) & 0xFFFF_FFFF)

@@ -89,6 +89,10 @@ def whole(pictures: Tensor, size: tuple[int, int]) -> Tensor:
 class Views:
     """A random box of each picture and noise on it, from the picture's own stream.
 
+    Boxes are the same on all devices. The noise is drawn where the pictures are, as drawing it on
+    the CPU takes longer than a GPU's step: the same each time on one kind of device, and other
+    numbers with the same spread on another.
+
     Args:
         count: Views per picture and step.
         box: Smallest and largest side of the box, in shares of the canvas.
@@ -151,18 +155,22 @@ class Views:
         """
         count, shape = len(keys) * self.count, part[2:] if part else size
         shares, moves = torch.empty(count, 1), torch.empty(count, 2)
-        noise = torch.empty(count, 3, *shape)
+        device = pictures.device
+        noise = torch.empty(count, 3, *shape, device=device)
         for index, key in enumerate(keys):
-            generator = generator_at(key, step)
+            generator = of_noise = generator_at(key, step)
+            if device.type != "cpu":
+                of_noise = generator_at(key, step, device)
             for view in range(index * self.count, (index + 1) * self.count):
                 torch.rand(1, generator=generator, out=shares[view])
                 torch.randn(2, generator=generator, out=moves[view])
                 if self.noise:
-                    uniform = torch.rand(3, *shape, generator=generator).sub_(0.5).mul_(12**0.5)
-                    torch.randn(3, *shape, generator=generator, out=noise[view]).add_(uniform)
+                    uniform = torch.rand(3, *shape, generator=of_noise, device=device)
+                    uniform.sub_(0.5).mul_(12**0.5)
+                    torch.randn(3, *shape, generator=of_noise, out=noise[view]).add_(uniform)
         side = self.box[0] + (self.box[1] - self.box[0]) * shares
         corner = ((1 - side) / 2 + self.jitter * moves).clamp(0).minimum(1 - side)
         boxes = torch.cat([corner, side.expand(-1, 2)], 1)
         repeated = pictures.repeat_interleave(self.count, 0) if self.count > 1 else pictures
-        views = resample(repeated, boxes.to(pictures.device), size, part, within)
+        views = resample(repeated, boxes.to(device), size, part, within)
         return views.add(noise.to(pictures), alpha=self.noise) if self.noise else views

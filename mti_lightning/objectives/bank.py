@@ -128,7 +128,7 @@ class ImageBank(AttributionModule, ABC):
             if self.accentuate:
                 start = whole(detailed[[entry.source for entry in entries]], self.canvas)
             of = (self.canvas, self.canvas if self.accentuate else grid, start, window)
-            self.bank.append(ImageChunk(entries, self.image, *of))
+            self.bank.append(ImageChunk(entries, self.image, *of).to(self.device))
 
     def plan(self) -> list[Entry]:
         """Return the images to make."""

@@ -107,8 +107,10 @@ class Inversion(Objective):
         dot = (shown * wanted).sum(dims) / of_wanted
         # Below 0 the slope would vanish; noise may start there, where activations have both signs.
         similar = (dot / of_shown).clamp(min=LEAST_COSINE)
-        # A power of few floats is off by the last bit or not, depending on how many there are.
-        losses: Tensor = -dot * (similar.double() ** self.power).to(dot)
+        # On a CPU a power of few floats is off by the last bit or not, depending on how many there
+        # are. A Mac's GPU has no doubles.
+        exact = similar.double() if similar.device.type == "cpu" else similar
+        losses: Tensor = -dot * (exact**self.power).to(dot)
         return losses
 
     @torch.no_grad()

@@ -21,7 +21,7 @@ from mti_lightning.sweep.writing import SweepWriter
 def mean_activation(
     backbone: Backbone, layer: Layer, data: PictureData, count: int
 ) -> tuple[Tensor, dict[int, Stamp]]:
-    """Return ā of each channel, [C], over some pictures of the data, and their stamps.
+    """Return ā of each channel, [C] on the CPU, over some pictures of the data, and their stamps.
 
     Args:
         backbone: The network.
@@ -35,16 +35,16 @@ def mean_activation(
     log_info(f"mean activation of {layer} over {count} pictures")
     layout = backbone.layout(layer)
     stamps: dict[int, Stamp] = {}
-    total, pictures = torch.zeros(layout.channels), 0
+    total, pictures = torch.zeros(layout.channels, dtype=torch.float64), 0
     for shown in evenly_spread(data, count, stamps):
-        values = backbone.run(shown, [layer])[layer].movedim(layout.channel_dim, -1)
-        values = values.flatten(1, -2) if values.ndim > 2 else values[:, None]  # [N, P, C]
-        total += values.double().mean(1).sum(0).float()
+        values = backbone.run(shown.to(backbone.mean.device), [layer])[layer]
+        # On the CPU, as a Mac's GPU has no doubles.
+        total += layout.pool_mean(values.float()).cpu().double().sum(0)
         pictures += len(values)
     if not pictures:
         tried = min(count, len(data.pictures))
         raise InputError(f"none of {tried} pictures, evenly spread over the data, can be read")
-    return total / pictures, stamps
+    return (total / pictures).float(), stamps
 
 
 def learn_profiles(
@@ -55,8 +55,9 @@ def learn_profiles(
         if not part.has_rivals or store.rivals(part.places[0]):
             continue
         log_info(f"what {len(part.group.channels)} features that may explain each other look like")
-        profiles = measurement.profile(part, evenly_spread(data, count, {}))
-        store.write_rivals(part.places, part.names, part.box, profiles)
+        device = measurement.backbone.mean.device
+        shown = (pictures.to(device) for pictures in evenly_spread(data, count, {}))
+        store.write_rivals(part.places, part.names, part.box, measurement.profile(part, shown))
 
 
 def evenly_spread(data: PictureData, count: int, stamps: dict[int, Stamp]) -> Iterator[Tensor]:

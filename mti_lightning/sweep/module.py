@@ -218,7 +218,7 @@ class Sweep(AttributionModule):
         assert self.store_path is not None
         self._store = store = SweepWriter(self.store_path)
         self.take_steps(store.provenance["attribution"])
-        self.prepare(torch.from_numpy(store.mean_activation))
+        self.prepare(torch.from_numpy(store.mean_activation).to(self.device))
         measurement = self.measurement
         assert measurement is not None
         if self.trainer.is_global_zero:
@@ -226,7 +226,8 @@ class Sweep(AttributionModule):
             learn_profiles(store, measurement, data, self.calibrate)
         self.trainer.strategy.barrier()
         known = {part.places[0]: store.rivals(part.places[0]) for part in measurement.parts}
-        profiles = {place: found[2] for place, found in known.items() if found}
+        of = self.backbone.mean
+        profiles = {place: found[2].to(of) for place, found in known.items() if found}
         self.measurement = replace(measurement, profiles=profiles)
         self._open_blocks = OpenBlocks(store, find_tops(store, self.kept, self.keep_by, self.keep))
         pending = pending_blocks(store)

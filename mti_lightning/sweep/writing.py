@@ -168,7 +168,7 @@ class SweepWriter(SweepStore):
         """
         with writing(self.path):
             _remove(self.path / (name := f"rivals/{places[0]}"))  # half of it may be there
-            arrays = {field: value.numpy() for field, value in vars(profiles).items()}
+            arrays = {field: value.cpu().numpy() for field, value in vars(profiles).items()}
             told: dict[str, Any] = {
                 "places": list(places),
                 "names": list(names),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mti_lightning.attribution import signs
+from mti_lightning.attribution.module import on_device
 from mti_lightning.backbone import Preprocessing
 from mti_lightning.data.base import PictureData
 from mti_lightning.data.datasets import Picture, Pictures
@@ -55,11 +56,14 @@ def make_inversions(
     """
     objective = SignedInversion(**options, seeds=2)
     objective.train()  # Lightning warns of what `validate` has put in eval mode
-    quiet = {"enable_progress_bar": False, "accelerator": device.type, "devices": 1}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".* images cannot be made")  # the report says so
-        render(objective, _Sources(pictures), epochs=1, **quiet)
-    return objective.to(device)  # Lightning takes it to the CPU at the end
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* images cannot be made")  # the report says so
+            quiet = {"enable_progress_bar": False, **on_device(device)}
+            render(objective, _Sources(pictures), epochs=1, **quiet)
+    finally:
+        objective.to(device)  # and with it the backbone, which Lightning takes to the CPU
+    return objective
 
 
 @torch.no_grad()
