@@ -1,0 +1,146 @@
+"""Everything on a device that is not the CPU: nothing is computed or drawn elsewhere."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from lightning import Trainer
+
+from mti_lightning import (
+    AtlasInversion,
+    Backbone,
+    Chart,
+    MaximallyTense,
+    Objective,
+    SignedInversion,
+    Sweep,
+    Validity,
+    VetoedShapesPictures,
+    Views,
+    explain,
+    render,
+)
+from tests.tools.device import MPS, Device, playing_mps
+
+WORLD = "vetoed_shapes_resnet"
+QUIET: Any = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+STILL = Views(noise=0)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    with playing_mps(monkeypatch) as played:
+        yield played
+
+
+def pictures(count: int = 2) -> VetoedShapesPictures:
+    return VetoedShapesPictures(count, seed=9, contents="random", batch_size=8)
+
+
+def test_the_played_device_is_strict(device: Device) -> None:
+    there, here = torch.ones(3).to("mps"), torch.ones(3)
+    assert there.device == MPS
+    assert (there + there).device == MPS
+    assert torch.zeros(2, device="mps").device == MPS
+    assert there.cpu().device == here.device
+    assert (there + torch.tensor(1.0)).tolist() == [2, 2, 2]
+    with pytest.raises(RuntimeError, match="same device"):
+        there + here
+    with pytest.raises(TypeError, match="float64"):
+        there.double()
+    with pytest.raises(TypeError, match="numpy"):
+        there.numpy()
+    with pytest.raises(RuntimeError, match="generator"):
+        torch.rand(2, device="mps", generator=torch.Generator())
+    leaf = here.clone().requires_grad_()
+    (leaf.to("mps") * there).sum().backward()
+    assert leaf.grad is not None
+    assert leaf.grad.device == here.device
+
+
+def test_noise_is_drawn_on_the_device(device: Device) -> None:
+    shown = torch.rand(2, 3, 32, 32).to("mps")
+    device.drawn.clear()
+    views = Views(2)(shown, [1, 2], 0, (32, 32))
+    assert device.drawn[True] == 2 * views.numel()  # uniform and normal
+    assert device.drawn[False] == 3 * len(views)  # the boxes, which are the same everywhere
+    torch.testing.assert_close(views.cpu(), Views(2)(shown, [1, 2], 0, (32, 32)).cpu())
+    still = STILL(shown, [1, 2], 0, (32, 32))
+    torch.testing.assert_close(still.cpu(), STILL(shown.cpu(), [1, 2], 0, (32, 32)))
+
+
+def objective(kind: type[Objective], **options: Any) -> Objective:
+    options = {"steps_per_epoch": 4, "views": STILL, **options}
+    return kind(Backbone(WORLD), ["fc:0", "fc:3"], "layer4", **options)
+
+
+@pytest.mark.filterwarnings("ignore:.*images cannot be made")
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (MaximallyTense, {}),
+        (SignedInversion, {}),
+        (SignedInversion, {"accentuate": True}),
+    ],
+)
+def test_images_are_made_on_the_device(
+    kind: type[Objective], options: dict[str, Any], device: Device
+) -> None:
+    data = VetoedShapesPictures(2) if kind.needs_sources else None
+    made = {}
+    for where in ("cpu", "mps"):
+        one = objective(kind, **options)
+        device.ran.clear()
+        made[where] = render(one, data, epochs=1, accelerator=where, **QUIET)
+        assert set(device.ran) == {where == "mps"}
+    for here, there in zip(made["cpu"], made["mps"], strict=True):
+        assert here.measures == pytest.approx(there.measures, rel=0.02, abs=0.02, nan_ok=True)
+
+
+def test_a_sweep_calibrates_and_measures_on_the_device(tmp_path: Path, device: Device) -> None:
+    stores = {}
+    for where in ("cpu", "mps"):
+        path = tmp_path / f"{where}.zarr"
+        sweep = Sweep(Backbone(WORLD), ["fc:*"], "layer4", store=str(path), keep=2)
+        device.ran.clear()
+        Trainer(accelerator=where, **QUIET).predict(
+            sweep, datamodule=pictures(24), return_predictions=False
+        )
+        assert set(device.ran) == {where == "mps"}
+        stores[where] = zarr.open_group(path, mode="r")
+    for name, values in stores["cpu"].arrays():
+        if values.dtype.kind == "f":
+            there = stores["mps"][name][:]
+            np.testing.assert_allclose(there, values[:], rtol=1e-3, atol=1e-3, err_msg=name)
+
+
+def test_a_report_is_made_on_the_device(device: Device) -> None:
+    module = Validity(Backbone(WORLD), ["fc:3"], "layer4", pictures=16, rendered=1, steps=3)
+    device.ran.clear()
+    Trainer(accelerator="mps", **QUIET).validate(module, pictures(16), verbose=False)
+    assert set(device.ran) == {True}
+    assert module.report is not None
+
+
+def test_an_atlas_and_its_sweep_are_made_on_the_device(tmp_path: Path, device: Device) -> None:
+    chart = Chart(sweep=str(tmp_path / "sweep.zarr"), size=(2, 2), minimum=1)
+    module = AtlasInversion(
+        Backbone(WORLD), ["fc:3"], "layer4", chart=chart, keep=24, rivals=8, steps_per_epoch=2
+    )
+    device.ran.clear()
+    assert render(module, pictures(24), epochs=1, accelerator="mps", **QUIET)
+    assert set(device.ran) == {True}
+
+
+def test_an_explanation_is_made_on_the_device(device: Device) -> None:
+    picture = (torch.rand(64, 64, 3) * 255).byte().numpy()
+    backbone = Backbone(WORLD)
+    device.ran.clear()
+    found = explain(picture, backbone, steps=3, progress=False, accelerator="mps")
+    assert set(device.ran) == {True}
+    assert backbone.mean.device.type == "cpu"
+    assert found.parts
