@@ -47,7 +47,7 @@ def check_names(objective: Objective, kind: int, tense: Tensor) -> dict[str, Ten
     Returns:
         Whether it is the class's shape in each + picture, and the veto in each − picture.
     """
-    named = torch.cat([judge_scores(chunk()).argmax(1) for chunk in objective.chunks])
+    named = torch.cat([judge_scores(chunk()).argmax(1) for chunk in objective.chunks]).cpu()
     found = {}
     for sign, figure, wanted in (("+", "+ shape", kind), ("-", "- veto", veto_of(kind))):
         rows = [e.sign == sign and bool(tense[e.source]) for e in objective.entries]

@@ -60,5 +60,6 @@ def judge_scores(pictures: Tensor) -> Tensor:
     Args:
         pictures: [N, 3, H, W] in 0..1.
     """
-    pictures = whole(pictures.detach().cpu(), (PICTURE_SIZE, PICTURE_SIZE))
-    return torch.cat([load_judge()((part - 0.5) / 0.25) for part in torch.split(pictures, 64)])
+    pictures = whole(pictures.detach(), (PICTURE_SIZE, PICTURE_SIZE))
+    judge = load_judge().to(pictures.device)
+    return torch.cat([judge((part - 0.5) / 0.25) for part in torch.split(pictures, 64)])
