@@ -1,7 +1,7 @@
 """Every subcommand on a GPU, its numbers beside the CPU's: is anything wrong there?
 
-`python -m benchmarks.on_gpu gpu.json`, in some minutes on a machine with a GPU and 16 cores. Nothing
-is fetched. What fails does not stop the rest; the exit code is 1 if anything did. On a machine
+`python -m benchmarks.on_gpu gpu.json`, in some minutes on a machine with a GPU and 16 cores.
+Nothing is fetched. What fails does not stop the rest; the exit code is 1 if anything did. On a machine
 without a GPU, `--device cpu` compares the CPU with itself: the script's own test.
 
 What is computed from the same numbers has to agree (sweeps, rankings, measures of sources, layers);
@@ -37,7 +37,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SAME = 2e-3  # of the largest value of a column: what has to agree
 DRIFT = 0.25  # of the mean over images that were made from noise
 MTI = (sys.executable, "-m", "mti_lightning")
-CSV = tuple[dict[str, str], ...]
 
 
 @dataclass
@@ -72,6 +71,7 @@ class Outcome:
 
 
 def mti(*words: str) -> tuple[str, ...]:
+    """Return a command of `mti`."""
     return (*MTI, *words)
 
 
@@ -90,11 +90,13 @@ def newest(folder: Path, pattern: str) -> Path:
 
 
 def table(path: Path) -> list[dict[str, str]]:
+    """Read a table."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def column(rows: Sequence[Mapping[str, str]], name: str) -> np.ndarray:
+    """Return a column of a table; NaN where there is no number."""
     return np.array([float(row[name] or "nan") for row in rows])
 
 
@@ -162,7 +164,7 @@ def images(folder: str, most: float = DRIFT) -> Callable[[Path, Path], Mapping[s
     return compare
 
 
-def resumed(gpu: Path, cpu: Path) -> Mapping[str, float]:
+def resumed(gpu: Path, _cpu: Path) -> Mapping[str, float]:
     """Compare a run that was continued on the GPU with the same one in one go, there."""
     figures: dict[str, float] = {}
     rows = [table(newest(gpu, f"tb_logs/{n}/*/results.csv")) for n in ("resumed", "whole")]
@@ -249,7 +251,7 @@ def cases(quick: bool) -> list[Case]:
             compare=images("mti16", 0.4)),
         Case("fit: inversions", run_of("demo_inversions", *few),
              compare=sources("demo_inversions")),
-        Case("fit: inversions, 16-mixed on GPU", run_of(
+        Case("fit: inversions, bf16", run_of(
             "demo_inversions", "--name", "inv16", "--trainer.precision", "bf16-mixed", *few),
             compare=images("inv16", 0.4)),
         Case("fit: accentuation", run_of(

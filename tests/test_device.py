@@ -24,24 +24,34 @@ from mti_lightning import (
     explain,
     render,
 )
-from tests.tools.device import MPS, Device, playing_mps
+from tests.tools.device import MPS, Device, playing_mps, watching_cuda
 
 WORLD = "vetoed_shapes_resnet"
 QUIET: Any = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 STILL = Views(noise=0)
 
 
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+@pytest.fixture(params=["mps", pytest.param("cuda", marks=NO_GPU)])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    watched = playing_mps(monkeypatch) if request.param == "mps" else watching_cuda()
+    with watched as found:
+        yield found
+
+
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
-    with playing_mps(monkeypatch) as played:
-        yield played
+def played(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    with playing_mps(monkeypatch) as found:
+        yield found
 
 
 def pictures(count: int = 2) -> VetoedShapesPictures:
     return VetoedShapesPictures(count, seed=9, contents="random", batch_size=8)
 
 
-def test_the_played_device_is_strict(device: Device) -> None:
+def test_the_played_device_is_strict(played: Device) -> None:
     there, here = torch.ones(3).to("mps"), torch.ones(3)
     assert there.device == MPS
     assert (there + there).device == MPS
@@ -62,12 +72,12 @@ def test_the_played_device_is_strict(device: Device) -> None:
     assert leaf.grad.device == here.device
 
 
-def test_noise_is_drawn_on_the_device(device: Device) -> None:
+def test_noise_is_drawn_on_the_device(played: Device) -> None:
     shown = torch.rand(2, 3, 32, 32).to("mps")
-    device.drawn.clear()
+    played.drawn.clear()
     views = Views(2)(shown, [1, 2], 0, (32, 32))
-    assert device.drawn[True] == 2 * views.numel()  # uniform and normal
-    assert device.drawn[False] == 3 * len(views)  # the boxes, which are the same everywhere
+    assert played.drawn[True] == 2 * views.numel()  # uniform and normal
+    assert played.drawn[False] == 3 * len(views)  # the boxes, which are the same everywhere
     torch.testing.assert_close(views.cpu(), Views(2)(shown, [1, 2], 0, (32, 32)).cpu())
     still = STILL(shown, [1, 2], 0, (32, 32))
     torch.testing.assert_close(still.cpu(), STILL(shown.cpu(), [1, 2], 0, (32, 32)))
@@ -92,36 +102,36 @@ def test_images_are_made_on_the_device(
 ) -> None:
     data = VetoedShapesPictures(2) if kind.needs_sources else None
     made = {}
-    for where in ("cpu", "mps"):
+    for where in ("cpu", device.type):
         one = objective(kind, **options)
         device.ran.clear()
         made[where] = render(one, data, epochs=1, accelerator=where, **QUIET)
-        assert set(device.ran) == {where == "mps"}
-    for here, there in zip(made["cpu"], made["mps"], strict=True):
+        assert set(device.ran) == {where == device.type}
+    for here, there in zip(made["cpu"], made[device.type], strict=True):
         assert here.measures == pytest.approx(there.measures, rel=0.02, abs=0.02, nan_ok=True)
 
 
 def test_a_sweep_calibrates_and_measures_on_the_device(tmp_path: Path, device: Device) -> None:
     stores = {}
-    for where in ("cpu", "mps"):
+    for where in ("cpu", device.type):
         path = tmp_path / f"{where}.zarr"
         sweep = Sweep(Backbone(WORLD), ["fc:*"], "layer4", store=str(path), keep=2)
         device.ran.clear()
         Trainer(accelerator=where, **QUIET).predict(
             sweep, datamodule=pictures(24), return_predictions=False
         )
-        assert set(device.ran) == {where == "mps"}
+        assert set(device.ran) == {where == device.type}
         stores[where] = zarr.open_group(path, mode="r")
     for name, values in stores["cpu"].arrays():
         if values.dtype.kind == "f":
-            there = stores["mps"][name][:]
+            there = stores[device.type][name][:]
             np.testing.assert_allclose(there, values[:], rtol=1e-3, atol=1e-3, err_msg=name)
 
 
 def test_a_report_is_made_on_the_device(device: Device) -> None:
     module = Validity(Backbone(WORLD), ["fc:3"], "layer4", pictures=16, rendered=1, steps=3)
     device.ran.clear()
-    Trainer(accelerator="mps", **QUIET).validate(module, pictures(16), verbose=False)
+    Trainer(accelerator=device.type, **QUIET).validate(module, pictures(16), verbose=False)
     assert set(device.ran) == {True}
     assert module.report is not None
 
@@ -132,7 +142,7 @@ def test_an_atlas_and_its_sweep_are_made_on_the_device(tmp_path: Path, device: D
         Backbone(WORLD), ["fc:3"], "layer4", chart=chart, keep=24, rivals=8, steps_per_epoch=2
     )
     device.ran.clear()
-    assert render(module, pictures(24), epochs=1, accelerator="mps", **QUIET)
+    assert render(module, pictures(24), epochs=1, accelerator=device.type, **QUIET)
     assert set(device.ran) == {True}
 
 
@@ -140,7 +150,7 @@ def test_an_explanation_is_made_on_the_device(device: Device) -> None:
     picture = (torch.rand(64, 64, 3) * 255).byte().numpy()
     backbone = Backbone(WORLD)
     device.ran.clear()
-    found = explain(picture, backbone, steps=3, progress=False, accelerator="mps")
+    found = explain(picture, backbone, steps=3, progress=False, accelerator=device.type)
     assert set(device.ran) == {True}
     assert backbone.mean.device.type == "cpu"
     assert found.parts

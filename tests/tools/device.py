@@ -1,7 +1,7 @@
-"""A device that is not the CPU, played by it: a Mac's GPU, which has no doubles.
+"""Devices that are not the CPU: a GPU where there is one, and one that the CPU plays everywhere.
 
-What mixes tensors that were moved there with others fails as it would there, and where each
-convolution ran is counted. Numbers are those of the CPU.
+That is a Mac's GPU, which has no doubles. What mixes tensors that were moved there with others
+fails as it would there; the numbers are the CPU's. Of either it is counted where convolutions ran.
 """
 
 from collections import Counter
@@ -51,11 +51,13 @@ class Device:
     """Knows by their memory which tensors lie on the device.
 
     Attributes:
+        type: `mps`, or `cuda` where it is a GPU that tells this itself.
         ran: How many convolutions ran there (True) and on the CPU (False).
         drawn: How many random numbers were drawn.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "mps") -> None:
+        self.type = kind
         self._marks: dict[int, StorageWeakRef] = {}
         self.opaque = False
         self.within = False  # a call that tensors of the device were given to
@@ -197,6 +199,27 @@ class _Operations(TorchDispatchMode):
                 if isinstance(value, Tensor):
                     device.put(value)
         return made
+
+
+class _Counting(TorchDispatchMode):
+    """Counts where convolutions run."""
+
+    def __init__(self, device: Device) -> None:
+        super().__init__()
+        self.device = device
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "convolution" in func._schema.name:
+            self.device.ran[args[0].device.type != "cpu"] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def watching_cuda() -> Iterator[Device]:
+    """Count where convolutions run on a machine with a GPU of NVIDIA's."""
+    device = Device("cuda")
+    with _Counting(device):
+        yield device
 
 
 @contextmanager
