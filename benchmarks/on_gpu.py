@@ -1,8 +1,8 @@
 """Every subcommand on a GPU, its numbers beside the CPU's: is anything wrong there?
 
 `python -m benchmarks.on_gpu gpu.json`, in some minutes on a machine with a GPU and 16 cores.
-Nothing is fetched. What fails does not stop the rest; the exit code is 1 if anything did. On a machine
-without a GPU, `--device cpu` compares the CPU with itself: the script's own test.
+Nothing is fetched. What fails does not stop the rest; the exit code is 1 if anything did. On a
+machine without a GPU, `--device cpu` compares the CPU with itself: the script's own test.
 
 What is computed from the same numbers has to agree (sweeps, rankings, measures of sources, layers);
 images drift apart, as rounding and noise are other ones, so only their means are compared.
