@@ -11,7 +11,7 @@ from typing import Any
 from mti_lightning.errors import printable
 from mti_lightning.files import replacing
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the start of one
+_FORMULA = (*"=+-@", *"＝＋－＠", "\t", "\r")  # what a spreadsheet takes for the start of one
 
 
 def _guarded(value: Any) -> Any:

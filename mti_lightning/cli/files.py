@@ -1,6 +1,7 @@
 """The configurations that `--config` names: files, or those that are shipped."""
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +10,12 @@ import yaml  # type: ignore[import-untyped]  # its types would be one more thing
 from mti_lightning.errors import InputError, nearest
 
 _FLAG = "--config="
+# Keys at which a class may stand, by its path or as the value of `class_path`.
+_CLASSES = (
+    *("class_path", "model", "data", "attribution", "image", "optimizer", "lr_scheduler"),
+    *("callbacks", "logger", "strategy", "plugins", "profiler", "accelerator"),
+)
+_ENDINGS = ("yaml", "yml", "json")
 
 
 def shipped() -> dict[str, Path]:
@@ -90,6 +97,34 @@ def class_paths(arguments: Sequence[str], package: str) -> set[str]:
     for path in files(arguments):
         given += [node.value for _, node in nested_values(read(path)) if node.id == "scalar"]
     return {text for text in given if re.fullmatch(rf"{package}(\.\w+)+", text)}
+
+
+def check_classes(arguments: Sequence[str]) -> None:
+    """Make sure that configurations name no class whose module would be imported for them.
+
+    To import a module is to run it. What is there is this package, its plugins, what they use, and
+    in Python whatever was imported.
+
+    Raises:
+        InputError: If one does, with the line where that is.
+    """
+    waiting, seen = files(arguments), set[Path]()
+    while waiting:
+        if (path := waiting.pop()) in seen:
+            continue
+        seen.add(path)
+        for key, node in nested_values(read(path)):
+            if node.id != "scalar" or key not in _CLASSES:
+                continue
+            package, _, name = node.value.partition(".")
+            if name in _ENDINGS and Path(node.value).is_file():
+                waiting.append(Path(node.value))  # a part of the configuration
+            elif name and package.isidentifier() and package not in sys.modules:
+                raise InputError(
+                    f"{path}, line {node.start_mark.line + 1}: {key}: {node.value} is none of this "
+                    "package's, its plugins' or Lightning's classes, and a configuration imports "
+                    "no others; make it a plugin (mti plugins)"
+                )
 
 
 def _given(arguments: Sequence[str]) -> Iterator[tuple[int, str, str]]:

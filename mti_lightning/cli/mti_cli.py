@@ -29,7 +29,7 @@ from mti_lightning import (
     Validity,
 )
 from mti_lightning.checkpoints import Unfinished
-from mti_lightning.cli.files import class_paths
+from mti_lightning.cli.files import check_classes, class_paths
 from mti_lightning.cli.hooks import Hooks
 from mti_lightning.cli.parser import Parser
 from mti_lightning.files import MOST_BYTES, replacing
@@ -127,6 +127,7 @@ class MtiCLI(Hooks):
         return {self.command: others if self.command == "fit" else others | of_fit}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        check_classes(args)
         for path in sorted(class_paths(args, "mti_lightning")):
             if (public := current_path(path)) != path:
                 raise InputError(f"class_path {path!r} will not do: it is {public} now")
@@ -137,11 +138,13 @@ class MtiCLI(Hooks):
         parser.add_argument("--name", type=str, default="run", help=told)
 
     def _parse_ckpt_path(self) -> None:
-        """Read the checkpoint before Lightning does, which does not say what is wrong with one."""
+        """Read the checkpoint before Lightning does, which does not say what is wrong with one.
+
+        Of what it says of the model's arguments nothing is taken: it may name any class.
+        """
         path = self.config[self.config.subcommand].get("ckpt_path")
         known = path and path not in ("last", "hpc")  # others Lightning finds in the run's folder
         self.checkpoint = read_checkpoint(path) if known else None
-        super()._parse_ckpt_path()
 
     def _set_seed(self) -> None:
         try:
