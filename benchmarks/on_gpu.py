@@ -220,7 +220,7 @@ def attributed(method: str, *more: str) -> Case:
 
 
 def cases(quick: bool) -> list[Case]:
-    """Return all cases; quick ones for the script's own test."""
+    """Return all cases, long ones first; quick ones for the script's own test."""
     few = ("--trainer.max_epochs", "1") if quick else ()
     size = "40" if quick else "400"
     lite = "efficientnet_lite0_in1k"
@@ -229,6 +229,26 @@ def cases(quick: bool) -> list[Case]:
     each = str(ROOT / "benchmarks" / "every_epoch.yaml")
     two = ("--trainer.max_epochs", "2", "--model.steps_per_epoch", "10")
     return [
+        Case("photographs", (sys.executable, "-m", "mti_efficientnet_lite.photographs",
+                             "photographs")),
+        Case("tests", (sys.executable, "-m", "pytest", "-q", "-x", "--rootdir", str(ROOT), "-p",
+                       "no:cacheprovider", "-o", "filterwarnings=default",
+                       str(ROOT / "tests" / "test_device.py")), once=True),
+        Case("fit: photographs", run_of("demo_photographs", "--data.path", "photographs", *half),
+             ["photographs"], sources("demo_photographs")),
+        Case("fit: MTI of photographs", run_of("demo_photographs_mti", *half),
+             compare=images("demo_photographs_mti", 0.4)),
+        Case("fit: an atlas", run_of(
+            "demo_atlas", "--data.size", size, "--model.keep", size, "--trainer.max_epochs", "1",
+            "--model.chart.size", "[5,5]"), compare=sweeps("tb_logs/demo_atlas/sweep.zarr")),
+        Case("validate", run_of(
+            "demo_validate", "--data.size", "48" if quick else "128", "--model.features",
+            "[fc:3]", *(("--model.rendered", "1", "--model.steps", "5") if quick else ()),
+            command="validate"), compare=reports, codes=(0, 1)),
+        Case("fit: inversions", run_of("demo_inversions", *few),
+             compare=sources("demo_inversions")),
+        Case("fit: every epoch kept", run_of(
+            "demo_inversions", "--config", each, "--name", "whole", *two)),
         Case("predict", run_of("demo_sweep", "--data.size", size, command="predict"),
              compare=sweeps("tb_logs/demo_sweep/sweep.zarr")),
         Case("rank", mti("rank", "tb_logs/demo_sweep/sweep.zarr", "--feature", "fc:3", "--sheet",
@@ -249,31 +269,20 @@ def cases(quick: bool) -> list[Case]:
         Case("fit: MTI, bf16", run_of(
             "demo_mti", "--name", "mti16", "--trainer.precision", "bf16-mixed", *half),
             compare=images("mti16", 0.4)),
-        Case("fit: inversions", run_of("demo_inversions", *few),
-             compare=sources("demo_inversions")),
         Case("fit: inversions, bf16", run_of(
             "demo_inversions", "--name", "inv16", "--trainer.precision", "bf16-mixed", *few),
             compare=images("inv16", 0.4)),
         Case("fit: accentuation", run_of(
             "demo_inversions", "--name", "accent", "--model.accentuate", "true", *few),
             compare=sources("accent")),
-        Case("fit: photographs", run_of("demo_photographs", "--data.path", "photographs", *half),
-             ["photographs"], sources("demo_photographs")),
-        Case("fit: MTI of photographs", run_of("demo_photographs_mti", *half),
-             compare=images("demo_photographs_mti", 0.4)),
         Case("fit: a ViT", run_of(
             "demo_mti", "--name", "vit", "--trainer.max_epochs", "1", "--model.backbone.name",
             "vit_tiny_patch16_224", "--model.backbone.weights", "random", "--model.features",
             "[blocks.9.mlp.act/input:0@mean]", "--model.attribution_layer", "blocks.8", *still),
             compare=images("vit", 0.2)),
-        Case("fit: every epoch kept", run_of(
-            "demo_inversions", "--config", each, "--name", "whole", *two)),
         Case("fit: resumed", run_of(
             "demo_inversions", "--name", "resumed", *two, "--ckpt_path",
             "{tb_logs/whole/*/checkpoints/epoch=0*.ckpt}"), ["fit: every epoch kept"], resumed),
-        Case("fit: an atlas", run_of(
-            "demo_atlas", "--data.size", size, "--model.keep", size, "--trainer.max_epochs", "1",
-            "--model.chart.size", "[5,5]"), compare=sweeps("tb_logs/demo_atlas/sweep.zarr")),
         Case("fit: a toy", run_of(
             "superposition_xor", "--name", "toy", "--model.steps_per_epoch", "50",
             "--trainer.max_epochs", "1")),
@@ -281,10 +290,6 @@ def cases(quick: bool) -> list[Case]:
             "train_vetoed_shapes", "--name", "train", "--trainer.deterministic", "false",
             "--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "1",
             "--trainer.val_check_interval", "1.0", "--data.train_size", "512")),
-        Case("validate", run_of(
-            "demo_validate", "--data.size", "48" if quick else "128", "--model.features",
-            "[fc:3]", *(("--model.rendered", "1", "--model.steps", "5") if quick else ()),
-            command="validate"), compare=reports, codes=(0, 1)),
         Case("sheet", mti("sheet", "tb_logs/demo_inversions", "tb_logs/demo_mti"),
              ["fit: inversions", "fit: MTI"]),
         Case("explain", mti(
@@ -300,11 +305,6 @@ def cases(quick: bool) -> list[Case]:
         Case("layers", mti("layers", "vetoed_shapes_resnet"), once=True),
         Case("configs", mti("configs"), once=True),
         Case("plugins", mti("plugins"), once=True),
-        Case("photographs", (sys.executable, "-m", "mti_efficientnet_lite.photographs",
-                             "photographs")),
-        Case("tests", (sys.executable, "-m", "pytest", "-q", "-x", "--rootdir", str(ROOT), "-p",
-                       "no:cacheprovider", "-o", "filterwarnings=default",
-                       str(ROOT / "tests" / "test_device.py")), once=True),
     ]  # fmt: skip
 
 
@@ -425,7 +425,6 @@ def main() -> None:
     wanted = set(given.only or known)
     while more := {need for name in wanted for need in known[name].needs} - wanted:
         wanted |= more
-    order = sorted((known[name] for name in known if name in wanted), key=lambda c: len(c.needs))
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         runner = Runner(Path(temporary), given.device, os.cpu_count() or 1)
@@ -433,9 +432,9 @@ def main() -> None:
             (runner.work / side).mkdir()
             names = "\n".join(f"shape {number}" for number in range(8))
             (runner.work / side / "labels.txt").write_text(names, encoding="utf-8")
-        # Those that others need come first, so that none waits for one behind it.
         with ThreadPoolExecutor(given.at_once) as pool:
-            for case in order:
+            # What others need stands before them: none waits for one behind it.
+            for case in (known[name] for name in known if name in wanted):
                 runner.ended[case.name] = pool.submit(runner.run, case)
             outcomes = [future.result() for future in runner.ended.values()]
     failed = [outcome for outcome in outcomes if outcome.failure]
