@@ -14,6 +14,7 @@ import json
 import math
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -175,7 +176,7 @@ def resumed(gpu: Path, _cpu: Path) -> Mapping[str, float]:
 
 def rankings(gpu: Path, cpu: Path) -> Mapping[str, float]:
     """Compare the top pictures of two rankings."""
-    tops = [{row["picture"] for row in table(one / "rank.csv")[:10]} for one in (gpu, cpu)]
+    tops = [{row["key"] for row in table(one / "rank.csv")[:10]} for one in (gpu, cpu)]
     shared = len(tops[0] & tops[1]) / len(tops[1])
     assert shared >= 0.9, f"{shared:.0%} of the top ten are the same"
     return {"share of the top ten": shared}
@@ -201,11 +202,18 @@ def reports(gpu: Path, cpu: Path) -> Mapping[str, float]:
 
 
 def explained(gpu: Path, cpu: Path) -> Mapping[str, float]:
-    """Compare what is known of a picture."""
+    """Compare what is known of a picture, by the tables that were printed."""
     figures: dict[str, float] = {}
-    rows = [table(newest(one, "explain*.csv")) for one in (gpu, cpu)]
-    for name in ("response", "excitation", "inhibition", "tension"):
-        agree(name, *(column(of, name) for of in rows), SAME, figures)
+    found = [
+        [
+            [float(cell) for cell in re.split(r"\s{2,}", row)[3:7]]  # response to tension
+            for row in (one / "explain.log").read_text("utf-8").splitlines()
+            if row.startswith("classifier:")
+        ]
+        for one in (gpu, cpu)
+    ]
+    assert found[1], "there is no table"
+    agree("printed", *found, 2 * SAME, figures)
     return figures
 
 
