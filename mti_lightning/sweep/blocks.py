@@ -91,7 +91,7 @@ class OpenBlocks:
         if start not in self._blocks:
             rows = min(self.store.block, self.store.size - start)
             wide = (rows, len(self.store.features))
-            shapes = dict.fromkeys(columns_of(self.store.parts), wide)
+            shapes: dict[str, tuple[int, ...]] = dict.fromkeys(columns_of(self.store.parts), wide)
             if self.store.parts:
                 shapes |= dict.fromkeys(OF_PARTS, (*wide, self.store.parts))
             columns: dict[str, Array] = {

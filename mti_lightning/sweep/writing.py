@@ -109,7 +109,7 @@ class SweepWriter(SweepStore):
         group.create_array(
             "mean_activation", **CODECS, data=mean_activation, dimension_names=("channel",)
         )
-        sizes = dict.fromkeys(columns_of(parts), (wide,))
+        sizes: dict[str, tuple[int, ...]] = dict.fromkeys(columns_of(parts), (wide,))
         sizes |= dict.fromkeys(OF_PARTS, (wide, parts)) if parts else {}
         for name, size in sizes.items():
             group.create_array(

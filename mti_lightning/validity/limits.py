@@ -98,8 +98,7 @@ CHECKS: dict[str, tuple[str, *tuple[Limit, ...]]] = {
         Limit("place", "other features may cause the tension", most=MOST_INTERFERENCE),
     ),
     "truth by intervention": (
-        "How A, summed over a part's place, goes with what leaving the part out changes: rank "
-        "correlation; share of signs of strong parts; rank correlation of tension.",
+        "A, summed over a part's place, with what leaving the part out changes: rank correlation.",
         Limit("parts", "attributions do not follow what parts do", least=LEAST_TRUE, decisive=True),
         Limit("signs right", "what parts do often has the other sign", least=LEAST_SIGNS),
     ),
