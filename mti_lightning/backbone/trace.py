@@ -19,6 +19,7 @@ _MOVING = (
     *("Select", "Slice", "Split", "Squeeze", "ToCopy", "Transpose", "Unsqueeze", "UnsafeView"),
     *("View", "TBackward", "UnsafeSplit"),
 )
+_STRAIGHT = {nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm}  # no need to try them
 
 
 def _is_activation(module: nn.Module, given: tuple[Any, ...]) -> bool:
@@ -27,27 +28,33 @@ def _is_activation(module: nn.Module, given: tuple[Any, ...]) -> bool:
     It is tried, as many a network has one of its own.
     """
     matrices = any(value.ndim > 1 for value in module.parameters())
-    if next(module.children(), None) or len(given) != 1 or matrices:
+    known = type(module) in _STRAIGHT
+    if next(module.children(), None) or len(given) != 1 or matrices or known:
         return False
     if isinstance(module, nn.PReLU):
         return True  # the same for each value of a channel
     if not isinstance(given[0], Tensor) or not given[0].is_floating_point():
         return False
-    count, generator = given[0].numel(), torch.Generator().manual_seed(0)
+    shape = given[0].shape
+    if not [*module.parameters(), *module.buffers()]:  # no value has a place of its own
+        shape = torch.Size(min(side, 8) for side in shape)
+    count, generator = shape.numel(), torch.Generator().manual_seed(0)
     values = torch.linspace(-4, 4, count)[torch.randperm(count, generator=generator)]
     values, order = values.to(given[0]), torch.randperm(count, generator=generator)
 
     def function(flat: Tensor) -> Tensor:
         # `forward`, so that no hook takes notice; a copy, as it may work in place.
-        found: Tensor = module.forward(flat.clone().view(given[0].shape))
+        found: Tensor = module.forward(flat.clone().view(shape))
         return found.flatten()
 
-    with torch.no_grad():
+    # A pool, say, may be larger than a part.
+    with torch.no_grad(), contextlib.suppress(RuntimeError):
         found, other = function(values), function(values[order])
         if found.shape != values.shape or not torch.allclose(other, found[order], atol=1e-5):
             return False
         straight = found + other - function(torch.zeros_like(values))
         return not torch.allclose(function(values + values[order]), straight, atol=1e-4)
+    return False
 
 
 def moves_values(node: Node) -> bool:
