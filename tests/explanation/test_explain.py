@@ -190,27 +190,49 @@ def test_a_crop_is_compared_with_its_picture(picture: Path, shapes: Backbone) ->
     assert both.path is None
 
 
-@pytest.mark.parametrize(
-    "kind", ["tall", "wide", "tiny", "grey", "deep", "alpha", "cmyk", "turned"]
-)
-def test_any_picture_will_do(kind: str, shapes: Backbone, tmp_path: Path) -> None:
-    path = tmp_path / "given.png"
-    image = {"tall": noise(300, 20), "wide": noise(20, 300), "tiny": noise(1, 1)}.get(kind)
-    image = image or noise(40, 60)
-    if kind == "deep":
-        image = Image.fromarray(np.arange(0, 60_000, 25, np.uint16)[:2400].reshape(40, 60))
-    elif kind in ("grey", "alpha"):
-        image = image.convert({"grey": "L", "alpha": "RGBA"}[kind])
-    elif kind in ("cmyk", "turned"):
-        path = tmp_path / "given.jpg"
-        image = image.convert("CMYK") if kind == "cmyk" else image
-    exif = Image.Exif()
-    exif[0x0112] = 6  # lies on its side
-    image.save(path, **({"exif": exif} if kind == "turned" else {}))
-    found = explain(path, shapes, "fc:star", layer="layer3", **QUICK)
-    assert found.pictures[0].size == (96, 96)
-    if kind == "turned":
-        assert found.originals[0].size == (40, 60)  # upright
+@pytest.mark.parametrize("modes", [("1", "L", "LA", "P"), ("RGBA", "CMYK", "I;16", "F")])
+def test_a_picture_of_any_mode_will_do(
+    modes: tuple[str, ...], shapes: Backbone, tmp_path: Path
+) -> None:
+    paths = []
+    for mode in modes:
+        image = noise(40, 60)
+        if mode in ("I;16", "F"):
+            dtype = np.uint16 if mode == "I;16" else np.float32
+            image = Image.fromarray(np.arange(0, 60_000, 25)[:2400].reshape(40, 60).astype(dtype))
+        elif mode != "RGB":
+            image = image.convert(mode)
+        paths.append(
+            tmp_path / f"{mode.replace(';', '')}.{'png' if mode not in 'CMYKF' else 'tif'}"
+        )
+        image.save(paths[-1])
+    with Image.open(paths[-2]) as image:
+        assert image.mode == modes[-2]
+    found = explain(paths, shapes, "fc:star", layer="layer3", **QUICK)
+    assert [picture.size for picture in found.originals] == [(60, 40)] * 4
+    assert [picture.size for picture in found.pictures] == [(96, 96)] * 4
+
+
+def test_a_picture_of_any_size_will_do(shapes: Backbone, tmp_path: Path) -> None:
+    sizes = [(300, 20), (20, 300), (1, 1), (1500, 2000)]
+    for place, size in enumerate(sizes):
+        noise(*size).save(tmp_path / f"{place}.png")
+    found = explain(sorted(tmp_path.iterdir()), shapes, "fc:star", layer="layer3", **QUICK)
+    assert [picture.size[::-1] for picture in found.originals] == sizes
+    assert [picture.size for picture in found.pictures] == [(96, 96)] * 4
+
+
+@pytest.mark.parametrize("orientations", [(1, 2, 3, 4), (5, 6, 7, 8)])
+def test_a_picture_is_shown_upright(
+    orientations: tuple[int, ...], shapes: Backbone, tmp_path: Path
+) -> None:
+    for orientation in orientations:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        noise(40, 60).save(tmp_path / f"{orientation}.jpg", exif=exif)
+    found = explain(sorted(tmp_path.iterdir()), shapes, "fc:star", layer="layer3", **QUICK)
+    lying = orientations[0] == 5
+    assert [picture.size for picture in found.originals] == [(40, 60) if lying else (60, 40)] * 4
 
 
 def test_a_picture_may_come_from_memory(shapes: Backbone) -> None:
