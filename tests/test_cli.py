@@ -727,7 +727,7 @@ def test_every_configuration_runs(desk, path, overlay):
     if path in FOR_USERS:
         arguments += ["--model.backbone.weights=random"]
         arguments += (
-            ["--model.backbone.name=vit_tiny_patch16_224"]
+            ["--model.backbone.name=vit_tiny_patch16_224", "--model.backbone.input_size=[64,64]"]
             if overlay
             # At their start, timm's random residual branches give nothing.
             else [
@@ -738,7 +738,8 @@ def test_every_configuration_runs(desk, path, overlay):
         if path.stem != "mti":
             Path("pictures/broken.png").unlink()
             arguments += ["--model.coherent=false"]  # nothing is coherent in an untrained network
-    if path.stem == "demo_photographs":
+    if path.stem.startswith("demo_photographs"):
+        arguments += ["--model.backbone.input_size=[128,128]"]
         photographs.write(Path("tb_logs/photographs"))
     try:
         main(["fit", *[f"--config={CONFIGS / name}" for name in (path.name, *overlay)], *arguments])
@@ -898,6 +899,7 @@ def test_a_report_measures_in_full_precision(desk, capsys):
 def test_every_sweep_configuration_runs(desk):
     Path("pictures/broken.png").unlink(missing_ok=True)
     arguments = ["--model.backbone.weights=random", "--model.backbone.name=resnet50"]
+    arguments += ["--model.backbone.input_size=[64,64]"]
     main(
         [
             "predict",

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import sysconfig
+from importlib.util import find_spec
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -10,17 +12,22 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {path.name: path.read_bytes() for path in (ROOT / "configs").glob("*.yaml")}
+PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+INSTALL = ["install", "--no-deps", "--no-index"]
+
+
+def build(folder: Path, project: Path) -> Path:
+    """Build a project's wheel into an empty folder."""
+    how = ["wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir"]
+    subprocess.run([*PIP, *how, str(folder), str(project)], check=True)
+    (made,) = folder.glob("*.whl")
+    return made
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    build = ["wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir"]
-    subprocess.run([*pip, *build, str(folder), str(ROOT)], check=True)
-    (made,) = folder.glob("*.whl")
-    install = ["install", "--no-deps", "--no-index", "--target", str(folder / "site"), str(made)]
-    subprocess.run([*pip, *install], check=True)
+    made = build(tmp_path_factory.mktemp("wheel"), ROOT)
+    subprocess.run([*PIP, *INSTALL, "--target", str(made.parent / "site"), str(made)], check=True)
     return made
 
 
@@ -77,3 +84,42 @@ def test_a_shipped_configuration_runs_by_its_name_in_an_empty_folder(mti, tmp_pa
     (tmp_path / "demo_mti").write_text("name: mine\n")  # a file of that name wins
     again = ["--config", str(results / "config.yaml"), "--config", "demo_mti"]
     assert mti("fit", *again) == "tb_logs/mine/version_0\n"
+
+
+@pytest.fixture(scope="module")
+def environment(wheel: Path, tmp_path_factory) -> Path:
+    """The programs of an environment with two wheels and what they need, and nothing of a clone."""
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    (site,) = folder.glob("lib/*/site-packages")
+    for package in Path(sysconfig.get_path("purelib")).iterdir():
+        if not package.name.startswith(("mti", "_editable", "__")) and package.suffix != ".pth":
+            (site / package.name).symlink_to(package)
+    plugin = ROOT / "plugins/mti-efficientnet-lite"
+    wheels = [str(wheel), str(build(tmp_path_factory.mktemp("plugin"), plugin))]
+    into = ["--python", str(folder / "bin/python")]
+    subprocess.run([*PIP, *into, *INSTALL, *wheels], check=True)
+    return folder / "bin"
+
+
+@pytest.mark.slow
+def test_a_picture_is_explained_in_an_empty_environment_and_folder(environment, tmp_path):
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            command, cwd=tmp_path, env=plain, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    where = run(str(environment / "python"), "-c", "import mti_lightning as m; print(m.__file__)")
+    assert Path(where).is_relative_to(environment.parent)
+    spec = find_spec("skimage")
+    assert spec
+    assert spec.origin
+    cat = str(Path(spec.origin).with_name("data") / "chelsea.png")
+    options = ["--model=efficientnet_lite0_in1k", "--classes=1", "--steps=2", "--accelerator=cpu"]
+    told = run(str(environment / "mti"), "explain", cat, *options)
+    assert "(tiger cat)" in told
+    assert {path.name for path in tmp_path.iterdir()} == {"explain.png", "explain.yaml"}
