@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Final, final
 
 import numpy as np
 import torch
@@ -35,19 +35,14 @@ from mti_lightning import (
     Feature,
     IntGrad,
     Layer,
-    PictureData,
-    SignedInversion,
     Tension,
     attribute,
-    render,
 )
 from mti_lightning.attribution.signs import signed_map
 from mti_lightning.attribution.steps import choose_steps
-from mti_lightning.backbone import Preprocessing
-from mti_lightning.compose import composite, opacity
-from mti_lightning.data.datasets import Picture, Pictures
 
-STAMPS: Final = Path("/usr/share/tuxpaint/stamps")
+INSTALLED: Final = Path("/usr/share")
+STAMPS: Final = "tuxpaint/stamps"
 # Others are kept for testing.
 FOLDERS: Final = ("birds", "insects", "fish", "shellfish", "food", "plants")
 DRAWN: Final = {"cartoon", "toys", "plastic"}
@@ -77,9 +72,10 @@ class Composites:
         return Composites(self.shown[:, chosen], self.masks[chosen], self.classes[chosen])
 
 
-def cut_outs() -> Iterator[Image.Image]:
-    """Yield photographs of things, cropped to what is opaque."""
-    files = [f for name in FOLDERS for found in STAMPS.rglob(name) for f in found.rglob("*.png")]
+def cut_outs(folder: Path) -> Iterator[Image.Image]:
+    """Yield the photographs of things below a folder, cropped to what is opaque."""
+    found = [kind for name in FOLDERS for kind in (folder / STAMPS).rglob(name)]
+    files = [file for kind in found for file in kind.rglob("*.png")]
     for file in sorted(set(files)):
         stamp = Image.open(file).convert("RGBA")
         alpha = np.asarray(stamp)[..., 3]
@@ -88,9 +84,9 @@ def cut_outs() -> Iterator[Image.Image]:
         yield stamp.crop(Image.fromarray((alpha > 16).astype(np.uint8) * 255).getbbox())
 
 
-def backgrounds() -> list[Image.Image]:
-    """Return photographs to put cut-outs on."""
-    found = [file for one in BACKGROUNDS for file in sorted(Path("/usr/share").glob(one))]
+def backgrounds(folder: Path) -> list[Image.Image]:
+    """Return the photographs below a folder to put cut-outs on."""
+    found = [file for one in BACKGROUNDS for file in sorted(folder.glob(one))]
     return [Image.open(file).convert("RGB") for file in found]
 
 
@@ -129,9 +125,11 @@ def laid(ground: NDArray[np.float32], *layers: NDArray[np.float32]) -> Tensor:
     return torch.from_numpy(ground).round().clamp(0, 255).byte().permute(2, 0, 1)
 
 
-def named_alike(networks: Sequence[Backbone]) -> tuple[list[Image.Image], list[int]]:
+def named_alike(
+    networks: Sequence[Backbone], stamps: Sequence[Image.Image], photographs: Sequence[Image.Image]
+) -> tuple[list[Image.Image], list[int]]:
     """Return the cut-outs that all networks name alike on several backgrounds, and their names."""
-    composer, stamps, views = Composer(12345, backgrounds()[::5]), [*cut_outs()], 4
+    composer, views = Composer(12345, photographs[::5]), 4
     pictures = [
         laid(composer.ground(), composer.layer(stamp, composer.random.choice([0, 0.25, 0.5])))
         for stamp in stamps
@@ -147,10 +145,14 @@ def named_alike(networks: Sequence[Backbone]) -> tuple[list[Image.Image], list[i
 
 
 def compose(
-    stamps: Sequence[Image.Image], names: Sequence[int], count: int, seed: int
+    stamps: Sequence[Image.Image],
+    names: Sequence[int],
+    photographs: Sequence[Image.Image],
+    count: int,
+    seed: int,
 ) -> Composites:
     """Make pictures of different pairs of cut-outs of different names."""
-    composer, pairs = Composer(seed, backgrounds()), set[tuple[int, int]]()
+    composer, pairs = Composer(seed, photographs), set[tuple[int, int]]()
     shown, masks, classes = [], [], []
     while len(pairs) < count:
         a, b = (int(i) for i in composer.random.integers(0, len(stamps), 2))
@@ -173,9 +175,10 @@ def fitted(network: Backbone, pictures: Tensor) -> Tensor:
 
 @torch.no_grad()
 def logits(network: Backbone, pictures: Tensor) -> Tensor:
-    """Return all logits of pictures, uint8 [N, 3, S, S] or in 0..1."""
-    parts = (p if p.dtype == torch.uint8 else p * 255 for p in pictures.split(AT_ONCE))
-    return torch.cat([network(fitted(network, part)) for part in parts])
+    """Return all logits of pictures, uint8 [N, 3, S, S] or in 0..1; found where the network is."""
+    parts = (part.to(network.mean.device) for part in pictures.split(AT_ONCE))
+    scaled = (part if part.dtype == torch.uint8 else part * 255 for part in parts)
+    return torch.cat([network(fitted(network, part)).cpu() for part in scaled])
 
 
 def effects(network: Backbone, made: Composites) -> Tensor:
@@ -211,76 +214,23 @@ def correlate(network: Backbone, made: Composites, layer: Layer, method: Attribu
     return f"{how} | " + " | ".join(f"{figure:.2f}" for figure in figures)
 
 
-@final
-class Given(PictureData):
-    """Pictures that are there already, uint8 [N, 3, S, S]."""
-
-    def __init__(self, network: Backbone, pictures: Tensor) -> None:
-        super().__init__()
-        self.given = _Given(fitted(network, pictures))
-
-    def _open(self, preprocessing: Preprocessing) -> Pictures:
-        return self.given
-
-
-class _Given(Pictures):
-    def __init__(self, pictures: Tensor) -> None:
-        self.given, self.keys = pictures, [f"{row}.png" for row in range(len(pictures))]
-
-    def __getitem__(self, index: int) -> Picture:
-        return {"picture": self.given[index], "key": self.keys[index]}
-
-
-def judge(
-    network: Backbone, others: Sequence[Backbone], made: Composites, layer: str
-) -> Iterator[str]:
-    """Invert pictures; yield how often others name A in + (top 5) and B in − (top 50)."""
-    features = [f"classifier:{int(c)}" for c in made.classes[:, 0]]
-    objective = SignedInversion(network, features, layer, pair="matched")
-    quiet: Any = {"enable_progress_bar": False, "accelerator": "cpu"}
-    render(objective, Given(network, made.shown[0]), **quiet)
-    with torch.no_grad():
-        plain = torch.cat([chunk() for chunk in objective.chunks])
-        masked = composite(
-            plain, torch.cat([opacity(chunk.saliency()) for chunk in objective.chunks])
-        )
-    for look, pictures in (("plain", plain), ("masked", masked)):
-        shares = []
-        for sign, part, top in (("+", 0, 5), ("-", 1, 50)):
-            rows = torch.tensor([entry.sign == sign for entry in objective.entries])
-            sources = [entry.source or 0 for entry in objective.entries if entry.sign == sign]
-            wanted = made.classes[sources, part, None]
-            found = [logits(other, pictures[rows]) for other in others]
-            ranks = [(scores > scores.gather(1, wanted)).sum(1) for scores in found]
-            each = [float((rank < top).float().mean()) for rank in ranks]
-            shares.append(f"{np.mean(each):.0%} ({', '.join(f'{one:.0%}' for one in each)})")
-        yield f"{layer} | {look} | " + " | ".join(shares)
-
-
 def main() -> None:
-    """Print the table, and of inversions what other networks see in them."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=300)
     parser.add_argument("--networks", nargs="+", default=NETWORKS[:2], choices=NETWORKS)
     parser.add_argument("--layers", nargs="+", default=[f"blocks.{k}" for k in (6, 5, 4, 3)])
-    parser.add_argument("--inversions", type=int, default=0, help="How many pictures to invert.")
+    parser.add_argument("--folder", type=Path, default=INSTALLED, help="What holds the pictures.")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
     import_module("mti_efficientnet_lite")  # registers the networks
     networks = {name: Backbone(name) for name in NETWORKS}
-    made = compose(*named_alike([*networks.values()]), given.pictures, given.seed)
+    photographs = backgrounds(given.folder)
+    named = named_alike([*networks.values()], [*cut_outs(given.folder)], photographs)
+    made = compose(*named, photographs, given.pictures, given.seed)
     for name in given.networks:
-        network, others = networks[name], [n for key, n in networks.items() if key != name]
-        if given.inversions:
-            effect = effects(network, made)
-            clear = ((effect[:, 0] > 1) & (effect[:, 1] < -1)).nonzero()[:, 0]
-            chosen = made.rows(clear[: given.inversions])
-            print("| network | layer | pictures | + names A, top 5 | − names B, top 50 |")
-            for layer in given.layers:
-                for row in judge(network, others, chosen, layer):
-                    print(f"| {name} | {row} |", flush=True)
-            continue
+        network = networks[name]
         print("| network | layer | attribution | A | B | tension |\n|---|---|---|---|---|---|")
         for layer in given.layers:
             for method in (ActGrad(), IntGrad()):
