@@ -277,7 +277,10 @@ def test_a_batch_is_as_one_by_one_and_holds_several_features(method: Attribution
 
 @pytest.mark.parametrize(
     ("name", "layer", "feature"),
-    [("test_vit", "blocks.2", "head:3"), ("test_convnext", "stages.1", "head.fc:3")],
+    [
+        ("test_convnext", "stages.1", "head.fc:3"),
+        pytest.param("test_vit", "blocks.2", "head:3", marks=pytest.mark.slow),
+    ],
 )
 def test_deep_lift_refuses_what_does_not_add_up(name: str, layer: str, feature: str) -> None:
     backbone = Backbone(name, "random")

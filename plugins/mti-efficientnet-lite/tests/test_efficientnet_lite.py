@@ -91,11 +91,12 @@ def same_logits(images: list[Image.Image], size: int) -> Tensor:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_photographs_are_named_as_by_the_published_code(size: int) -> None:
-    logits = same_logits([decode(photograph(name)) for name in (*PHOTOGRAPHS, *OTHERS)], size)
+    names = [*PHOTOGRAPHS, *OTHERS] if size == 0 else [*PHOTOGRAPHS]
+    logits = same_logits([decode(photograph(name)) for name in names], size)
     if size == 0:
-        names = ImageNetInfo()
+        info = ImageNetInfo()
         for row, known in zip(logits, PHOTOGRAPHS.values(), strict=False):
-            assert names.index_to_description(int(row.argmax())).split(",")[0] in known
+            assert info.index_to_description(int(row.argmax())).split(",")[0] in known
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -104,7 +105,7 @@ def test_cut_outs_are_named_as_by_the_published_code(size: int) -> None:
     files = [path for path in found if not {"cartoon", "plastic"} & {*path.parts}]
     if not files:
         pytest.skip("tuxpaint-stamps-default is not installed")
-    same_logits([decode(path) for path in files[::4]], size)
+    same_logits([decode(path) for path in files[:: 4 if size == 0 else 12]], size)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -205,7 +206,7 @@ def test_a_configuration_makes_pictures(
     both.save("pictures/cat_and_coffee.png")
     short = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
     short += ["--trainer.max_epochs=1", "--model.steps_per_epoch=2"]
-    short += ["--model.seeds=1"] * (name == "mti")
+    short += ["--model.seeds=1"] * (name == "mti") + ["--model.backbone.input_size=[128,128]"]
     main(["fit", "--config", str(CONFIGS / f"efficientnet_lite_{name}.yaml"), *short])
     folder = Path("tb_logs", f"efficientnet_lite_{name}", "version_0")
     assert len(list((folder / "pictures").glob("*.png"))) == {"mti": 1, "inversions": 4}[name]
