@@ -100,7 +100,8 @@ class Composites(Pictures):
     def _part(self, part: int) -> Tensor:
         """Return a part alone, [4, h, w] in 0..1."""
         if self.cut_outs:
-            return pil_to_tensor(decode_cut_out(self.cut_outs[part])).float() / 255
+            levels: Tensor = pil_to_tensor(decode_cut_out(self.cut_outs[part]))
+            return levels.float() / 255
         picture = self.photographs[part]["picture"]
         side = round(_CENTRAL * min(picture.shape[1:]))
         top, left = ((full - side) // 2 for full in picture.shape[1:])

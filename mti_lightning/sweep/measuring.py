@@ -275,7 +275,8 @@ class Measurement:
             shown = self._on_map(piece, attribution)  # [F · N, ...]
             places = masks.repeat(own, 1, 1, 1)
             found[OF_PARTS[1]] = attributed_to_parts(shown, places, self.layout)
-        found = {name: values.unflatten(0, responses.shape) for name, values in found.items()}
+        shape = responses.shape
+        found = {name: values.view(*shape, *values.shape[1:]) for name, values in found.items()}
         return {"response": responses, **found}
 
     def _pool(self, piece: _Slice) -> tuple[Tensor, Tensor]:
