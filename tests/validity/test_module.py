@@ -84,7 +84,7 @@ def report(
     **options: object,
 ) -> dict[str, Finding]:
     """Return the findings about the first of some features, and the verdict as one."""
-    options = {"pictures": 48, "rendered": 2, "steps": 24, **options}
+    options = {"pictures": 48, "rendered": 2, "steps": 24, "composites": 0, **options}
     module = Validity(backbone, features, layer, attribution, **options)
     data = VetoedShapesPictures(48, seed=7, contents="random", batch_size=batch_size)
     Trainer(accelerator="cpu", **QUIET).validate(module, datamodule=data, verbose=False)

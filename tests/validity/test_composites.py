@@ -1,0 +1,61 @@
+"""Truth by intervention in the report: what follows it passes, what does not is told."""
+
+from typing import final
+
+import pytest
+import torch
+from torch import Tensor
+
+from mti_lightning import ActGrad, Attribution, Backbone, IntGrad, Pass
+from mti_lightning.validity.composites import CHECK, judge_composites
+from tests.validity.test_module import WORLD, Flipped, report
+
+
+@final
+class Negated(Attribution):
+    """A wrong method: what excites is said to inhibit."""
+
+    def attribute(self, forward: Pass, create_graph: bool) -> Tensor:
+        return -ActGrad().attribute(forward, create_graph)
+
+
+def checked(attribution: Attribution | None, layer: str):
+    options = {"layer": layer, "rendered": 0, "pictures": 2, "composites": 64}
+    return report(Backbone(WORLD), attribution, **options)[CHECK]
+
+
+@pytest.mark.parametrize("layer", ["layer4", "layer2"])
+def test_the_default_follows_what_parts_do(layer: str) -> None:
+    found = checked(IntGrad(8) if layer == "layer2" else None, layer)
+    assert found.values["composites"] == 64
+    assert found.values["parts"] > 0.5
+    assert found.values["signs right"] > 0.75
+    assert not found.warnings
+
+
+@pytest.mark.parametrize(
+    ("method", "layer"), [(Negated(), "layer4"), (Flipped(), "layer4"), (ActGrad(), "layer2")]
+)
+def test_what_does_not_follow_it_is_not_to_be_believed(method: Attribution, layer: str) -> None:
+    """Activation times gradient is wrong at depth, and no other check says so."""
+    found = checked(method, layer)
+    assert found.values["parts"] < 0.3
+    assert found.decisive
+    assert len(found.warnings) == 2
+
+
+def test_the_figures_are_what_they_are_called() -> None:
+    effect = torch.tensor([[4.0, -1.0], [3.0, -2.0], [0.1, -0.1], [5.0, 0.2]] * 4)
+    found = judge_composites(effect, effect * 7, torch.arange(16.0)).values
+    assert (found["parts"], found["signs right"]) == (pytest.approx(1), 1)
+    found = judge_composites(effect, -effect, torch.arange(16.0)).values
+    assert (found["parts"], found["signs right"]) == (pytest.approx(-1), 0)
+    tense = (effect.clamp(min=0).sum(1) * (-effect).clamp(min=0).sum(1)).sqrt()
+    assert judge_composites(effect, effect, tense).values["tension"] == pytest.approx(1)
+
+
+def test_few_composites_say_nothing() -> None:
+    few = torch.ones(15, 2)
+    found = judge_composites(few, few, few[:, 0])
+    assert not found.values
+    assert "only 15 composites" in found.meaning
