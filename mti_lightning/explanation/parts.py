@@ -43,7 +43,7 @@ def put_together(
                     source,
                     numbers,
                     *answers.place(feature, source),
-                    maps[source].float().numpy(),
+                    maps[source].float().cpu().numpy(),
                     positive,
                     negative,
                 )

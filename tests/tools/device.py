@@ -157,14 +157,22 @@ class _Functions(TorchFunctionMode):
                 there = torch.device(one).type == "mps"
             elif one is not None:
                 rest.append(one)
-        if there != self.device.has(value):
-            with self:
-                value = _Move.apply(value, self.device, there)
         flags = [one for one in rest if isinstance(one, bool)]  # non_blocking, copy
         dtype = [one for one in rest if isinstance(one, torch.dtype)]
         if len(flags) > 1:
             kwargs["copy"] = flags[1]
-        return value.to(*dtype, **kwargs) if dtype or kwargs else value
+
+        def convert(value: Tensor) -> Tensor:
+            return value.to(*dtype, **kwargs) if dtype or kwargs else value
+
+        if there == self.device.has(value):
+            return convert(value)
+        with self:  # what is converted is so on the CPU
+            return (
+                _Move.apply(convert(value), self.device, True)
+                if there
+                else convert(_Move.apply(value, self.device, False))
+            )
 
 
 class _Operations(TorchDispatchMode):
