@@ -24,6 +24,7 @@ from mti_lightning import (
     explain,
     render,
 )
+from mti_lightning.atlas import embedding
 from tests.tools.device import MPS, Device, playing_mps, watching_cuda
 
 WORLD = "vetoed_shapes_resnet"
@@ -135,7 +136,11 @@ def test_a_report_is_made_on_the_device(device: Device) -> None:
     assert module.report is not None
 
 
-def test_an_atlas_and_its_sweep_are_made_on_the_device(tmp_path: Path, device: Device) -> None:
+def test_an_atlas_and_its_sweep_are_made_on_the_device(
+    tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # UMAP takes seconds, on the CPU.
+    monkeypatch.setattr(embedding, "embed", lambda vectors, *_: vectors[:, :2])
     chart = Chart(sweep=str(tmp_path / "sweep.zarr"), size=(2, 2), minimum=1)
     module = AtlasInversion(
         Backbone(WORLD), ["fc:3"], "layer4", chart=chart, keep=12, rivals=8, steps_per_epoch=2
