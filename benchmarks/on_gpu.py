@@ -179,7 +179,7 @@ def rankings(gpu: Path, cpu: Path) -> Mapping[str, float]:
     tops = [{row["key"] for row in table(one / "rank.csv")[:10]} for one in (gpu, cpu)]
     shared = len(tops[0] & tops[1]) / len(tops[1])
     assert shared >= 0.9, f"{shared:.0%} of the top ten are the same"
-    return {"share of the top ten": shared}
+    return {"others among the top ten": 1 - shared}
 
 
 def reports(gpu: Path, cpu: Path) -> Mapping[str, float]:

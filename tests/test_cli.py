@@ -651,10 +651,11 @@ def test_another_bank_does_not_go_on_with_a_checkpoint(runs, desk, capsys, argum
     assert not Path("tb_logs").exists()
 
 
-def test_a_checkpoint_goes_on_for_more_epochs(runs, desk):
+def test_a_checkpoint_goes_on_for_more_epochs_and_the_log_says_so(runs, desk, caplog):
     (checkpoint,) = (runs / "version_0" / "checkpoints").glob("*.ckpt")
     config = str(runs / "version_0" / "config.yaml")
     main(["fit", "--config", config, f"--ckpt_path={checkpoint}", "--trainer.max_epochs=2"])
+    assert "of a run of 1 epochs, which goes on to 2" in caplog.text
     (after,) = Path("tb_logs/demo_inversions/version_0/checkpoints").glob("*.ckpt")
     assert torch.load(after, weights_only=True)["global_step"] == 4
 

@@ -37,6 +37,7 @@ NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no G
 
 @pytest.fixture(params=["mps", pytest.param("cuda", marks=NO_GPU)])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    monkeypatch.setattr("mti_lightning.superposition.interference._STEPS", 5)  # of 300 alike ones
     watched = playing_mps(monkeypatch) if request.param == "mps" else watching_cuda()
     with watched as found:
         yield found
@@ -49,7 +50,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
 
 
 def pictures(count: int = 2) -> VetoedShapesPictures:
-    return VetoedShapesPictures(count, seed=9, contents="random", batch_size=8)
+    return VetoedShapesPictures(count, seed=9, contents="random", batch_size=12)
 
 
 def test_the_played_device_is_strict(played: Device) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mti_lightning.checkpoints import write_whole
 from mti_lightning.errors import InputError, check_range
+from mti_lightning.log import log_warning
 from mti_lightning.objectives.bank import ImageBank
 from mti_lightning.objectives.chunk import ImageChunk
 from mti_lightning.objectives.preflight import check_bank, check_devices, check_options
@@ -45,6 +46,7 @@ class Objective(ImageBank, ABC):
         check_range(1, steps_per_epoch=steps_per_epoch)
         self.optimizer, self.steps_per_epoch = optimizer, steps_per_epoch
         self._turn: Turn | None = None
+        self._precision = "32-true"  # the trainer's
 
     # --- what an objective is ---
 
@@ -71,6 +73,7 @@ class Objective(ImageBank, ABC):
 
     def prepare_run(self, trainer: Trainer, data: object) -> None:
         check_options(trainer)
+        self._precision = trainer.precision
         write_whole(trainer)
         check_devices(trainer, self.chunks, self.batch_size)
         if not len(self.bank):
@@ -90,11 +93,13 @@ class Objective(ImageBank, ABC):
     def provenance(self) -> dict[str, Any]:
         """What the images are and how they come to be, as a checkpoint holds it."""
         given = [f"{k}={v}" for k, v in vars(self.image).items() if isinstance(v, str | float)]
+        moves = self.configure_optimizers()
         told = {
             **attributed(self.backbone, self.layer, self.attribution),
             "tension": vars(self.tension),
             "views": vars(self.views),
             **{name: getattr(self, name) for name in self.decisive},
+            "optimizer": {"class": type(moves).__name__, **moves.defaults},
         }
         return {
             "objective": type(self).__name__,
@@ -103,6 +108,7 @@ class Objective(ImageBank, ABC):
             "image": f"{type(self.image).__name__}({', '.join(given)})",
             "canvas": list(self.canvas),
             "accentuate": self.accentuate,
+            "precision": self._precision,
             "batch_size": self.batch_size,
             "steps_per_epoch": self.steps_per_epoch,
             **{f"image {place}": str(entry) for place, entry in enumerate(self.entries)},
@@ -111,9 +117,10 @@ class Objective(ImageBank, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["bank"] = self.provenance
+        checkpoint["epochs"] = self.trainer.max_epochs
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the checkpoint's images.
+        """Go on with the checkpoint's images, also for more epochs than its run was to have.
 
         Raises:
             InputError: If they are not those of this run.
@@ -122,6 +129,13 @@ class Objective(ImageBank, ABC):
         if isinstance(held, Mapping):
             self.take_steps(held.get("attribution", {}))
         check_bank(held, self.provenance)
+        planned = checkpoint.get("epochs")
+        if self._trainer is not None and planned != (epochs := self.trainer.max_epochs):
+            log_warning(
+                f"the checkpoint is of a run of {planned} epochs, which goes on to {epochs}: rates "
+                f"and prices follow that length, so images are not those of {epochs} epochs in one "
+                "go"
+            )
 
     # --- steps and epochs ---
 

@@ -68,10 +68,12 @@ class Shifted(Attribution):
         return forward.activations
 
 
-def tense(**options):
+def tense(precision="32-true", **options):
     given = {"backbone": Backbone("vetoed_shapes_resnet"), **options}
     objective = MaximallyTense(given.pop("backbone"), ["fc:3"], "layer4", **given)
-    objective.build_bank(None)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(precision=precision, accelerator="cpu", **quiet)
+    objective.set_up(trainer, None)
     return objective.provenance
 
 
@@ -83,6 +85,9 @@ def tense(**options):
         ({"imbalance": (0.1, 0.2)}, "imbalance"),
         ({"views": 2}, "views"),
         ({"attribution": Shifted("baseline.npy")}, "attribution"),
+        ({"precision": "bf16-mixed"}, "precision"),
+        ({"optimizer": lambda parameters: torch.optim.Adam(parameters, lr=0.2)}, "optimizer"),
+        ({"optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.1)}, "optimizer"),
     ],
 )
 def test_a_checkpoint_of_another_making_is_refused(options, told, tmp_path, monkeypatch):
