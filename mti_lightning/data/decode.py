@@ -7,15 +7,16 @@ timm does to evaluate the backbone.
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO, Final
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
 from mti_lightning.backbone import Preprocessing
 from mti_lightning.errors import InputError, reason_of
+from mti_lightning.log import log_info
 
 # The shorter side is brought to the backbone's: one pixel by a million would fill the memory.
 MOST_ELONGATED = 100
@@ -23,6 +24,7 @@ _SEEN = 16  # of 255: a cut-out's edge is where it is more opaque
 
 
 # Programs that another one would run, drawings of Windows, and what is no picture at all.
+_MAX_SAMPLE_VALUE: Final = 281  # TIFF's tag
 _NOT_READ = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 
 
@@ -38,8 +40,52 @@ def suffixes() -> set[str]:
     return {end for end, name in Image.registered_extensions().items() if name in known}
 
 
-def _grey_levels(image: Image.Image) -> Image.Image:
-    """Bring 16 or 32 bit integers or floats to 8 bit, which `convert` would clip to white."""
+def _told_white(image: Image.Image) -> int | None:
+    """Return which value of 16 bits a file says is white; None if it says nothing.
+
+    A PNG that tells its significant bits (sBIT) has them spread over all 16, as the format asks
+    for. Pillow spreads those of PGM itself. TIFF has a tag.
+    """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        told = image.tag_v2.get(_MAX_SAMPLE_VALUE)
+        told = told[0] if isinstance(told, tuple) else told
+        return told if isinstance(told, int) and told > 0 else None
+    spread = image.format == "PPM" or (image.format == "PNG" and _has_chunk(getattr(image, "fp", None), b"sBIT"))
+    return 65535 if spread else None
+
+
+def _has_chunk(file: IO[bytes] | None, wanted: bytes) -> bool:
+    """Say whether a PNG has a chunk before its pixels."""
+    if file is None:
+        return False
+    place = file.tell()
+    try:
+        file.seek(8)
+        while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
+            if head[4:] == wanted:
+                return True
+            file.seek(int.from_bytes(head[:4], "big") + 4, 1)  # and its checksum
+        return False
+    finally:
+        file.seek(place)
+
+
+@cache
+def _say_assumed(white: int) -> None:
+    log_info(
+        f"16-bit pictures that hold nothing above {white}, and do not say which value is white, "
+        f"are taken for {white.bit_length()} bits in 16: a dark one comes out too bright. A PNG "
+        "says it by sBIT, a TIFF by MaxSampleValue"
+    )
+
+
+def _grey_levels(image: Image.Image, told: int | None) -> Image.Image:
+    """Bring 16 or 32 bit integers or floats to 8 bit, which `convert` would clip to white.
+
+    Args:
+        image: The picture.
+        told: Its white, if it says so.
+    """
     values = np.asarray(image).astype(np.float64)  # [H, W]
     finite = values[np.isfinite(values)]
     if not finite.size:
@@ -48,7 +94,11 @@ def _grey_levels(image: Image.Image) -> Image.Image:
     values = np.nan_to_num(np.clip(values, low, high), nan=low)
     # Cameras store 12 bit in 16; 32 bit integers hold any. What fits no usual range is stretched.
     whites = (1,) if image.mode == "F" else (255, 4095, 65535)
+    if told is not None and high <= told:
+        whites = (told,)
     fitting = [white for white in whites if low >= 0 and high <= white]
+    if told is None and image.mode.startswith("I;16") and fitting[0] < whites[-1]:
+        _say_assumed(fitting[0])
     black, white = (0, fitting[0]) if fitting else (low, high)
     levels = (values - black) / max(white - black, np.finfo(np.float64).tiny)
     return Image.fromarray(np.round(levels * 255).astype(np.uint8))
@@ -56,9 +106,10 @@ def _grey_levels(image: Image.Image) -> Image.Image:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return a picture of any mode upright and in 8 bit RGB, transparency laid over mid-grey."""
+    told = _told_white(image) if image.mode.startswith("I") else None
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
-        image = _grey_levels(image)
+        image = _grey_levels(image, told)
     if image.has_transparency_data:
         # Mid-grey is nearest to nothing for a backbone. White or black would be a surface of its
         # own, with a strong edge around the subject that is not in the picture.

@@ -1,6 +1,7 @@
 """Pictures are decoded as other libraries do, and prepared as timm does."""
 
 import subprocess
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from PIL import EpsImagePlugin, Image, ImageCms
 
 from mti_lightning.backbone import Preprocessing
+from mti_lightning.data import decode as decoding
 from mti_lightning.data.decode import decode, prepare, suffixes
 from mti_lightning.errors import InputError
 from tests.data.files import GREYS, PHOTOGRAPHS, levels
@@ -54,6 +56,31 @@ def test_dark_16_bit_picture_stays_dark(tmp_path):
 def test_fewer_bits_in_16_keep_their_range(tmp_path, white):
     Image.fromarray(np.round(GREYS * white).astype(np.uint16)).save(tmp_path / "grey.png")
     np.testing.assert_allclose(levels(tmp_path / "grey.png")[..., 0], GREYS, atol=0.003)
+
+
+def test_a_file_that_says_what_is_white_is_believed(tmp_path):
+    dark = Image.fromarray(np.round(GREYS * 4095).astype(np.uint16))
+    dark.save(tmp_path / "plain.png")
+    held = (tmp_path / "plain.png").read_bytes()
+    chunk = b"sBIT\x0c"
+    sbit = len(chunk[4:]).to_bytes(4, "big") + chunk + crc32(chunk).to_bytes(4, "big")
+    (tmp_path / "told.png").write_bytes(held[:33] + sbit + held[33:])  # behind IHDR
+    dark.save(tmp_path / "told.tif", tiffinfo={281: 65535})
+    dark.save(tmp_path / "twelve.tif", tiffinfo={281: 4095})
+    dark.save(tmp_path / "told.pgm")
+    for name, share in (("told.png", 16), ("told.tif", 16), ("told.pgm", 16), ("twelve.tif", 1)):
+        read = levels(tmp_path / name)[..., 0]
+        np.testing.assert_allclose(read, GREYS / share, atol=0.003, err_msg=name)
+
+
+def test_what_is_assumed_of_16_bits_is_said_once(tmp_path, caplog):
+    caplog.set_level("INFO")
+    decoding._say_assumed.cache_clear()
+    for white in (4095, 4000, 65535):
+        Image.fromarray(np.round(GREYS * white).astype(np.uint16)).save(tmp_path / "grey.png")
+        levels(tmp_path / "grey.png")
+    assert len(caplog.messages) == 1
+    assert "nothing above 4095" in caplog.text
 
 
 def test_no_program_is_run_to_decode(tmp_path, monkeypatch):
