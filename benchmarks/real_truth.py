@@ -35,6 +35,7 @@ from mti_lightning import (
     Feature,
     IntGrad,
     Layer,
+    Sweep,
     Tension,
     attribute,
 )
@@ -50,6 +51,12 @@ BACKGROUNDS: Final = ("backgrounds/**/*.jpg", "wallpapers/*/contents/images/1920
 NETWORKS: Final = tuple(f"efficientnet_lite{size}_in1k" for size in range(3))
 SIZE: Final = 260  # pixels; smaller networks see it scaled down
 AT_ONCE: Final = 16
+# One and two stages behind an attribution layer, before the activation function.
+BEHIND: Final = {
+    "blocks.5": ("blocks.6.0.bn2.act/input",),
+    "blocks.4": ("blocks.5.0.bn2.act/input", "blocks.6.0.bn2.act/input"),
+    "blocks.3": ("blocks.4.0.bn2.act/input", "blocks.5.0.bn2.act/input"),
+}
 
 
 @final
@@ -214,12 +221,58 @@ def correlate(network: Backbone, made: Composites, layer: Layer, method: Attribu
     return f"{how} | " + " | ".join(f"{figure:.2f}" for figure in figures)
 
 
+def correlate_channels(
+    network: Backbone, made: Composites, layer: str, target: str, count: int
+) -> Iterator[str]:
+    """Yield rows for channels of a later layer, their mean over positions: medians over channels.
+
+    Of each the rank correlation over parts, the share of signs that are right of those parts that
+    do most, and the rank correlation of tension.
+    """
+    channels = network.layout(Layer.parse(target)).channels
+    features = [f"{target}:{index * channels // count}@mean" for index in range(count)]
+    pictures, *without = (fitted(network, shown) for shown in made.shown)
+    masks = fitted(network, made.masks)
+    for method, tension in ((ActGrad(), Tension(scale=0, norm=1)), (IntGrad(), Tension())):
+        sweep = Sweep(network, features, layer, method, tension, rivals=0)
+        sweep.settle([pictures])
+        sweep.prepare()
+        assert sweep.measurement is not None
+        found: dict[str, list[Tensor]] = {}
+        for start in range(0, len(pictures), AT_ONCE):
+            rows = slice(start, start + AT_ONCE)
+            of_parts = torch.stack([one[rows] for one in without], 1), masks[rows]
+            for name, values in sweep.measurement.measure(pictures[rows], (), *of_parts)[0].items():
+                found.setdefault(name, []).append(values)
+        of = {name: torch.cat(values).movedim(1, 0).flatten(1) for name, values in found.items()}
+        strong = of["effect"].abs() >= of["effect"].abs().median(1, keepdim=True).values
+        right = (of["effect"].sign() == of["part_attribution"].sign()) & strong
+        figures = (
+            _ranked(of["part_attribution"], of["effect"]),
+            float((right.sum(1) / strong.sum(1)).median()),
+            _ranked(of["tension"], of["true_tension"]),
+        )
+        chosen = sweep.attribution
+        how = f"{type(chosen).__name__} {getattr(chosen, 'steps', '')}".strip()
+        yield f"{layer} | {target} | {how} | " + " | ".join(f"{one:.2f}" for one in figures)
+
+
+def _ranked(found: Tensor, truth: Tensor) -> float:
+    """Return the median over channels of the rank correlation, of [F, ...] each, where it is known.
+
+    It is not where all is the same, as where no part inhibits.
+    """
+    pairs = zip(found, truth, strict=True)
+    return float(np.nanmedian([spearmanr(x, y).statistic for x, y in pairs]))
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=300)
     parser.add_argument("--networks", nargs="+", default=NETWORKS[:2], choices=NETWORKS)
     parser.add_argument("--layers", nargs="+", default=[f"blocks.{k}" for k in (6, 5, 4, 3)])
+    parser.add_argument("--channels", type=int, default=0, help="Of later layers, for logits.")
     parser.add_argument("--folder", type=Path, default=INSTALLED, help="What holds the pictures.")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
@@ -231,6 +284,15 @@ def main() -> None:
     made = compose(*named, photographs, given.pictures, given.seed)
     for name in given.networks:
         network = networks[name]
+        if given.channels:
+            print("| network | layer | channels of | attribution | part | signs | tension |")
+            print("|---|---|---|---|---|---|---|")
+            for layer in given.layers:
+                for target in BEHIND.get(layer, ()):
+                    of = (network, made, layer, target, given.channels)
+                    for row in correlate_channels(*of):
+                        print(f"| {name} | {row} |", flush=True)
+            continue
         print("| network | layer | attribution | A | B | tension |\n|---|---|---|---|---|---|")
         for layer in given.layers:
             for method in (ActGrad(), IntGrad()):
