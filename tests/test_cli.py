@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-import zarr
 from mti_efficientnet_lite import photographs
 from PIL import Image
 
@@ -962,13 +961,12 @@ def test_the_store_holds_the_whole_configuration(swept):
 
 def test_a_sweep_that_recorded_where_classes_used_to_be_goes_on(swept, desk):
     store = Path(shutil.copytree(swept / "tb_logs/demo_sweep/sweep.zarr", "old.zarr"))
-    group = zarr.open_group(store)
-    made = group.attrs["sweep"]
+    made = SweepStore(store).provenance
     assert made["data"]["class_path"] == "mti_lightning.VetoedShapesPictures"
     assert made["attribution"]["class_path"] == "mti_lightning.ActGrad"
     for name, module in (("data", "data.pictures"), ("attribution", "attribution")):
         made[name]["class_path"] = made[name]["class_path"].replace(".", f".{module}.")
-    group.attrs["sweep"] = made
+    SweepWriter(store).tell(sweep=made)
     main(["rank", str(store), "--feature=fc:3", "--sheet=rank.png"])  # opens the pictures anew
     assert Path("rank.png").is_file()
     main([*SMALL_SWEEP, f"--model.store={store}"])

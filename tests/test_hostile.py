@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import zarr
 from PIL import Image
 
 from mti_lightning import Backbone, InputError, PictureFolder, PictureShards, SweepPictures
@@ -286,7 +285,7 @@ def _store(**told: Any) -> Path:
     columns: dict[str, Any] = {name: np.ones((2, 2), np.float32) for name in COLUMNS}
     columns |= {"reason": np.zeros(2, np.dtypes.StringDType()), "stamp": np.zeros((2, 3), np.int64)}
     writer.write(0, columns, np.ones(2, np.uint8))
-    zarr.open_group(path).attrs["sweep"] = {**MADE, **told}
+    writer.tell(sweep={**MADE, **told})
     return path
 
 

@@ -50,7 +50,9 @@ def _told_white(image: Image.Image) -> int | None:
         told = image.tag_v2.get(_MAX_SAMPLE_VALUE)
         told = told[0] if isinstance(told, tuple) else told
         return told if isinstance(told, int) and told > 0 else None
-    spread = image.format == "PPM" or (image.format == "PNG" and _has_chunk(getattr(image, "fp", None), b"sBIT"))
+    spread = image.format == "PPM" or (
+        image.format == "PNG" and _has_chunk(getattr(image, "fp", None), b"sBIT")
+    )
     return 65535 if spread else None
 
 

@@ -1,6 +1,8 @@
 """Whether a store is as it was written: nothing lost, cut off or changed."""
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, final
@@ -65,8 +67,25 @@ class StoredArray:
         self._array[selection] = values
 
 
+def sealed(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a group's attributes with a checksum: zarr has none of its JSON."""
+    plain = {name: value for name, value in attributes.items() if name != "checksum"}
+    told = json.dumps(plain, sort_keys=True, default=str)
+    return {**plain, "checksum": hashlib.sha256(told.encode()).hexdigest()[:16]}
+
+
+def check_sealed(path: Path, attributes: Mapping[str, Any]) -> None:
+    """Make sure that a group's attributes are as they were written.
+
+    Raises:
+        InputError: If they are not; those of an earlier version have no checksum.
+    """
+    if "checksum" in attributes and sealed(attributes) != dict(attributes):
+        raise damaged(path, "what it says of itself was changed")
+
+
 def check_intact(path: Path, group: zarr.Group, features: list[str], status: Array) -> None:
-    """Make sure that a store's arrays fit together, and that no part of them is lost.
+    """Make sure that a store's attributes and arrays fit together, and that no part is lost.
 
     Args:
         path: Where it is.
@@ -77,6 +96,7 @@ def check_intact(path: Path, group: zarr.Group, features: list[str], status: Arr
     Raises:
         InputError: If they do not, or one is.
     """
+    check_sealed(path, group.attrs)
     arrays: dict[str, Any] = dict(group.arrays())
     _check_shapes(path, arrays, len(status), len(features))
     if list(map(str, arrays["feature"][:])) != features:

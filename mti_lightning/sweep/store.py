@@ -30,7 +30,7 @@ from mti_lightning.features.classes import ClassNames, display, short
 from mti_lightning.features.feature import Feature
 from mti_lightning.images.boxes import Box
 from mti_lightning.superposition.interference import FeatureProfiles
-from mti_lightning.sweep.intact import EVERY_CHUNK, StoredArray, check_intact, reading
+from mti_lightning.sweep.intact import EVERY_CHUNK, StoredArray, check_intact, check_sealed, reading
 from mti_lightning.sweep.measures import (
     COLUMNS,
     MEASURES,
@@ -166,6 +166,7 @@ class SweepStore:
         for _, group in there.groups() if there is not None else ():
             told = dict(group.attrs)
             if feature in told.get("places", ()):
+                check_sealed(self.path, told)
                 self._need([f"rivals/{name}" for name in PROFILES if name not in group])
                 arrays = {f: StoredArray(group[f], self.path)[:] for f in PROFILES}
                 profiles = FeatureProfiles(**{f: torch.from_numpy(v) for f, v in arrays.items()})

@@ -18,7 +18,7 @@ from mti_lightning.errors import InputError, RunError
 from mti_lightning.files import beside, sync_disk
 from mti_lightning.images.boxes import Box
 from mti_lightning.superposition.interference import FeatureProfiles
-from mti_lightning.sweep.intact import CODECS, EVERY_CHUNK
+from mti_lightning.sweep.intact import CODECS, EVERY_CHUNK, sealed
 from mti_lightning.sweep.measures import OF_PARTS, Array, columns_of
 from mti_lightning.sweep.store import KEPT, PENDING, PROFILES, SweepStore, holds_sweep
 
@@ -85,7 +85,7 @@ class SweepWriter(SweepStore):
         told = {"sweep": dict(provenance), "block": block, "complete": False, "config": config}
         told |= {"every_chunk": True, "parts": parts}
         told["classes"] = {name: [*of_class] for name, of_class in classes.items()}
-        group = zarr.create_group(half, attributes=told)
+        group = zarr.create_group(half, attributes=sealed(told))
         rows, wide = len(keys), len(features)
         texts: Any = str  # what zarr names its type of texts of any length
         key = group.create_array(
@@ -142,14 +142,19 @@ class SweepWriter(SweepStore):
     def move(self, provenance: Mapping[str, Any]) -> None:
         """Note where the pictures lie now."""
         self.provenance = {**self.provenance, "data": provenance["data"]}
-        self._group.attrs["sweep"] = self.provenance
+        self.tell(sweep=self.provenance)
+
+    def tell(self, **attributes: Any) -> None:
+        """Write down attributes of the sweep."""
+        self._group.attrs.update(sealed({**self._group.attrs, **attributes}))
 
     def note_version(self, version: str) -> None:
         """Note a version that goes on with what another one began."""
         versions = [self.provenance.get("version"), *self.provenance.get("continued_by", ())]
         if version not in versions:
             told = {**self.provenance, "continued_by": [*versions[1:], version]}
-            self._group.attrs["sweep"] = self.provenance = told
+            self.provenance = told
+            self.tell(sweep=told)
 
     def write_rivals(
         self,
@@ -177,7 +182,7 @@ class SweepWriter(SweepStore):
             group = self._group.create_group(name)
             for field, values in arrays.items():
                 group.create_array(field, **CODECS, data=values, dimension_names=PROFILES[field])
-            group.attrs.update(told)
+            group.attrs.update(sealed(told))
 
     def write(self, start: int, columns: Mapping[str, Array], status: Array) -> None:
         """Write a whole block; it counts as done with the last of its writes.
@@ -224,7 +229,7 @@ class SweepWriter(SweepStore):
                 if wanted:
                     self._keep(wanted, layout)
                 sync_disk(self.path)
-                self._group.attrs["complete"] = True
+                self.tell(complete=True)
             _remove(self.path / "candidates")
 
     def _keep(self, wanted: Sequence[tuple[int, int]], layout: ActivationLayout) -> None:
@@ -258,7 +263,7 @@ class SweepWriter(SweepStore):
 
     def note_windows(self, boxes: Sequence[tuple[int, ...] | None]) -> None:
         """Write down the box in pixels that each feature depends on, None for the whole picture."""
-        self._group.attrs["windows"] = [box and list(box) for box in boxes]
+        self.tell(windows=[box and list(box) for box in boxes])
 
 
 def open_or_begin(

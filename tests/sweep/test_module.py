@@ -271,9 +271,8 @@ def test_numbers_that_a_stop_left_without_a_status_count_for_nothing(
 ) -> None:
     store = tmp_path / "sweep.zarr"
     shutil.copytree(whole, store)
-    group = zarr.open_group(store)
-    group["status"][:] = 0
-    group.attrs["complete"] = False
+    SweepWriter(store).tell(complete=False)
+    zarr.open_group(store)["status"][:] = 0
     predict(sweep(store), world())
     assert_same(store, whole)
 

@@ -134,3 +134,11 @@ def test_a_sheet_outlines_the_window(tmp_path: Path) -> None:
         make_ranking(
             str(path), "layer2.0.act2/input:3@centre", "tension", 9, out, sheet, overwrite=True
         )
+
+
+def test_the_sheet_does_not_replace_the_table(tmp_path: Path) -> None:
+    (tmp_path / "link.png").symlink_to("a.png")
+    for out, sheet in (("a.png", "a.png"), ("a.png", "b/../a.png"), ("link.png", "a.png")):
+        with pytest.raises(InputError, match="cannot be the table and the sheet; give two names"):
+            make_ranking("s.zarr", None, "tension", 9, tmp_path / out, tmp_path / sheet, True)
+    assert not (tmp_path / "a.png").exists()

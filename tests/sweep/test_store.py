@@ -203,7 +203,7 @@ def measured(tmp_path: Path) -> Path:
         columns["stamp"] = np.zeros((4, 3), np.int64)
         store.write_candidates(start, [(0, start, np.zeros((2, 3, 3), np.float32))])
         store.write(start, columns, np.ones(4, np.uint8))
-    store.finish([(0, 0), (0, 4)], ["channel", "row"])
+    store.finish([(0, 0), (0, 4)], ActivationLayout((3, 3), -1, None))
     return path
 
 
@@ -247,6 +247,30 @@ def test_what_is_lost_or_changed_in_a_store_is_noticed(measured: Path, how: str)
     assert same(read(measured), whole)
 
 
+def test_a_byte_that_changed_in_what_a_store_says_of_itself_is_noticed(measured: Path) -> None:
+    looks = FeatureProfiles(*(torch.ones([1] * dims) for dims in (1, 2, 3, 1)))
+    SweepWriter(measured).write_rivals([0], ["fc:0"], None, looks)
+
+    def told() -> object:
+        store = SweepStore(measured)
+        attributes = dict(store._group.attrs.items())
+        attributes.pop("checksum", None)
+        return attributes, store.rivals(0)[:2]
+
+    whole, noticed = told(), 0
+    for file in (measured / "zarr.json", measured / "rivals" / "0" / "zarr.json"):
+        held = file.read_bytes()
+        for place in range(0, len(held), 41):
+            file.write_bytes(held[:place] + bytes([held[place] ^ 1]) + held[place + 1 :])
+            try:
+                assert told() == whole
+            except (InputError, TypeError):  # of rivals that are not found
+                noticed += 1
+        file.write_bytes(held)
+    assert noticed > 20
+    assert told() == whole
+
+
 RAN = """
 from pathlib import Path
 Path("ran").touch()
@@ -282,8 +306,7 @@ def test_a_store_runs_nothing_that_it_names(
     Path("hostile.py").write_text(RAN)
     path = tmp_path / "store.zarr"
     made = {**MADE, "data": {"class_path": class_path, "init_args": init_args}}
-    group = SweepWriter.begin(path, MADE, KEYS, np.ones(4, np.float32), 2)._group
-    group.attrs["sweep"] = made
+    SweepWriter.begin(path, MADE, KEYS, np.ones(4, np.float32), 2).tell(sweep=made)
     with pytest.raises(InputError):
         reopen(SweepStore(path))
     assert not Path("ran").exists()
