@@ -32,7 +32,7 @@ def mean_activation(
     Raises:
         InputError: If none of them can be read.
     """
-    log_info(f"mean activation of {layer} over {count} pictures")
+    log_info(f"mean activation of {layer} over {min(count, len(data.pictures))} pictures")
     layout = backbone.layout(layer)
     stamps: dict[int, Stamp] = {}
     total, pictures = torch.zeros(layout.channels, dtype=torch.float64), 0
