@@ -23,9 +23,10 @@ from mti_lightning import (
     attribute,
     explain,
 )
-from mti_lightning.attribution.signs import at_scale, signed_map
+from mti_lightning.attribution.signs import at_scale, signed_map, support_mask
 from mti_lightning.cli import main
 from mti_lightning.compose import to_image
+from mti_lightning.data.decode import prepare
 from mti_lightning.explanation.choose import Answers, choose_layer, on_grid
 from mti_lightning.features.bound import BoundFeature
 from mti_lightning.features.feature import Feature
@@ -433,17 +434,30 @@ def test_it_works_unattended_on_weights_from_a_file(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "layer"),
+    ("model", "layers", "grid"),
     [
-        ("resnet18", "layer4"),
-        ("convnext_tiny", "stages.3"),
-        ("vit_tiny_patch16_224", "blocks.10"),
-        ("swin_tiny_patch4_window7_224", "layers.3"),
+        ("resnet18", ["layer4"], "7×7"),
+        ("convnext_tiny", ["stages.3"], "7×7"),
+        # Where places have a say beside the class token depends on the weights.
+        ("vit_tiny_patch16_224", [f"blocks.{block}" for block in range(11)], "14×14"),
+        ("swin_tiny_patch4_window7_224", ["layers.3"], "7×7"),
     ],
 )
 def test_it_works_unattended_on_networks_that_people_use(
-    model: str, layer: str, picture: Path, tmp_path: Path
+    model: str, layers: list[str], grid: str, picture: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "weights.pth"
     torch.save(timm.create_model(model).state_dict(), file)
-    assert explain(picture, model, weights=str(file), classes=1, **QUICK).layer == layer
+    found = explain(picture, model, weights=str(file), classes=1, **QUICK)
+    assert found.layer in layers
+    told = f"attributed to {found.layer}, the last stage with positions that feed it ({grid})"
+    assert found.why == told
+    later = layers[layers.index(found.layer) + 1 :]
+    backbone = Backbone(model, str(file))
+    seen = prepare(found.originals[0], backbone.preprocessing)[None]
+    bound_feature = BoundFeature(found.parts[0].feature, backbone)
+    for layer in (found.layer, *later):
+        _, attribution, _ = attribute(backbone, seen, [bound_feature], Layer(layer), ActGrad())
+        layout = backbone.layout(Layer(layer))
+        counted = on_grid(support_mask(attribution, channel_dim=layout.channel_dim), layout)
+        assert (counted.sum() >= 4) == (layer == found.layer)
