@@ -2,6 +2,7 @@
 
 `python -m benchmarks.step_cost`. The bare passes go through the same truncated backbone at the same
 batch size; both are timed in turn in one process, and the median of their ratios is what counts.
+Attribution is act × grad, one pass: of integrated gradients a tense image takes one for each step.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mti_lightning import (
+    ActGrad,
     Backbone,
     Layer,
     MaximallyTense,
@@ -145,7 +147,8 @@ def main() -> None:
             # A random network may excite nowhere, on the whole: every position is taken.
             way = {"coherent": False} if kind is PositiveInversion else {}
             objective = kind(
-                Backbone(name, weights), [feature], layer, batch_size=batch, seeds=batch, **way
+                *(Backbone(name, weights), [feature], layer, ActGrad()),
+                **{"batch_size": batch, "seeds": batch, **way},
             )
             objective.trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
             objective.log = lambda *_, **__: None  # outside a loop there is nothing to log to
