@@ -21,8 +21,8 @@ LEAST_PURITY = 0.6  # the world 0.62, flipped 0.5, which is as much of the other
 # From expressed, 0, to silent, 1: in toys genuine tension of 18 of 19 outputs lies lower, and the
 # interference of all 25 higher; the world 0.07 to 0.83.
 MOST_INTERFERENCE = 0.9
-# Over parts of composites, EfficientNet-Lite0 at blocks.6 and blocks.4 0.54 to 0.61, the world 0.52 to
-# 0.66; act × grad at blocks.4 0.16 to 0.27 and at the world's layer2 0.06, flipped 0.22 at most.
+# Over parts of composites: EfficientNet-Lite0 at blocks.6 and blocks.4 0.54 to 0.61, the world 0.52
+# to 0.66; act × grad at blocks.4 0.16 to 0.27 and at the world's layer2 0.06, flipped 0.22 at most.
 LEAST_TRUE, LEAST_LIKELY = 0.3, 0.4
 LEAST_NAMED = 0.3  # over twice chance, of few pictures; the world 0.38
 LEAST_LIFT = 3.0  # average precision over chance, where 1 is of no use; the world 11
