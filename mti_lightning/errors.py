@@ -1,5 +1,7 @@
 """The errors a user may meet; the command line prints them as one line and exits with 2."""
 
+import math
+import os
 import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -37,15 +39,33 @@ class RenderError(RunError):
 
 
 def check_range(least: float, most: float | None = None, /, **given: float) -> None:
-    """Make sure that numbers lie in a range; None for one without an upper end.
+    """Make sure that numbers are finite and lie in a range; None for no upper end.
 
     Raises:
         InputError: If one does not, naming it.
     """
     for name, value in given.items():
-        if not least <= value <= (value if most is None else most):
+        if not (math.isfinite(value) and least <= value <= (value if most is None else most)):
             end = "or more" if most is None else f"to {most}"
             raise InputError(f"{name} {value}: give {least} {end}")
+
+
+def check_memory(needed: float, what: str) -> None:
+    """Make sure that the machine has so much memory.
+
+    Args:
+        needed: Bytes.
+        what: Takes them; the message begins with it.
+
+    Raises:
+        InputError: If it has not.
+    """
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise InputError(
+            f"{what} would take {needed / 2**30:,.0f} GiB of memory, and the machine has "
+            f"{there / 2**30:,.0f}"
+        )
 
 
 def nearest(given: str, choices: Iterable[str]) -> str:

@@ -27,6 +27,14 @@ def file_name(text: str, most: int = MOST_BYTES) -> str:
     return f"{hashlib.sha256(name.encode()).hexdigest()[:8]}-{end}"
 
 
+def at_home(path: str | Path) -> Path:
+    """Return a path in which a leading ~ is the user's home, as of a shell."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(path)
+
+
 @contextmanager
 def replacing(path: Path, *, lasting: bool = False) -> Iterator[Path]:
     """Give the place where a file is written, beside its name; at the end it gets the name.

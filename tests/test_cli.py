@@ -205,7 +205,7 @@ REFUSED = {
     ),
     "optimizer value of the wrong type": (
         ["--model.optimizer=Adam", "--model.optimizer.lr=few"],
-        "model.optimizer.lr: there is no class 'few'; expected float",
+        "model.optimizer.lr: expected float, got few",
     ),
     "unfinished option": (["--config"], "expected one argument"),
     "several devices": (["--trainer.devices=2"], "2 devices for a bank of 1 images, 16 at once"),

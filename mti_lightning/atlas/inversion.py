@@ -1,7 +1,6 @@
 """The icons of an attribution atlas: + face, − face and both for each cell of a map."""
 
 import hashlib
-from pathlib import Path
 from typing import Any, Final, cast, final
 
 import torch
@@ -12,6 +11,7 @@ from mti_lightning.atlas.map import Chart, Map, open_map
 from mti_lightning.atlas.sweeping import ensure_sweep
 from mti_lightning.attribution.signs import Sign, split_target, support_mask
 from mti_lightning.errors import InputError, check_range
+from mti_lightning.files import at_home
 from mti_lightning.images.seeds import derive_seed
 from mti_lightning.objectives.chunk import Entry, ImageChunk
 from mti_lightning.objectives.interference import find_rivals
@@ -86,7 +86,7 @@ class AtlasInversion(Inversion):
         asked: dict[str, Any] = {}
         if pictures is not None:
             asked = {"keep": self.keep, "keep_by": self.chart.by, "rivals": self.rivals}
-        ensure_sweep(self, pictures, Path(self.chart.sweep), **asked)
+        ensure_sweep(self, pictures, at_home(self.chart.sweep), **asked)
         self.map = open_map(self.chart, str(self.features[0]))
         self.source_keys = [f"row{c.row:02d}_column{c.column:02d}" for c in self.map.cells]
         self._maps = hashlib.sha256()

@@ -50,7 +50,8 @@ class Chart:
 
     def __post_init__(self) -> None:
         check_range(1, minimum=self.minimum, size=min(self.size))
-        check_range(0, exemplars=self.exemplars, seed=self.seed)
+        check_range(0, exemplars=self.exemplars)
+        check_range(0, 2**32 - 1, seed=self.seed)  # which UMAP takes
         check_range(0, 1, min_dist=self.min_dist)
         check_range(2, neighbours=self.neighbours)
         check_range(0, 49, trim=self.trim)

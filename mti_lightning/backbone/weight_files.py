@@ -14,6 +14,7 @@ from mti_lightning.errors import InputError, reason_of
 from mti_lightning.log import log_info
 
 State = dict[str, Tensor]
+_PICKLED: Final = (b"PK", b"\x80", b"././@")  # today, once, and before: zip, pickle, tar
 
 # What training code puts around weights. Averaged ones come first: they are what is evaluated.
 _WRAPPERS: Final = (
@@ -37,8 +38,12 @@ def read_states(file: str) -> list[State]:
     Raises:
         InputError: If it holds no tensors by names.
     """
-    if Path(file).suffix == ".safetensors":
+    with Path(file).open("rb") as opened:
+        head = opened.read(512)
+    if head[8:9] == b"{":  # behind the length of a header in JSON
         found: Any = safetensors.torch.load_file(file)
+    elif not head.startswith(_PICKLED):
+        raise InputError(_what(head))
     else:
         check_archive(Path(file))
         # timm's own training script writes its arguments beside the weights.
@@ -55,6 +60,18 @@ def read_states(file: str) -> list[State]:
     beside = f"; left out beside them: {_listed(left_out)}" if left_out else ""
     log_info(f"weights {file!r}: taken off their names: {''.join(taken_off)}{beside}")
     return [plain, held]
+
+
+def _what(head: bytes) -> str:
+    """Say what a file is that holds no weights, by its beginning."""
+    text = head.lstrip().lower()
+    if not head:
+        return "the file is empty"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "the file is a web page, as a download leaves that was refused; fetch it anew"
+    if text.startswith(b"version https://git-lfs"):
+        return "the file is a pointer of Git LFS; git lfs pull fetches what it stands for"
+    return "the file is neither of safetensors nor of PyTorch; give a .safetensors or .pth file"
 
 
 def check_archive(file: Path) -> None:

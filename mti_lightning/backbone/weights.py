@@ -15,6 +15,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from mti_lightning.backbone.weight_files import State, read_states
 from mti_lightning.errors import InputError, nearest, reason_of
+from mti_lightning.files import at_home
 from mti_lightning.log import log_info, log_warning
 
 
@@ -45,13 +46,14 @@ def create_network(
         _check_available(name)
     if weights in ("pretrained", "random"):
         return _load(name, weights, seed, input_size, arguments, None)
-    if not Path(weights).is_file():
+    file = at_home(weights)
+    if not file.is_file():
         raise InputError(
             f"weights {weights!r} for {name} is no file; "
             "give the path of a .pth or .safetensors file, 'pretrained' or 'random'"
         )
     failures: list[InputError] = []
-    for state in _read(name, weights):
+    for state in _read(name, str(file)):
         try:
             return _load(name, weights, seed, input_size, arguments, state)
         except InputError as error:
@@ -252,6 +254,8 @@ def _build(
 
 def _check_name(name: str) -> None:
     architecture, _, tag = name.partition(".")
+    if name in timm.models.get_deprecated_models():
+        return  # timm knows what it is called now
     if not timm.is_model(architecture):
         raise InputError(f"timm has no model {name!r}{nearest(architecture, timm.list_models())}")
     try:

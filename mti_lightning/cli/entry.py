@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from mti_lightning import __version__
-from mti_lightning.cli.errors import told_in_a_line
+from mti_lightning.cli.errors import TRACEBACK, told_in_a_line, unexpected
 from mti_lightning.cli.memory import keep_memory
 from mti_lightning.errors import InputError, nearest, printable
 from mti_lightning.locks import release_all
@@ -43,6 +43,9 @@ COMMANDS = {
 }
 
 
+RUNS = ("fit", "predict", "validate")  # where they are under way an error is no mistake of a user's
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line with `args`, by default those of the process."""
     if args is None:
@@ -64,7 +67,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             raise SystemExit(141) from None  # as a shell says of a program that SIGPIPE ends
         told = told_in_a_line(error)
-        if told is None:
+        if told is None or os.environ.get(TRACEBACK):
             raise
         print(f"mti: error: {printable(told)}", file=sys.stderr)
         raise SystemExit(2) from error
@@ -89,7 +92,12 @@ def _dispatch(given: Sequence[str]) -> None:
         )
     function = f"mti_lightning.cli.{COMMANDS[name].function}"
     run: Callable[[Sequence[str]], None] = pkgutil.resolve_name(function)
-    run(given[1:])
+    try:
+        run(given[1:])
+    except Exception as error:
+        if name in RUNS or told_in_a_line(error) is not None:
+            raise
+        raise InputError(unexpected(error)) from error
 
 
 def _usages() -> list[str]:

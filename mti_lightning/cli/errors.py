@@ -2,8 +2,11 @@
 
 import os
 import re
+import traceback
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Final
 
 import yaml  # type: ignore[import-untyped]  # its types would be one more thing to install
 
@@ -12,6 +15,7 @@ from mti_lightning.errors import MtiError, nearest
 from mti_lightning.files import FULL, unwritable
 
 _MOST_LISTED = 30
+TRACEBACK: Final = "MTI_LIGHTNING_TRACEBACK"  # in the environment: where errors are from
 
 
 def own_error(error: BaseException | None) -> MtiError | None:
@@ -27,14 +31,39 @@ def told_in_a_line(error: BaseException) -> str | None:
         return str(own)
     cause: BaseException | None = error
     while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
+        if _is_of_memory(cause):
+            return f"there is not enough memory: {_first_line(cause)}"
         cause = cause.__cause__ or cause.__context__
-    if cause is None:
+    if not isinstance(cause, OSError):
         return None
     named = isinstance(cause.filename, str | bytes)
     where = os.fsdecode(cause.filename) if named else "a file of this run"
     if cause.errno in FULL:
         return unwritable(Path(where), cause)
     return f"{where}: {cause.strerror}"
+
+
+def unexpected(error: BaseException) -> str:
+    """Say what another library raises at what it was given, and where, innermost first."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{'/'.join(Path(last.filename).parts[-2:])}, line {last.lineno}"
+    kind = type(error).__name__
+    return f"{_first_line(error)} ({kind} in {where}; {TRACEBACK}=1 shows how it comes there)"
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the first line that says something: what follows in PyTorch's are its own frames."""
+    return next(filter(None, map(str.strip, str(error).splitlines())), "it fails")[:300]
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Return whether there is not enough memory, for Python, NumPy, or PyTorch on any device."""
+    told = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in told)
+    )
 
 
 def name_neighbours(message: str, known: Sequence[str]) -> str:
@@ -93,7 +122,8 @@ def in_one_line(message: str, classes: Mapping[str, Sequence[str]]) -> str:
     if not telling and value and "got " not in what:
         what += f", got {value}"
     elif what.startswith("there is no class") and {*expected} - {"null"}:
-        what += f"; expected {' or '.join(expected)}"
+        what = f"expected {' or '.join(expected)}, got {value}"  # it was none
+    what = re.sub(r"\. Got value: .*", "", what)
     if match := re.fullmatch(r"unknown ([\w./-]+)(.*)", what):
         return f"{'.'.join([*keys, match[1]])}: there is no such key{match[2]}"
     return f"{'.'.join(keys)}: {what}" if keys else what
@@ -140,11 +170,17 @@ def add_place(message: str, arguments: Sequence[str]) -> str:
             key, `name value: what is wrong`, or one that quotes what was given.
         arguments: Those of the command line.
     """
+    if (match := re.fullmatch(r"([\w.]+): (\w+) is missing", message)) and any(
+        re.fullmatch(rf"--{'.'.join(match.groups())}[= ](null|~)", text)
+        for text in (*arguments, *map(" ".join, pairwise(arguments)))
+    ):
+        return f"{'.'.join(match.groups())}: null is no value; a file of that name is ./null"
     key = message.partition(":")[0]
-    typed = any(re.match(rf"--{re.escape(key)}(=|\.|$)", argument) for argument in arguments)
+    if any(re.match(rf"--{re.escape(key)}(=|\.|$)", argument) for argument in arguments):
+        return message
     for path in reversed(files(arguments)):  # the last one wins
         root = read(path)
-        if not typed and (line := _line(root, key.split("."))):
+        if line := _line(root, key.split(".")):
             return f"{path}, line {line}: {message}"
         if line := _line_of_value(root, message, arguments):
             return f"{path}, line {line}: {message}"

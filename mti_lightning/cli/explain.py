@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from mti_lightning.cli.parser import Parser
 from mti_lightning.errors import InputError
+from mti_lightning.files import at_home
 from mti_lightning.locks import taking
 
 
@@ -56,7 +56,7 @@ def run(args: Sequence[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="Replace what is there.")
     with with_plugins():
         given = parser.parse_args(list(args))
-        out, crop = Path(given.out), _box(given.crop)
+        out, crop = at_home(given.out), _box(given.crop)
         check_out(out, given.overwrite)
         with taking(out, overwrite=given.overwrite):
             found = explain(

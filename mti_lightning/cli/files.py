@@ -4,10 +4,12 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 import yaml  # type: ignore[import-untyped]  # its types would be one more thing to install
 
 from mti_lightning.errors import InputError, nearest
+from mti_lightning.files import at_home
 
 _FLAG = "--config="
 # Keys at which a class may stand, by its path or as the value of `class_path`.
@@ -16,6 +18,7 @@ _CLASSES = (
     *("callbacks", "logger", "strategy", "plugins", "profiler", "accelerator"),
 )
 _ENDINGS = ("yaml", "yml", "json")
+MOST_VALUES: Final = 100_000
 
 
 def shipped() -> dict[str, Path]:
@@ -30,8 +33,10 @@ def locate(arguments: Sequence[str]) -> list[str]:
     """Put the paths of shipped configurations where their names stand and no such file is there."""
     located, known = list(arguments), shipped()
     for place, flag, value in _given(arguments):
-        if (path := known.get(value.removesuffix(".yaml"))) and not Path(value).is_file():
+        if (path := known.get(value.removesuffix(".yaml"))) and not at_home(value).is_file():
             located[place] = f"{flag}{path}"
+        elif value.startswith("~"):
+            located[place] = f"{flag}{at_home(value)}"
     return located
 
 
@@ -47,7 +52,7 @@ def check(arguments: Sequence[str]) -> None:
 
 def files(arguments: Sequence[str]) -> list[Path]:
     """Return the files that arguments name as configurations."""
-    return [Path(value) for _, _, value in _given(arguments) if not _is_text(value)]
+    return [at_home(value) for _, _, value in _given(arguments) if not _is_text(value)]
 
 
 def read(path: Path) -> yaml.MappingNode:
@@ -67,14 +72,32 @@ def read(path: Path) -> yaml.MappingNode:
         raise InputError(f"config {str(path)!r} does not exist{near}") from error
     except IsADirectoryError as error:
         raise InputError(f"config {str(path)!r} is a folder; give a file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"config {str(path)!r} is no text in UTF-8; save it as that") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"config {str(path)!r} cannot be read: {reason}") from error
+    if _values(root, {}) > MOST_VALUES:
+        raise InputError(
+            f"config {str(path)!r} stands for more than {MOST_VALUES} values, as anchors within "
+            "anchors do; write out what is meant"
+        )
     if not isinstance(root, yaml.MappingNode):
         raise InputError(
             f"config {str(path)!r} holds no keys; it begins with name: or trainer:, for example"
         )
     return root
+
+
+def _values(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """Return how many values a node stands for, where each use of an anchor counts."""
+    if id(node) not in known:
+        known[id(node)] = MOST_VALUES  # of one that holds itself
+        held = [node.value] if isinstance(node, yaml.SequenceNode) else []
+        if isinstance(node, yaml.MappingNode):
+            held = [*zip(*node.value, strict=True)]
+        known[id(node)] = 1 + sum(_values(child, known) for part in held for child in part)
+    return known[id(node)]
 
 
 def nested_values(root: yaml.Node) -> Iterator[tuple[str, yaml.Node]]:

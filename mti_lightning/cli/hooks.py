@@ -34,6 +34,7 @@ class Hooks(LightningCLI):
     checkpoint: dict[str, Any] | None
     # Where no logger was given the run's folder is the first version that is free.
     make_logger: Callable[[int], Logger] | None
+    begun: bool  # whether the run's folder is there: then an error is no mistake of a user's
 
     def take_folder(self) -> None:
         """Make the run's folder, and hold it: no other run can have it.
@@ -42,6 +43,7 @@ class Hooks(LightningCLI):
             InputError: If it cannot be made, or another process has it.
         """
         trainer: Any = self.trainer
+        self.begun = True
         if not trainer.is_global_zero:
             return
         try:
@@ -52,6 +54,15 @@ class Hooks(LightningCLI):
                 self.held = hold(folder)
         except OSError as error:
             raise InputError(unwritable(Path(error.filename or "tb_logs"), error)) from error
+
+    def check_limit(self, name: str) -> None:
+        """Make sure that some of the pictures are to be looked at.
+
+        Raises:
+            InputError: If none is.
+        """
+        if not getattr(self.trainer, name):
+            raise InputError(f"trainer.{name}: 0 will not do: nothing would be done")
 
     def before_fit(self) -> None:
         """Find what cannot work before the run's folder exists."""
@@ -90,6 +101,7 @@ class Hooks(LightningCLI):
             raise InputError(f"{name} is run by mti {other}; mti predict runs Sweep")
         if self.model.store_path is None:
             self.model.store_path = Path("tb_logs", self._get(self.config, "name"), "sweep.zarr")
+        self.check_limit("limit_predict_batches")
         trainer: Any = self.trainer
         trainer.callbacks = [
             SweepProgress() if isinstance(callback, ProgressBar) else callback
@@ -113,6 +125,7 @@ class Hooks(LightningCLI):
             name = type(self.model).__name__
             other = "predict" if isinstance(self.model, Sweep) else "fit"
             raise InputError(f"{name} is run by mti {other}; mti validate runs Validity")
+        self.check_limit("limit_val_batches")
         self.model.set_up(self.trainer, self.datamodule)
         self.take_folder()
 

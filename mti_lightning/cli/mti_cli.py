@@ -1,12 +1,15 @@
 """Lightning's command line, for runs of this package's models."""
 
+import inspect
 import logging
 import os
+import pkgutil
 import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import PurePath
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
@@ -29,6 +32,7 @@ from mti_lightning import (
     Validity,
 )
 from mti_lightning.checkpoints import Unfinished
+from mti_lightning.cli.errors import told_in_a_line, unexpected
 from mti_lightning.cli.files import check_classes, class_paths
 from mti_lightning.cli.hooks import Hooks
 from mti_lightning.cli.parser import Parser
@@ -72,6 +76,28 @@ def check_name(name: str) -> None:
         raise InputError(f"name {_short(name)}: too long; give {MOST_BYTES} bytes at most")
 
 
+def check_nulls(given: Any, key: str) -> None:
+    """Make sure that nothing is null that must not be: the parser takes null for any argument.
+
+    Raises:
+        InputError: If something is.
+    """
+    path, arguments = (given or {}).get("class_path"), (given or {}).get("init_args")
+    if not path or not isinstance(arguments, Namespace):
+        return
+    taken: dict[str, inspect.Parameter] = {}
+    for one in getattr(pkgutil.resolve_name(path), "__mro__", ())[:-1]:
+        taken = {**inspect.signature(one.__init__).parameters, **taken}
+    for name, value in vars(arguments).items():
+        kind = taken[name].annotation if name in taken else Any
+        if value is None and not (
+            kind in (Any, inspect.Parameter.empty) or NoneType in get_args(kind)
+        ):
+            raise InputError(f"{key}.{name}: null will not do; leave it out for its default")
+        if isinstance(value, Namespace):
+            check_nulls(value, f"{key}.{name}")
+
+
 def _short(text: str) -> str:
     return repr(text if len(text) < 40 else f"{text[:37]}...")
 
@@ -101,9 +127,20 @@ class MtiCLI(Hooks):
         for name in ("lightning.pytorch", "lightning.fabric"):  # tips, news about accelerators
             logging.getLogger(name).setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning's own
+        self.begun = False
+        try:
+            self._run(args)
+        except MisconfigurationException as error:  # also where a run has begun
+            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+        except Exception as error:
+            if self.begun or told_in_a_line(error) is not None:
+                raise
+            raise InputError(unexpected(error)) from error
+
+    def _run(self, args: Sequence[str]) -> None:
         super().__init__(
             LightningModule,
-            args=[command, *args],
+            args=[self.command, *args],
             parser_class=RunParser,
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -143,6 +180,8 @@ class MtiCLI(Hooks):
         Of what it says of the model's arguments nothing is taken: it may name any class.
         """
         path = self.config[self.config.subcommand].get("ckpt_path")
+        if path == "":
+            raise InputError("ckpt_path '' is no file; leave it out to begin anew")
         known = path and path not in ("last", "hpc")  # others Lightning finds in the run's folder
         self.checkpoint = read_checkpoint(path) if known else None
 
@@ -155,26 +194,33 @@ class MtiCLI(Hooks):
     def before_instantiate_classes(self) -> None:
         if not isinstance(given := self._get(self.config, "trainer"), Namespace):
             raise InputError(f"trainer: give its keys, such as max_epochs; not {given!r}")
+        for key in ("model", "data"):
+            check_nulls(self._get(self.config, key), key)
         check_name(self._get(self.config, "name"))
         check_skipped(self._get(self.config, "model.init_args.attribution.class_path", "") or "")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         wanted, name = self._get(self.config_init, "trainer.logger"), self._get(self.config, "name")
+        barebones = self._get(self.config_init, "trainer.barebones")
         self.make_logger = None
-        if wanted in (None, True):
+        if wanted in (None, True) and not barebones:
 
             def make(version: int | None = None) -> Logger:
                 return TensorBoardLogger("tb_logs", name, version, default_hp_metric=False)
 
             self.make_logger, kwargs["logger"] = make, make()
-        elif wanted is False:
+        elif wanted is False or barebones:
             self.make_logger = partial(FolderOnly, "tb_logs", name)
             kwargs["logger"] = self.make_logger(0)
+        if barebones:  # the run's folder is made, and nothing logged
+            kwargs |= {"logger": False, "log_every_n_steps": 0}
         try:
             if self._shares_bank():
                 kwargs["strategy"] = ImageBankStrategy()
             return super().instantiate_trainer(**kwargs)
-        except (ValueError, MisconfigurationException) as error:
+        except MemoryError as error:
+            raise InputError("trainer: there is not enough memory for so many devices") from error
+        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
 
     def _shares_bank(self) -> bool:

@@ -9,6 +9,17 @@ from mti_lightning.cli.errors import in_one_line, name_neighbours, own_error
 from mti_lightning.errors import InputError
 
 
+def joined(args: Sequence[str], *options: str) -> list[str]:
+    """Return arguments in which options have what follows them, also where that begins with -."""
+    found: list[str] = []
+    for argument in args:
+        if found and found[-1] in options:
+            found[-1] += f"={argument}"
+        else:
+            found.append(argument)
+    return found
+
+
 class Parser(ArgumentParser):
     """jsonargparse's parser, which raises `InputError` and takes no abbreviated options."""
 

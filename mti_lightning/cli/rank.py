@@ -1,9 +1,9 @@
 """`mti rank`: the top pictures of a sweep."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from mti_lightning.cli.parser import Parser
+from mti_lightning.cli.parser import Parser, joined
+from mti_lightning.files import at_home
 
 
 def run(args: Sequence[str]) -> None:
@@ -31,9 +31,9 @@ def run(args: Sequence[str]) -> None:
     parser.add_argument("--out", default="rank.csv", help="The table to write.")
     parser.add_argument("--sheet", help="A contact sheet to write, such as rank.png.")
     parser.add_argument("--overwrite", action="store_true", help="Replace what is there.")
-    given = parser.parse_args(list(args))
+    given = parser.parse_args(joined(args, "--by"))
     show()
-    out, sheet = Path(given.out), Path(given.sheet) if given.sheet else None
+    out, sheet = at_home(given.out), at_home(given.sheet) if given.sheet else None
     make_ranking(given.sweep, given.feature, given.by, given.count, out, sheet, given.overwrite)
     for path in filter(None, (out, sheet)):
         print(path)

@@ -2,11 +2,10 @@
 
 import csv
 from collections.abc import Sequence
-from pathlib import Path
 
-from mti_lightning.cli.parser import Parser
+from mti_lightning.cli.parser import Parser, joined
 from mti_lightning.errors import InputError, check_range, reason_of
-from mti_lightning.files import replacing
+from mti_lightning.files import at_home, replacing
 from mti_lightning.locks import taking
 
 
@@ -20,16 +19,16 @@ def run(args: Sequence[str]) -> None:
     parser.add_argument("--rows", type=int, default=16, help="Rows at most.")
     parser.add_argument("--caption", default="", help="What stands beneath.")
     parser.add_argument("--overwrite", action="store_true", help="Replace the picture.")
-    given = parser.parse_args(list(args))
+    given = parser.parse_args(joined(args, "--caption"))
     check_range(1, rows=given.rows)
-    out = Path(given.out)
+    out = at_home(given.out)
     if out.is_file() and not given.overwrite:
         raise InputError(f"{out} exists; give --out another name, or --overwrite")
     with taking(out, overwrite=given.overwrite):
         from mti_lightning.compose import contact_sheet
 
         try:
-            picture = contact_sheet([Path(run) for run in given.runs], given.rows, given.caption)
+            picture = contact_sheet([at_home(run) for run in given.runs], given.rows, given.caption)
         except (KeyError, ValueError, OSError, csv.Error) as error:
             if isinstance(error, InputError):
                 raise

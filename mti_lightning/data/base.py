@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 import torch
@@ -14,9 +13,11 @@ from torch.utils.data import DataLoader, Dataset
 from mti_lightning.backbone import Preprocessing
 from mti_lightning.data.datasets import LostError, Picture, Pictures, Stamp
 from mti_lightning.errors import InputError, check_range
+from mti_lightning.files import at_home
 from mti_lightning.registry import public_path
 
 NAMED_WHEN_SKIPPED = 3
+MOST_WORKERS: Final = 512  # more would flood any machine
 READING: Final = ("batch_size", "num_workers")  # how pictures are read, not which
 PLACES: Final = ("path", "sweep", "cut_outs")  # arguments that say where pictures lie
 
@@ -101,7 +102,7 @@ class PictureData(LightningDataModule, ABC):
     def __init__(self, *, batch_size: int = 32, num_workers: int = 0) -> None:
         super().__init__()
         check_range(1, batch_size=batch_size)
-        check_range(0, num_workers=num_workers)
+        check_range(0, MOST_WORKERS, num_workers=num_workers)
         self.batch_size, self.num_workers = batch_size, num_workers
         self._pictures: Pictures | None = None
         self.save_hyperparameters(logger=False)
@@ -165,7 +166,7 @@ class PictureData(LightningDataModule, ABC):
         }
         for name in {*PLACES} & {*arguments}:  # found again from any working directory
             if arguments[name] is not None:
-                arguments[name] = str(Path(arguments[name]).expanduser().absolute())
+                arguments[name] = str(at_home(arguments[name]).absolute())
         return {
             "class_path": public_path(type(self)),
             "init_args": arguments,

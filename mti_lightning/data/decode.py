@@ -4,13 +4,14 @@ Pillow decodes, whatever the format, mode and orientation; then a picture is res
 timm does to evaluate the backbone.
 """
 
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import IO, BinaryIO, Final
 
 import numpy as np
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
@@ -21,6 +22,11 @@ from mti_lightning.log import log_info
 # The shorter side is brought to the backbone's: one pixel by a million would fill the memory.
 MOST_ELONGATED = 100
 _SEEN = 16  # of 255: a cut-out's edge is where it is more opaque
+MOST_MEGAPIXELS: Final = "MTI_LIGHTNING_MOST_MEGAPIXELS"
+
+# Programs that draw write how they did so beside the pixels, some megabytes of it.
+PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, 2**24)
+PngImagePlugin.MAX_TEXT_MEMORY = max(PngImagePlugin.MAX_TEXT_MEMORY, 2**28)
 
 
 # Programs that another one would run, drawings of Windows, and what is no picture at all.
@@ -37,7 +43,8 @@ def formats() -> list[str]:
 def suffixes() -> set[str]:
     """Return the endings of the picture formats that are read, such as `.png`."""
     known = formats()
-    return {end for end, name in Image.registered_extensions().items() if name in known}
+    # Pillow reads .mpo, which it does not list, as .jpg may be of that format, too.
+    return {".mpo"} | {end for end, n in Image.registered_extensions().items() if n in known}
 
 
 def _told_white(image: Image.Image) -> int | None:
@@ -88,12 +95,13 @@ def _grey_levels(image: Image.Image, told: int | None) -> Image.Image:
         image: The picture.
         told: Its white, if it says so.
     """
-    values = np.asarray(image).astype(np.float64)  # [H, W]
-    finite = values[np.isfinite(values)]
-    if not finite.size:
+    values = np.asarray(image).astype(np.float64)  # [H, W]; in place from here: it may be large
+    finite = np.isfinite(values)
+    if not finite.any():
         raise ValueError("it holds no finite value")
-    low, high = finite.min(), finite.max()
-    values = np.nan_to_num(np.clip(values, low, high), nan=low)
+    low = values.min(where=finite, initial=np.inf)
+    high = values.max(where=finite, initial=-np.inf)
+    np.nan_to_num(np.clip(values, low, high, out=values), copy=False, nan=low)
     # Cameras store 12 bit in 16; 32 bit integers hold any. What fits no usual range is stretched.
     whites = (1,) if image.mode == "F" else (255, 4095, 65535)
     if told is not None and high <= told:
@@ -102,8 +110,10 @@ def _grey_levels(image: Image.Image, told: int | None) -> Image.Image:
     if told is None and image.mode.startswith("I;16") and fitting[0] < whites[-1]:
         _say_assumed(fitting[0])
     black, white = (0, fitting[0]) if fitting else (low, high)
-    levels = (values - black) / max(white - black, np.finfo(np.float64).tiny)
-    return Image.fromarray(np.round(levels * 255).astype(np.uint8))
+    values -= black
+    values /= max(white - black, np.finfo(np.float64).tiny)
+    values *= 255
+    return Image.fromarray(np.round(values, out=values).astype(np.uint8))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -154,6 +164,7 @@ def _decode(
     called = name or file
     try:
         with Image.open(file, formats=formats()) as image:
+            _check_size(image)
             picture = convert(image)
     except UnidentifiedImageError:
         raise InputError(f"{called} is not a picture in a format that Pillow reads") from None
@@ -166,6 +177,20 @@ def _decode(
             f"the longer side may be {MOST_ELONGATED} times the shorter at most"
         )
     return picture
+
+
+def _check_size(image: Image.Image) -> None:
+    """Make sure that a picture is not so large that a small file of it fills the memory.
+
+    Raises:
+        ValueError: If it is.
+    """
+    most = float(os.environ.get(MOST_MEGAPIXELS, "100"))
+    if (megapixels := image.width * image.height / 1e6) > most:
+        raise ValueError(
+            f"it has {megapixels:.0f} megapixels, and {most:g} are read at most; "
+            f"{MOST_MEGAPIXELS} in the environment allows more"
+        )
 
 
 @cache

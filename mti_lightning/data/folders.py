@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mti_lightning.data.decode import suffixes
 from mti_lightning.errors import InputError, nearest
+from mti_lightning.files import at_home
 
 
 def existing(path: str | Path) -> Path:
@@ -13,7 +14,7 @@ def existing(path: str | Path) -> Path:
     Raises:
         InputError: If it is not, or may not be read.
     """
-    path = Path(path).expanduser()
+    path = at_home(path)
     if not path.exists():
         siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         raise InputError(f"{path} does not exist{nearest(path.name, siblings)}")

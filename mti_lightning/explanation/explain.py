@@ -24,6 +24,7 @@ from mti_lightning.explanation.pictures import GivenPicture, GivenPictures, list
 from mti_lightning.explanation.result import Explanation, percent
 from mti_lightning.features.bound import BoundFeature
 from mti_lightning.features.classes import read_feature
+from mti_lightning.files import at_home
 from mti_lightning.log import log_info
 from mti_lightning.objectives.inversion import SignedInversion
 from mti_lightning.registry import public_path
@@ -148,7 +149,7 @@ def explain(
         [answers.first(place, _SAID) for place in range(len(shown))],
         parts,
         [*shown.values()],
-        Path(path).expanduser().absolute() if path and len(shown) == 1 else None,
+        at_home(path).absolute() if path and len(shown) == 1 else None,
         settings,
     )
 

@@ -220,7 +220,8 @@ def _load_direction(feature: Feature, channels: int) -> Tensor:
 
 
 def _read_vector(name: str, given: str) -> Tensor:
-    path, _, row = given.partition("#")
+    path, _, row = (given, "", "") if Path(given).is_file() else given.rpartition("#")
+    path = path or given
     if not Path(path).is_file():
         raise InputError(
             f"{name}: no file {path!r}; a direction is a .npy or .pt file, or a vector [v0,v1,...]"

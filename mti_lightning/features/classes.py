@@ -21,6 +21,7 @@ from mti_lightning.backbone.layout import Layer
 from mti_lightning.backbone.network import Backbone
 from mti_lightning.errors import InputError
 from mti_lightning.features.feature import Feature
+from mti_lightning.files import at_home
 
 _MOST_NAMED = 4
 _LONGEST = 60
@@ -207,7 +208,7 @@ def _noise(backbone: Backbone) -> Tensor:
 def _names(backbone: Backbone, output: Tensor | None) -> ClassNames | None:
     count = 0 if output is None else output.shape[1]
     if backbone.labels is not None:
-        lines = _read(Path(backbone.labels).expanduser())
+        lines = _read(at_home(backbone.labels))
         if len(lines) != count:
             raise InputError(
                 f"labels {backbone.labels!r} names {len(lines)} classes, one a line; "

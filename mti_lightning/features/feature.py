@@ -88,7 +88,8 @@ class Feature:
                     + (f"not {', '.join(unknown)}" if unknown else "the layer is missing")
                 )
             return cls(**given)
-        form = r"(?P<layer>[^:@]+):(?P<what>[^@]+)(@(?P<position>[^@]+))?"
+        file = r"[^@]*\.(npy|pt|pth)(#[^@]*)?(?=@|$)"  # such a path may have an @ in it
+        form = rf"(?P<layer>[^:@]+):(?P<what>[^@]+(@{file})?)(@(?P<position>(?!{file})[^@]+))?"
         match = re.fullmatch(form, given.strip()) if isinstance(given, str) else None
         if match is None:
             raise InputError(f"feature {given!r} is not of the form {_GRAMMAR}")

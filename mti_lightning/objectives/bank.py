@@ -3,7 +3,7 @@
 import math
 from abc import ABC
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mti_lightning.attribution.module import AttributionModule
 from mti_lightning.attribution.signs import Sign
 from mti_lightning.attribution.steps import CHOSEN_ON, is_open, recorded
-from mti_lightning.errors import check_range
+from mti_lightning.errors import check_memory, check_range
 from mti_lightning.images.parameters import FourierPhase, ImageParameters
 from mti_lightning.images.seeds import derive_seed
 from mti_lightning.images.views import Views, whole
@@ -29,6 +29,8 @@ from mti_lightning.objectives.sources import (
     read_sources,
     warn_of_other_use,
 )
+
+MOST_SEEDS: Final = 10_000
 
 
 class ImageBank(AttributionModule, ABC):
@@ -63,7 +65,8 @@ class ImageBank(AttributionModule, ABC):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        check_range(1, batch_size=batch_size, seeds=seeds)
+        check_range(1, batch_size=batch_size)
+        check_range(1, MOST_SEEDS, seeds=seeds)
         self.image = image or FourierPhase(contrast=self.contrast)
         self.views = Views(views) if isinstance(views, int) else views or Views()
         self.batch_size, self.seed, self.seeds = batch_size, seed, seeds
@@ -117,18 +120,35 @@ class ImageBank(AttributionModule, ABC):
                 self.settle([read.pictures])
                 self._attributions = SourceAttributions(self, read.pictures)
                 warn_of_other_use(pictures, self)
+        self._check_memory(len(plan := self.plan()))
         if is_open(self.attribution):  # without sources, by how images start
             keys = [derive_seed("steps", number) for number in range(CHOSEN_ON)]
             entries = [Entry("", key, 0, "", 0) for key in keys]
             with torch.no_grad():
                 of_noise = ImageChunk(entries, self.image, self.canvas, grid, None)
                 self.settle([of_noise(self.input_size)])
-        for entries, window in in_chunks(self.plan(), find_windows(self), self.batch_size):
+        for entries, window in in_chunks(plan, find_windows(self), self.batch_size):
             start = None
             if self.accentuate:
                 start = whole(detailed[[entry.source for entry in entries]], self.canvas)
             of = (self.canvas, self.canvas if self.accentuate else grid, start, window)
             self.bank.append(ImageChunk(entries, self.image, *of).to(self.device))
+
+    def _check_memory(self, images: int) -> None:
+        """Make sure that the images fit into memory, and the views of those made together.
+
+        Raises:
+            InputError: If they do not.
+        """
+        at_once = min(images, self.batch_size)
+        pixels = math.prod(self.canvas) * (at_once + images)
+        seen = math.prod(self.input_size) * at_once * self.views.count
+        # Three colours of four bytes; a value with its gradient and what an optimizer keeps of it.
+        check_memory(
+            12 * (4 * pixels + 2 * seen),
+            f"canvas {[*self.canvas]}: {images} images, {at_once} at once with "
+            f"{self.views.count} views of each,",
+        )
 
     def plan(self) -> list[Entry]:
         """Return the images to make."""

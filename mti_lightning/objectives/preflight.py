@@ -9,6 +9,7 @@ from lightning import Trainer
 
 from mti_lightning.backbone.weight_files import check_archive
 from mti_lightning.errors import InputError
+from mti_lightning.files import at_home
 from mti_lightning.objectives.chunk import ImageChunk
 from mti_lightning.objectives.turns import ImageBankStrategy
 
@@ -80,9 +81,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: If it is none.
     """
-    if not Path(path).is_file():
+    path = at_home(path)
+    if not path.is_file():
         raise InputError(f"ckpt_path {str(path)!r} is no file")
-    check_archive(Path(path))
+    check_archive(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

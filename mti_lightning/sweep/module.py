@@ -20,6 +20,7 @@ from mti_lightning.backbone import Backbone
 from mti_lightning.data.base import Loaded, PictureData
 from mti_lightning.errors import InputError, check_range
 from mti_lightning.features.bound import expand
+from mti_lightning.files import at_home
 from mti_lightning.locks import Hold, hold
 from mti_lightning.sweep.blocks import (
     Blocks,
@@ -86,11 +87,13 @@ class Sweep(AttributionModule):
         block: int = 256,
         overwrite: bool = False,
     ) -> None:
+        if store == "":
+            raise InputError("store '': give the name of a folder, such as sweep.zarr")
         check_range(0, keep=keep, rivals=rivals or 0)
         check_range(1, calibrate=calibrate, block=block)
         different: Any = list(dict.fromkeys(expand(features, backbone)))
         super().__init__(backbone, different, attribution_layer, attribution, tension)
-        self.store_path = None if store is None else Path(store)
+        self.store_path = None if store is None else at_home(store)
         self.keep, self.keep_by = keep, tuple(keep_by)
         self.kept = kept_features(self.features, keep, self.keep_by, keep_features, backbone)
         self.calibrate, self.block, self.overwrite = calibrate, block, overwrite

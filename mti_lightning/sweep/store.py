@@ -28,6 +28,7 @@ from mti_lightning.data.datasets import Pictures, Stamp
 from mti_lightning.errors import InputError, printable
 from mti_lightning.features.classes import ClassNames, display, short
 from mti_lightning.features.feature import Feature
+from mti_lightning.files import at_home
 from mti_lightning.images.boxes import Box
 from mti_lightning.superposition.interference import FeatureProfiles
 from mti_lightning.sweep.intact import EVERY_CHUNK, StoredArray, check_intact, check_sealed, reading
@@ -72,7 +73,7 @@ class SweepStore:
     mode: ClassVar[Literal["r", "r+"]] = "r"
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = at_home(path)
         self._group = _open(self.path, self.mode)
         self.provenance = cast("dict[str, Any]", self._group.attrs["sweep"])
         with reading(self.path):

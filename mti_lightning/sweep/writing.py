@@ -87,6 +87,7 @@ class SweepWriter(SweepStore):
         told["classes"] = {name: [*of_class] for name, of_class in classes.items()}
         group = zarr.create_group(half, attributes=sealed(told))
         rows, wide = len(keys), len(features)
+        block = min(block, rows)
         texts: Any = str  # what zarr names its type of texts of any length
         key = group.create_array(
             "key",

@@ -5,7 +5,7 @@ veto, shape (k + 3) mod 8, is not; a picture that holds both is a true maximally
 class k's logit.
 """
 
-from typing import Literal, TypedDict, get_args
+from typing import Final, Literal, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from mti_lightning.errors import InputError
 from mti_lightning.vetoed_shapes.shapes import KINDS, PICTURE_SIZE, Array, Shape
 
 VETO_OFFSET = 3
+MOST_PICTURES: Final = 1_000_000
 
 Contents = Literal["random", "tense", "overlap"]
 Split = Literal["train", "validation", "test"]
@@ -99,8 +100,10 @@ class VetoedShapes(Dataset[Sample]):
     def __init__(
         self, size: int = 2048, seed: int = 0, split: Split = "test", contents: Contents = "random"
     ) -> None:
-        if size < 1:
-            raise InputError(f"a world of {size} pictures: give a size of 1 or more")
+        if not 1 <= size <= MOST_PICTURES:
+            raise InputError(
+                f"a world of {size} pictures: give a size of 1 or more, {MOST_PICTURES} at most"
+            )
         if seed < 0:
             raise InputError(f"a world of seed {seed}: give 0 or more")
         for name, given, choices in (("split", split, Split), ("contents", contents, Contents)):

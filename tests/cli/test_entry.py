@@ -56,7 +56,11 @@ def desk(tmp_path, monkeypatch) -> Path:
         (["fit", "--config", "nowhere.yaml"], 2, "config 'nowhere.yaml' does not exist"),
         (["fit", "--config", "demo_mit"], 2, "'demo_mit' does not exist; did you mean 'demo_mti'"),
         (["predict", "--config=wrong.yaml"], 2, "wrong.yaml, line 2: "),
-        (["validate", "-c", "utf16.yaml"], 2, "config 'utf16.yaml' cannot be read: 'utf-8' codec"),
+        (
+            ["validate", "-c", "utf16.yaml"],
+            2,
+            "config 'utf16.yaml' is no text in UTF-8; save it as that",
+        ),
         (["fit", "--config=list.yaml"], 2, "config 'list.yaml' holds no keys"),
         (["fit", "--config=."], 2, "config '.' is a folder; give a file"),
         (["fit", f"--config={'x' * 300}"], 2, "cannot be read: [Errno 36] File name too long"),

@@ -6,6 +6,7 @@ import pytest
 
 from mti_lightning.cli import main
 from mti_lightning.cli.files import check, class_paths, files, locate, shipped
+from mti_lightning.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -51,8 +52,12 @@ def test_class_paths_are_found_in_files_and_arguments():
 def test_anchors_of_anchors_are_read_once():
     lines = ["a0: &a0 [mti_lightning.A]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
-    Path("bomb.yaml").write_text("\n".join(lines))
-    assert class_paths(["--config=bomb.yaml"], "mti_lightning") == {"mti_lightning.A"}
+    Path("some.yaml").write_text("\n".join(lines[:4]))
+    assert class_paths(["--config=some.yaml"], "mti_lightning") == {"mti_lightning.A"}
+    for bomb in (lines, ["a: &a [*a]"]):
+        Path("bomb.yaml").write_text("\n".join(bomb))
+        with pytest.raises(InputError, match="stands for more than 100000 values"):
+            check(["--config=bomb.yaml"])
 
 
 def test_configs_are_listed_with_their_first_line_and_printed(capsys):
