@@ -2,8 +2,8 @@
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ _FORMULA = (*"=+-@", *"＝＋－＠", "\t", "\r")  # what a spreadsheet takes fo
 
 def _guarded(value: Any) -> Any:
     """Put a ' before text that a spreadsheet would run; numbers stay as they are."""
-    if not isinstance(value, str) or not value.lstrip().startswith(_FORMULA):
+    if not isinstance(value, str) or not value.lstrip().startswith(_FORMULA) or len(value) < 2:
         return value
     with suppress(ValueError):
         float(value)
@@ -24,12 +24,24 @@ def _guarded(value: Any) -> Any:
     return f"'{value}"
 
 
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of the same columns, the first one's names as the head."""
+@contextmanager
+def writing_table(path: Path, head: Iterable[str]) -> Iterator[Callable[[Iterable[Any]], None]]:
+    """Give a function that writes a row of a table, which gets its name when it is whole."""
     with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(map(_guarded, rows[0]))
-        writer.writerows([_guarded(row[name]) for name in rows[0]] for row in rows)
+
+        def write(row: Iterable[Any]) -> None:
+            writer.writerow(map(_guarded, row))
+
+        write(head)
+        yield write
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of the same columns, the first one's names as the head."""
+    with writing_table(path, rows[0]) as write:
+        for row in rows:
+            write(row[name] for name in rows[0])
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

@@ -47,8 +47,12 @@ def read_states(file: str) -> list[State]:
     else:
         check_archive(Path(file))
         # timm's own training script writes its arguments beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            found = torch.load(file, map_location="cpu", weights_only=True)
+        # Opened here, as PyTorch goes by the ending, too.
+        with (
+            torch.serialization.safe_globals([argparse.Namespace]),
+            Path(file).open("rb") as opened,
+        ):
+            found = torch.load(opened, map_location="cpu", weights_only=True)
     held, within = _unwrapped(found)
     if not held:
         raise InputError("it holds no tensors by the names of a network's weights")

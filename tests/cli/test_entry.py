@@ -59,7 +59,7 @@ def desk(tmp_path, monkeypatch) -> Path:
         (
             ["validate", "-c", "utf16.yaml"],
             2,
-            "config 'utf16.yaml' is no text in UTF-8; save it as that",
+            "config 'utf16.yaml' is no text in UTF-8",
         ),
         (["fit", "--config=list.yaml"], 2, "config 'list.yaml' holds no keys"),
         (["fit", "--config=."], 2, "config '.' is a folder; give a file"),

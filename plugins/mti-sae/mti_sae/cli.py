@@ -1,9 +1,8 @@
 # ruff: noqa: T201  a command line prints
 """`mti-sae rank`: which atoms excite and inhibit a feature; `mti-sae export`: atoms as features."""
 
-import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +21,9 @@ from mti_lightning import (
     PictureData,
     check_path,
 )
+from mti_lightning.files import at_home, replacing
+from mti_lightning.locks import taking
+from mti_lightning.tables import writing_table
 from mti_sae.atoms import Atoms, attribute_atoms
 from mti_sae.dictionary import Dictionary
 
@@ -63,6 +65,20 @@ def rank(
         overwrite: Replace what is there.
     """
     _check_free(overwrite, out=out, summary=summary)
+    tables = [at_home(path) for path in (out, summary) if path is not None]
+    with taking(*tables, overwrite=overwrite):
+        _rank(backbone, feature, attribution_layer, dictionary, data, count, tables)
+
+
+def _rank(
+    backbone: Backbone,
+    feature: str,
+    attribution_layer: str,
+    dictionary: Dictionary,
+    data: PictureData,
+    count: int,
+    tables: Sequence[Path],
+) -> None:
     bound_feature, layer = (
         BoundFeature(Feature.parse(feature), backbone),
         Layer.parse(attribution_layer),
@@ -70,9 +86,7 @@ def rank(
     check_path(backbone, bound_feature, layer)
     data.use(backbone.preprocessing)
     total, pictures = torch.zeros(len(SPLIT), len(dictionary.atoms)), 0
-    with Path(out).open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
+    with writing_table(tables[0], COLUMNS) as write:
         grid = backbone.layout(layer).grid
         for batch in data.loader(range(len(data.pictures))):
             if not len(batch.indices):
@@ -81,17 +95,16 @@ def rank(
             keys = [data.pictures.keys[index] for index in batch.indices.tolist()]
             split = torch.stack([atoms.excitation, atoms.inhibition, atoms.tension])  # [3, N, K]
             for number, key in enumerate(keys):
-                rows = _rows(atoms, split[:, number], number, count, grid)
-                writer.writerows((key, *row) for row in rows)
+                for row in _rows(atoms, split[:, number], number, count, grid):
+                    write((key, *row))
             total += split.sum(1)
             pictures += len(keys)
     mean = total / max(pictures, 1)
-    print(out)
-    if summary is not None:
-        with Path(summary).open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("atom", *SPLIT))
-            writer.writerows((atom, *row) for atom, row in enumerate(mean.T.tolist()))
+    print(tables[0])
+    for summary in tables[1:]:
+        with writing_table(summary, ("atom", *SPLIT)) as write:
+            for atom, numbers in enumerate(mean.T.tolist()):
+                write((atom, *numbers))
         print(summary)
     net = mean[0] - mean[1]
     for sign, atom in _strongest(net, count):
@@ -104,7 +117,7 @@ def rank(
 
 def _check_free(overwrite: bool, **outputs: str | None) -> None:
     for name, path in outputs.items():
-        if path is not None and Path(path).exists() and not overwrite:
+        if path is not None and at_home(path).exists() and not overwrite:
             raise InputError(f"{path} exists; give --{name} another name, or --overwrite true")
 
 
@@ -154,7 +167,9 @@ def export(
     if not out.endswith(".npy"):
         raise InputError(f"out {out!r}: features read .npy files")
     _check_free(overwrite, out=out)
-    np.save(out, directions.contiguous().numpy())
+    path = at_home(out)
+    with taking(path, overwrite=overwrite), replacing(path) as part:
+        np.save(part, directions.contiguous().numpy())
     print(f"{out}: {len(directions)} directions of {directions.shape[1]} channels")
 
 

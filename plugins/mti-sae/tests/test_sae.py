@@ -362,3 +362,19 @@ def test_the_configurations_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (path / "results.csv").read_text() for path in (folder, Path("tb_logs/replayed/version_0"))
     )
     assert first == second
+
+
+def test_tables_are_whole_and_hold_no_formula(path: str, tmp_path: Path) -> None:
+    _pictures(tmp_path / "pictures")
+    (tmp_path / "pictures/0.png").rename(tmp_path / "pictures/=1+1.png")
+    arguments = ["rank", "--backbone.name=vetoed_shapes_resnet", "--feature=fc:3"]
+    arguments += ["--attribution_layer=layer3", f"--dictionary.path={path}", "--count=1"]
+    arguments += ["--data=PictureFolder", f"--data.path={tmp_path / 'pictures'}"]
+    with pytest.raises(SystemExit) as stopped:
+        command([*arguments, f"--out={tmp_path / 'none/there'}", "--summary=/proc/x.csv"])
+    assert stopped.value.code == 2
+    command([*arguments, f"--out={tmp_path / 'atoms.csv'}"])
+    with (tmp_path / "atoms.csv").open() as file:
+        found = {(row["picture"], row["sign"]) for row in csv.DictReader(file)}
+    assert found == {(key, sign) for key in ("'=1+1.png", "1.png") for sign in "+-"}
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file() and p.name[0] == ".") == []
