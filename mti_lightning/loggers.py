@@ -189,7 +189,7 @@ def run_folder(trainer: Trainer) -> Path | None:
     That is the folder of the first logger that has one of its own; of others it is where Lightning
     puts their checkpoints.
     """
-    if not trainer.loggers:
+    if not trainer.loggers or trainer.fast_dev_run:  # type: ignore[attr-defined]  # keeps nothing
         return None
     first = next((one for one in trainer.loggers if one.log_dir), trainer.loggers[0])
     folder = first.log_dir

@@ -33,7 +33,7 @@ def run(args: Sequence[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="Replace what is there.")
     given = parser.parse_args(joined(args, "--by"))
     show()
-    out, sheet = at_home(given.out), at_home(given.sheet) if given.sheet else None
+    out, sheet = at_home(given.out), None if given.sheet is None else at_home(given.sheet)
     make_ranking(given.sweep, given.feature, given.by, given.count, out, sheet, given.overwrite)
     for path in filter(None, (out, sheet)):
         print(path)

@@ -96,7 +96,7 @@ class Feature:
         layer, what, position = match["layer"], match["what"], parse_position(match["position"])
         if re.fullmatch(r"-?\d+", what):
             return cls(layer, channel=int(what), position=position)
-        if not what.startswith("["):
+        if not what.startswith("[") or re.search(file, what):
             return cls(layer, direction=what, position=position)
         try:
             return cls(layer, direction=json.loads(what), position=position)

@@ -101,7 +101,7 @@ class FourierPhase(ImageParameters):
         contrast: float = 1.25,
     ) -> None:
         super().__init__(canvas)
-        if contrast <= 0:
+        if not 0 < contrast < math.inf:
             raise InputError(
                 f"contrast {contrast}: leaves nothing to see; give a number above 0, such as 0.6"
             )

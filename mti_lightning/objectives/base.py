@@ -80,7 +80,8 @@ class Objective(ImageBank, ABC):
             self.build_bank(data)
             check_devices(trainer, self.chunks, self.batch_size)
         try:
-            self.configure_optimizers()
+            rates = [group["lr"] for group in self.configure_optimizers().param_groups]
+            check_range(0, **{"learning rate": max(rates)})
         except (ValueError, TypeError) as error:  # torch checks values only now
             raise InputError(f"optimizer: {error}") from error
 

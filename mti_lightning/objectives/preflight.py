@@ -33,6 +33,11 @@ def check_options(trainer: Trainer) -> None:
             f"{turns}; give the model fewer steps_per_epoch",
         ),
         (
+            "val_check_interval",
+            trainer.val_check_interval not in (None, 1),
+            "there is nothing to validate within an epoch",
+        ),
+        (
             "accumulate_grad_batches",
             trainer.accumulate_grad_batches != 1,
             "two batches may be of different images; give the model more views",

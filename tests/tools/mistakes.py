@@ -1,11 +1,12 @@
 """Mistakes at the command line: every option with values that no one means, by its type."""
 
 import inspect
+import os
 from collections.abc import Iterator
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-WORDS = ("null", ".nan", ".inf", "-1", "0", str(10**12), "few")
+NUMBERS = ("null", ".nan", ".inf", "-1", "0", str(10**12), "few")
 # Numbers that are no mistake: what an option takes, by its name; * where any number will do.
 TAKEN = {
     "seed": "*",
@@ -36,7 +37,12 @@ TAKEN = {
     "min_epochs": "-1 0 1000000000000",
     "max_steps": "-1",
     "min_steps": "-1 0 1000000000000",
-    "log_every_n_steps": "0 1000000000000",
+    "log_every_n_steps": "-1 0 1000000000000",
+    "check_val_every_n_epoch": "-1 0 1000000000000",
+    "fast_dev_run": "0 1000000000000",
+    "limit_val_batches": "0 1000000000000",
+    "limit_predict_batches": "0 1000000000000",
+    "overfit_batches": "0",
     "reload_dataloaders_every_n_epochs": "0 1000000000000",
     "num_sanity_val_steps": "-1 0 1000000000000",
     "limit_test_batches": "0 1000000000000",
@@ -64,6 +70,18 @@ def kinds(annotation: Any) -> set[Any]:
     return {kind for one in get_args(annotation) for kind in kinds(one)}
 
 
+def paths() -> dict[str, str]:
+    """Return what is no file that any option takes; `note.png` and `empty` have to be there."""
+    return {
+        "empty": "",
+        "a folder": "empty",
+        "a file": "note.png",
+        "long": "a" * 300,
+        "not UTF-8": os.fsdecode(b"bad\xff"),
+        "not there": "nix/nix",
+    }
+
+
 def of_numbers(prefix: str, given: Any) -> Iterator[str]:
     """Yield each numeric option of a class with the values that it does not take."""
     for name, parameter in parameters(given).items():
@@ -71,7 +89,7 @@ def of_numbers(prefix: str, given: Any) -> Iterator[str]:
         if not held & {int, float}:
             continue
         taken = TAKEN.get(name, "").split()
-        for word in WORDS:
+        for word in NUMBERS:
             optional = word == "null" and NoneType in held
             if not (optional or word in taken or (taken == ["*"] and word[-1].isdigit())):
                 yield f"--{prefix}{name}={word}"
