@@ -1,0 +1,197 @@
+"""Kills, signals and full disks at chosen moments: no file in part, one line, the same bits."""
+
+import random
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mti_lightning import SweepStore
+from tests.cli.test_mistakes import BASE, REPORT, STORE, SWEEP
+from tests.tools.moments import Deed, Ended, Moments
+
+WRITING: dict[str, tuple[str, ...]] = {
+    "fit": ("fit", "--config=base.yaml"),
+    "predict": (*SWEEP, "--model.keep=1", "--model.rivals=0", "--model.block=4"),
+    "validate": (*REPORT, "--model.rendered=0", "--model.pictures=8", "--model.features=[fc:3]"),
+    "rank": ("rank", STORE, "--feature=fc:3", "--sheet=rank.png"),
+    "sheet": ("sheet", "tb_logs/small"),
+    "explain": (
+        *("explain", "good.png", "--model=test_resnet", "--weights=random", "--accelerator=cpu"),
+        *("--steps=1", "--classes=1"),
+    ),
+}
+NEEDS = {"rank": "predict", "sheet": "fit"}
+REPLACES = ("rank", "sheet", "explain")  # where something is there, by --overwrite
+
+
+class Whole(NamedTuple):
+    """What a command leaves that nothing happens to, and after how many moments."""
+
+    folder: Path
+    left: Mapping[str, bytes]
+    ended: Ended
+
+
+class Wholes:
+    """The commands that nothing happens to, each run when it is first asked for."""
+
+    def __init__(self, moments: Moments, desk: Path) -> None:
+        self.moments, self._desk = moments, desk
+        self._known: dict[str, Whole] = {}
+
+    def begin(self, command: str) -> Path:
+        """Return a new folder in which a command can be run."""
+        folder = self._desk / f"{command}_{random.getrandbits(32):08x}"
+        if command in NEEDS:
+            shutil.copytree(self[NEEDS[command]].folder, folder)
+        else:
+            folder.mkdir()
+            (folder / "base.yaml").write_text(BASE)
+            pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "good.png")
+        return folder
+
+    def __getitem__(self, command: str) -> Whole:
+        if command not in self._known:
+            folder = self.begin(command)
+            ended = self.moments.run(folder, WRITING[command])
+            assert ended.code == (command == "validate"), ended.said  # it disbelieves
+            self._known[command] = Whole(folder, left_by(command, folder), ended)
+        return self._known[command]
+
+
+def left_by(command: str, folder: Path) -> dict[str, bytes]:
+    """Return what a command leaves under its files' names, of a run the newest version's."""
+    if command == "predict":
+        if not (folder / STORE).exists():
+            return {}
+        store = SweepStore(folder / STORE)
+        done = store.status.tobytes()
+        if not store.complete:
+            return {"status": done}
+        maps = store.maps(range(len(store.features))).tobytes()
+        return {"status": done, "tension": store.values("tension").tobytes(), "maps": maps}
+    if command in ("fit", "validate"):
+        versions = sorted(folder.glob("tb_logs/*/version_*"), key=lambda path: int(path.name[8:]))
+        folder = versions[-1] if versions else folder / "tb_logs"
+    endings = (".csv", ".png", ".md", ".json", ".yaml")
+    found = [path for path in folder.rglob("*") if path.suffix in endings]
+    kept = {str(path.relative_to(folder)): path for path in found if path.name[0] != "."}
+    mine = {
+        name: path
+        for name, path in kept.items()
+        if command in ("fit", "validate") or "/" not in name
+    }
+    return {name: path.read_bytes() for name, path in sorted(mine.items())}
+
+
+@pytest.fixture(scope="module")
+def wholes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wholes]:
+    with Moments() as moments:
+        yield Wholes(moments, tmp_path_factory.mktemp("moments"))
+
+
+def check(wholes: Wholes, command: str, deed: Deed, share: float) -> None:
+    """Do something to a command when that share of its moments has come, then run it again."""
+    whole = wholes[command]
+    moment = 1 + int(share * (whole.ended.moments - 1))
+    folder = wholes.begin(command)
+    ended = wholes.moments.run(folder, WRITING[command], deed, moment)
+    left = left_by(command, folder)
+    if command == "predict":
+        assert set(left.get("status", b"\0")) <= {0, 1}
+    else:  # no file in part, and none of what is not yet
+        assert all(whole.left.get(name) == held for name, held in left.items()), ended
+    assert "Traceback" not in ended.said
+    if deed == "kill":
+        assert ended.code == -9
+    elif left != whole.left or ended.code in (2, 143):
+        assert ended.code == {"stop": 143, "full": 2}[deed], ended.said
+        (line,) = ended.lines
+        assert line.startswith({"stop": "mti: stopped by SIGTERM: ", "full": "mti: error: "}[deed])
+        assert deed == "stop" or "full" in line, line
+    again = [*WRITING[command], *(["--overwrite"] if command in REPLACES else [])]
+    assert wholes.moments.run(folder, again).code == whole.ended.code
+    assert left_by(command, folder) == whole.left
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("command", "deed", "share"),
+    [
+        ("rank", "kill", 0.5),
+        ("rank", "kill", 0.75),
+        ("rank", "stop", 0.3),
+        ("rank", "full", 0.9),
+        ("sheet", "kill", 0.6),
+        ("sheet", "full", 0.3),
+        ("fit", "kill", 0.97),
+        ("fit", "full", 0.8),
+        ("predict", "kill", 0.5),
+        ("predict", "stop", 0.7),
+    ],
+)
+def test_nothing_is_lost_at_a_moment(
+    wholes: Wholes, command: str, deed: Deed, share: float
+) -> None:
+    check(wholes, command, deed, share)
+
+
+DRAW = random.Random(0)
+DRAWN = [
+    (command, deed, round(DRAW.random(), 4))
+    for command, count in {**dict.fromkeys(WRITING, 5), "fit": 7, "predict": 7}.items()
+    for deed in ("kill", "stop", "full")
+    for _ in range(count)
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "deed", "share"), DRAWN)
+def test_nothing_is_lost_at_any_moment(
+    wholes: Wholes, command: str, deed: Deed, share: float
+) -> None:
+    check(wholes, command, deed, share)
+
+
+# --- the same command twice at once ---
+
+
+def check_pair(wholes: Wholes, command: str, gap: float) -> None:
+    """Run a command twice: one of them ends as it does alone, and so does the other or says why."""
+    whole, folder = wholes[command], wholes.begin(command)
+    first = wholes.moments.start(folder, WRITING[command])
+    time.sleep(gap)
+    second = wholes.moments.start(folder, WRITING[command])
+    ended = [wholes.moments.end(process) for process in (first, second)]
+    codes = [one.code for one in ended]
+    assert whole.ended.code in codes, ended
+    if command in ("fit", "validate"):  # each has a version of its own
+        assert codes == [whole.ended.code] * 2
+        assert len([*folder.glob("tb_logs/*/version_*")]) == 2
+    for one in ended:
+        if one.code != whole.ended.code:
+            assert one.code == 2, one.said
+            (line,) = one.lines
+            assert " is being written by process " in line or " exists; give " in line
+    assert left_by(command, folder) == whole.left
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("command", ["rank", "sheet"])
+def test_of_a_pair_one_works(wholes: Wholes, command: str) -> None:
+    check_pair(wholes, command, 0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", WRITING)
+def test_of_each_of_ten_pairs_one_works(wholes: Wholes, command: str) -> None:
+    gaps = random.Random(command)
+    for _ in range(10):
+        check_pair(wholes, command, gaps.uniform(0, 3) ** 2 / 3)
