@@ -281,6 +281,10 @@ def _check_available(name: str) -> None:
         files = ["config.json"]
         give = "give the name of one of timm's own models, and a file as weights"
     else:
+        if current := timm.models.get_deprecated_models().get(name):
+            raise InputError(
+                f"timm has no pretrained weights for {name}: it calls it {current} now"
+            )
         config = timm.get_pretrained_cfg(name)
         if not config or not config.has_weights:
             notes = "".join(f"{note}, or " for note in (config and config.notes) or ())

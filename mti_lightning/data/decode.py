@@ -185,7 +185,7 @@ def _check_size(image: Image.Image) -> None:
     Raises:
         ValueError: If it is.
     """
-    most = float(os.environ.get(MOST_MEGAPIXELS, "100"))
+    most = float(os.environ.get(MOST_MEGAPIXELS, "89"))
     if (megapixels := image.width * image.height / 1e6) > most:
         raise ValueError(
             f"it has {megapixels:.0f} megapixels, and {most:g} are read at most; "

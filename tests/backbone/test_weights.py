@@ -366,3 +366,33 @@ def test_pretrained_weights_out_of_reach_are_refused_within_two_seconds(
         Backbone(name, weights)
     assert time.monotonic() - start < 2
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors", "~/w.bin"])
+def test_what_a_file_holds_counts_and_not_what_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    trained = save_trained(Path("plain.pth"))
+    held = {name: value.contiguous() for name, value in trained.network.state_dict().items()}
+    for save in (save_file, torch.save):
+        save(held, name.removeprefix("~/"))
+        assert_same_backbone(Backbone("test_resnet", name), trained)
+
+
+def test_names_that_timm_once_gave_are_known() -> None:
+    with pytest.warns(UserWarning, match="deprecated model name"):
+        Backbone("vit_tiny_patch16_224_in21k", "random")
+    with pytest.raises(InputError, match=r"calls it vit_tiny_patch16_224\.augreg_in21k now"):
+        Backbone("vit_tiny_patch16_224_in21k")
+
+
+def test_networks_of_volumes_are_laid_out() -> None:
+    volume = torch.nn.Conv3d(1, 4, (3, 3, 1))
+    backbone = Backbone("test_resnet", "random")
+    backbone.network.register_module("volume", volume)
+    backbone.float()
+    assert volume.weight.shape == (4, 1, 3, 3, 1)
+    weight = backbone.network.get_submodule("conv1").get_submodule("0").weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import timm.data
 import torch
-from PIL import EpsImagePlugin, Image, ImageCms
+from PIL import EpsImagePlugin, Image, ImageCms, PngImagePlugin
 
 from mti_lightning.backbone import Preprocessing
 from mti_lightning.data import decode as decoding
-from mti_lightning.data.decode import decode, prepare, suffixes
+from mti_lightning.data.decode import MOST_MEGAPIXELS, decode, prepare, suffixes
 from mti_lightning.errors import InputError
 from tests.data.files import GREYS, PHOTOGRAPHS, levels
 
@@ -233,3 +233,29 @@ def test_crop_takes_the_middle(tmp_path):
     read = prepare(decode(tmp_path / "p.png"), Preprocessing((32, 32), 0.5, "center", "bicubic"))
     expected = torch.tensor([10, 120, 250])[:, None, None].expand(3, 32, 32) / 255
     torch.testing.assert_close(read, expected, atol=0, rtol=0)
+
+
+def test_a_picture_of_very_many_pixels_is_refused_unless_it_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv(MOST_MEGAPIXELS, "0.5")
+    Image.new("RGB", (1000, 500)).save(tmp_path / "small.png")
+    Image.new("L", (1000, 501)).save(tmp_path / "large.png")
+    assert decode(tmp_path / "small.png").size == (1000, 500)
+    with pytest.raises(InputError, match=rf"has 1 megapixels, and 0.5 .*{MOST_MEGAPIXELS} in"):
+        decode(tmp_path / "large.png")
+    monkeypatch.delenv(MOST_MEGAPIXELS)
+    assert decode(tmp_path / "large.png").size == (1000, 501)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_megabytes_of_text_beside_the_pixels_are_no_damage(tmp_path, compressed):
+    text = PngImagePlugin.PngInfo()
+    for name in ("prompt", "workflow"):
+        text.add_text(name, "a" * 3_000_000, zip=compressed)
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "drawn.png", pnginfo=text)
+    assert decode(tmp_path / "drawn.png").getpixel((20, 20)) == (255, 0, 0)
+
+
+def test_pictures_of_two_cameras_are_found(tmp_path):
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "stereo.mpo", format="MPO")
+    assert ".mpo" in suffixes()
+    assert decode(tmp_path / "stereo.mpo").size == (40, 40)

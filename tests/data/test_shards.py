@@ -227,3 +227,20 @@ def test_patterns_that_cannot_be_used(shards):
     }.items():
         with pytest.raises(InputError, match=message):
             PictureShards(shards / pattern)
+
+
+def test_hard_links_are_pictures_and_what_is_left_out_is_told(tmp_path, source, caplog):
+    data = (source / "0000.png").read_bytes()
+    tar_file = write_tar(tmp_path / "s.tar", {"a.png": data, "b.v2.png": data, "c.json": b"{}"})
+    with tarfile.open(tar_file, "a") as tar:
+        for kind, name in ((tarfile.LNKTYPE, "hard.png"), (tarfile.SYMTYPE, "soft.png")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "a.png"
+            tar.addfile(info)
+    with caplog.at_level("INFO", "mti_lightning"):
+        shards = PictureShards(tar_file)
+    assert shards.keys == ["s.tar/a.png", "s.tar/hard.png"]
+    assert "s.tar: left out 2 such as b.v2.png: " in caplog.text
+    shards.use(WHOLE)
+    first, second = (sample["picture"] for sample in shards.samples())
+    torch.testing.assert_close(first, second, atol=0, rtol=0)
