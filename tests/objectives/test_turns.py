@@ -1,14 +1,21 @@
 """The image bank shared out among processes: as one process makes it, to the bit."""
 
+import logging
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from mti_lightning.cli import main
+from mti_lightning.log import LOG
+
+ROOT = Path(__file__).parents[2]
 ATLAS = """
 name: NAME
 trainer:
@@ -32,37 +39,47 @@ data:
 """
 
 
-def mti(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `mti` with one thread: how many a process has shows in the last bit."""
-    command = [sys.executable, "-W", "ignore", "-m", "mti_lightning", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
-    return subprocess.run(
-        command, check=False, cwd=folder, env=environment, capture_output=True, text=True
-    )
+@pytest.fixture(autouse=True)
+def one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """How many threads a process has shows in the last bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(LOG, "handlers", [logging.NullHandler()])
+    yield
+    torch.set_num_threads(threads)
 
 
-def fit(folder: Path, name: str, *arguments: str) -> dict[str, bytes]:
-    """Run the atlas, and return its files by name."""
-    config = folder / f"{name}.yaml"
+def fit(name: str, *arguments: str) -> dict[str, bytes]:
+    """Run the atlas, two processes in one of their own, and return its files by name."""
+    config = Path(f"{name}.yaml")
     config.write_text(ATLAS.replace("NAME", name))
-    done = mti(folder, "fit", "--config", str(config), *arguments)
-    assert done.returncode == 0, done.stderr
-    made = folder / "tb_logs" / name / "version_0"
-    assert done.stdout.splitlines()[-1] == str(made.relative_to(folder))
+    made = Path("tb_logs") / name / "version_0"
+    given = ["fit", "--config", str(config), *arguments]
+    if "--trainer.devices=2" in given:
+        command = [sys.executable, "-W", "ignore", "-m", "mti_lightning", *given]
+        paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": paths}
+        done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == str(made)
+    else:
+        main(given)
     kinds = ("pictures/*.png", "atlas/*.png", "results.csv", "atlas.html")
     return {str(p.relative_to(made)): p.read_bytes() for kind in kinds for p in made.glob(kind)}
 
 
-def test_two_processes_give_the_atlas_of_one_and_one_continues_it(tmp_path: Path) -> None:
-    one = fit(tmp_path, "one")
+def test_two_processes_give_the_atlas_of_one_and_one_continues_it() -> None:
+    one = fit("one")
     assert len([name for name in one if name.startswith("atlas/")]) == 2 * 3
-    two = fit(tmp_path, "two", "--trainer.devices=2")
+    two = fit("two", "--trainer.devices=2")
     assert one.keys() == two.keys()
     assert [name for name, made in one.items() if made != two[name]] == []
-    (checkpoint,) = (tmp_path / "tb_logs/two").rglob("epoch=0.ckpt")
-    continued = fit(tmp_path, "continued", f"--ckpt_path={checkpoint}")
+    (checkpoint,) = Path("tb_logs/two").rglob("epoch=0.ckpt")
+    continued = fit("continued", f"--ckpt_path={checkpoint}")
     assert [name for name, made in one.items() if made != continued[name]] == []
-    saved = yaml.safe_load((tmp_path / "tb_logs/two/version_0/config.yaml").read_text())
+    saved = yaml.safe_load(Path("tb_logs/two/version_0/config.yaml").read_text())
     assert saved["trainer"]["strategy"] == "auto"
 
 
@@ -73,10 +90,12 @@ def test_two_processes_give_the_atlas_of_one_and_one_continues_it(tmp_path: Path
         (["--trainer.strategy=ddp"], "DDPStrategy cannot share out an image bank among 2 devices"),
     ],
 )
-def test_what_two_processes_cannot_do(arguments: list[str], message: str, tmp_path: Path) -> None:
-    config = tmp_path / "run.yaml"
-    config.write_text(ATLAS)
-    done = mti(tmp_path, "fit", "--config", str(config), "--trainer.devices=2", *arguments)
-    assert done.returncode == 2
-    assert re.search(message, done.stderr.splitlines()[-1])
-    assert not (tmp_path / "tb_logs").exists()
+def test_what_two_processes_cannot_do(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("run.yaml").write_text(ATLAS)
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config=run.yaml", "--trainer.devices=2", *arguments])
+    assert stopped.value.code == 2
+    assert re.search(message, capsys.readouterr().err.splitlines()[-1])
+    assert not Path("tb_logs").exists()
