@@ -193,6 +193,8 @@ def infer_layout(
         reading
         for reading, verdict in zip(readings, verdicts, strict=True)
         if verdict is None
+        # Of tokens by tokens it is an attention matrix.
+        and not (len({*_grid(reading)}) == 1 and _grid(reading)[0] in sequences)
         and _has_aspect(*_grid(reading), picture_size)
         and channels_last in (None, reading.channel_dim == -1)
     ]

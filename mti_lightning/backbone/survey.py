@@ -105,8 +105,6 @@ class Survey:
         found: dict[Layer, ActivationLayout] = {}
         for known_lengths in (set(), sequences):  # those that tell by themselves come first
             for layer, passing in fitting.items():
-                if layer in found:
-                    continue
                 layout = infer_layout(
                     passing.shape[1:],
                     self.picture_size,
@@ -115,10 +113,12 @@ class Survey:
                     prefix_tokens,
                     known_lengths,
                 )
-                if layout is not None:
-                    found[layer] = layout
-                    if layout.is_tokens:
-                        sequences.add(layout.shape[0])
+                if layout is None:
+                    found.pop(layer, None)
+                    continue
+                found[layer] = layout
+                if layout.is_tokens:
+                    sequences.add(layout.shape[0])
         return found
 
     def compare(self, output: Any) -> None:

@@ -5,6 +5,7 @@ import torch
 
 from mti_lightning.backbone import ActivationLayout, Backbone, Layer
 from mti_lightning.backbone.layers import usable_layers
+from mti_lightning.backbone.layout import infer_layout
 from mti_lightning.errors import InputError
 from tests.backbone.networks import FAMILIES, liven
 
@@ -124,6 +125,14 @@ def test_a_part_of_the_networks_output_is_not_taken_for_its_classes(
     for layer in layers:
         with pytest.raises(InputError, match="its channels are not the network's classes"):
             backbone.layout(Layer(layer))
+
+
+@pytest.mark.parametrize("shape", [(196, 196, 4), (4, 196, 196)])
+def test_heads_of_tokens_by_tokens_are_no_map(shape: tuple[int, int, int]) -> None:
+    """As in CaiT, whose linear layers mix the heads of an attention matrix."""
+    last = shape[-1] == 4
+    assert infer_layout(shape, (224, 224), None, last, sequences={14, 15}) is not None
+    assert infer_layout(shape, (224, 224), None, last, sequences={196}) is None
 
 
 def test_registers_lie_outside_the_grid() -> None:

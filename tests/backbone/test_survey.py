@@ -14,7 +14,7 @@ def test_layers_lie_as_they_are_said_to(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", chosen())
+@pytest.mark.parametrize("name", [*chosen()])
 def test_a_model_of_each_module_is_read_as_it_is(name: str) -> None:
     found = survey(name)
     assert found.refused == ""

@@ -78,9 +78,9 @@ def survey(name: str) -> Figures:
         liven(backbone.network)
         listed = usable_layers(backbone)
         found.layers = len(listed)
-        values = _values(backbone, [one.layer for one in listed])
+        verdicts = _verdicts(backbone, {one.layer: one.layout for one in listed})
         for one in listed:
-            verdict = _lies_so(values.get(one.layer), one.layout)
+            verdict = verdicts[one.layer]
             found.clear += verdict is not None
             if verdict is False:
                 found.wrong.append(f"{one.layer} {list(one.layout.shape)} {one.layout.channel_dim}")
@@ -111,24 +111,23 @@ def _pictures(backbone: Backbone) -> Tensor:
     return shown
 
 
-def _values(backbone: Backbone, layers: list[Layer]) -> dict[Layer, Tensor]:
-    """Return what passes through layers, as plain hooks find it."""
-    found: dict[Layer, Tensor] = {}
+def _verdicts(
+    backbone: Backbone, layouts: dict[Layer, ActivationLayout]
+) -> dict[Layer, bool | None]:
+    """Judge what passes through layers, as plain hooks find it."""
+    found: dict[Layer, bool | None] = {}
+
+    def judge(layer: Layer, value: Tensor) -> None:
+        found[layer] = _lies_so(value, layouts[layer])
+
     handles = []
-    for layer in layers:
+    for layer in layouts:
         module = backbone.network.get_submodule(layer.module)
-        if layer.side == "input":
-            handles.append(
-                module.register_forward_pre_hook(
-                    lambda _, given, layer=layer: found.update({layer: given[0].clone()})
-                )
-            )
-        else:
-            handles.append(
-                module.register_forward_hook(
-                    lambda _, _given, made, layer=layer: found.update({layer: made.clone()})
-                )
-            )
+        handles.append(
+            module.register_forward_pre_hook(lambda _, given, layer=layer: judge(layer, given[0]))
+            if layer.side == "input"
+            else module.register_forward_hook(lambda _, _in, out, layer=layer: judge(layer, out))
+        )
     try:
         with torch.no_grad():
             backbone.network(normalised(backbone.network, _pictures(backbone)))
@@ -138,9 +137,9 @@ def _values(backbone: Backbone, layers: list[Layer]) -> dict[Layer, Tensor]:
     return found
 
 
-def _lies_so(values: Tensor | None, layout: ActivationLayout) -> bool | None:
+def _lies_so(values: Tensor, layout: ActivationLayout) -> bool | None:
     """Say whether changes move along positions and not along channels; None if that is unclear."""
-    if values is None or values.ndim < 3 or layout.grid is None or min(layout.grid) < 3:
+    if values.ndim < 3 or layout.grid is None or min(layout.grid) < 3:
         return None
     change = (values[1:] - values[:1]).double().square()
     if layout.is_tokens:
