@@ -102,6 +102,7 @@ class PictureData(LightningDataModule, ABC):
     def __init__(self, *, batch_size: int = 32, num_workers: int = 0) -> None:
         super().__init__()
         check_range(1, batch_size=batch_size)
+        check_range(0, num_workers=num_workers)
         check_range(0, MOST_WORKERS, num_workers=num_workers)
         self.batch_size, self.num_workers = batch_size, num_workers
         self._pictures: Pictures | None = None

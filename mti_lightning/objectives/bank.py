@@ -65,7 +65,7 @@ class ImageBank(AttributionModule, ABC):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        check_range(1, batch_size=batch_size)
+        check_range(1, batch_size=batch_size, seeds=seeds)
         check_range(1, MOST_SEEDS, seeds=seeds)
         self.image = image or FourierPhase(contrast=self.contrast)
         self.views = Views(views) if isinstance(views, int) else views or Views()

@@ -61,7 +61,7 @@ class Wholes:
         if command not in self._known:
             folder = self.begin(command)
             ended = self.moments.run(folder, WRITING[command])
-            assert ended.code == (command == "validate"), ended.said  # it disbelieves
+            assert ended.code in ((0, 1) if command == "validate" else (0,)), ended.said
             self._known[command] = Whole(folder, left_by(command, folder), ended)
         return self._known[command]
 
