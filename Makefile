@@ -28,7 +28,7 @@ demo: $(INSTALLED)  ## what excites and what inhibits classes of ImageNet in pho
 	@$(BIN)/mti fit --config configs/demo_photographs.yaml
 	@$(BIN)/mti fit --config configs/demo_photographs_mti.yaml
 	@$(BIN)/mti sheet tb_logs/demo_photographs tb_logs/demo_photographs_mti --out tb_logs/demo.png --overwrite \
-		--caption "EfficientNet-Lite0, trained on ImageNet, last stage. Chosen from all pairs of parts of eight photographs: \
+		--caption "EfficientNet-Lite0, trained on ImageNet, from its stage blocks.4; tense images: from the last. Chosen from all pairs of parts of eight photographs: \
 	the class's logit falls by 3.5 or more when the one half is covered, and rises by 2 or more when the other is; of the largest, \
 	the clearest by eye. Photographs: scikit-image (CC0; rocket: public domain); pagoda: danielbuechele, CC BY 2.0."
 	@echo "The contact sheet is tb_logs/demo.png; to see all pictures in TensorBoard:"

@@ -37,14 +37,14 @@ def run(args: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--layer",
-        help="The attribution layer; by default the last whose positions feed the features. "
+        help="The attribution layer; by default the last on a fine grid that feeds them. "
         "mti layers MODEL lists them.",
     )
     parser.add_argument(
         "--attribution",
         type=Attribution | None,
-        help="The attribution method, such as one of a plugin; activation times gradient by "
-        "default.",
+        help="The attribution method, such as one of a plugin; by default the cheapest that adds "
+        "up: ActGrad, or IntGrad in 4, 8 or 16 steps.",
     )
     parser.add_argument(
         "--crop", help="left,top,width,height in pixels: a part to compare the one picture with."

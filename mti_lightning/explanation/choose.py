@@ -1,6 +1,7 @@
 """What is explained where nothing else is asked for: which classes, attributed to which layer."""
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import NamedTuple, final
 
 import torch
@@ -18,6 +19,7 @@ from mti_lightning.features.classes import class_layer, class_names
 from mti_lightning.features.feature import Feature
 
 _LEAST_POSITIONS = 4
+_FINE = 10  # positions a side
 
 
 class Said(NamedTuple):
@@ -75,9 +77,12 @@ def choose_layer(
 ) -> tuple[Layer, str]:
     """Return the last layer whose positions feed all features, and a line that says so.
 
-    Ends of stages come first, as timm lists them: inside of a block there is only part of what goes
-    on. A layer counts if several of its positions do: behind a transformer's last attention only
-    the class token does. Best is one at which they do beside the class token, too.
+    Best is one with a fine grid, of 10 positions a side or more, which tells things in the picture
+    apart: other networks see what excites and inhibits more often in inversions from there
+    (benchmarks/judged_pairs.py). Ends of stages come first, as timm lists them: inside of a block
+    there is only part of what goes on. A layer counts if several of its positions do: behind a
+    transformer's last attention only the class token does. Best is one at which they do beside the
+    class token, too.
 
     Args:
         backbone: The network.
@@ -87,13 +92,16 @@ def choose_layer(
     Raises:
         InputError: If there is none.
     """
-    for layer, kind, beside_class_token in _candidates(backbone):
+    for layer, kind, fine, beside_class_token in _candidates(backbone):
+        if fine and not _is_fine(backbone, layer):
+            continue
         found = _positions(backbone, pictures[:1], bound_features, layer, beside_class_token)
         if found >= _LEAST_POSITIONS:
             grid = "×".join(map(str, backbone.layout(layer).grid or ()))
+            of = "on a fine grid " if fine else ""
             return (
                 layer,
-                f"attributed to {layer}, the last {kind} with positions that feed it ({grid})",
+                f"attributed to {layer}, the last {kind} with positions {of}that feed it ({grid})",
             )
     raise InputError(
         f"no layer of {backbone.name} with {_LEAST_POSITIONS} positions or more feeds "
@@ -101,15 +109,26 @@ def choose_layer(
     )
 
 
-def _candidates(backbone: Backbone) -> Iterator[tuple[Layer, str, bool]]:
-    """Yield layers, what each is, and whether positions have to count beside a class token."""
+def _candidates(backbone: Backbone) -> Iterator[tuple[Layer, str, bool, bool]]:
+    """Yield layers, what each is, and what has to hold there.
+
+    That is whether the grid has to be fine, and positions to count beside a class token.
+    """
     told: object = getattr(backbone.network, "feature_info", None)
     named = [str(one["module"]) for one in told] if isinstance(told, list) else []
-    for beside_class_token in (True, False):
-        yield from ((Layer(name), "stage", beside_class_token) for name in reversed(named))
+    for has_to_hold in product((True, False), repeat=2):
+        yield from ((Layer(name), "stage", *has_to_hold) for name in reversed(named))
     for one in reversed(usable_layers(backbone)):
         if one.attributable and one.layer.side == "output":
-            yield one.layer, "layer", False
+            yield one.layer, "layer", False, False
+
+
+def _is_fine(backbone: Backbone, layer: Layer) -> bool:
+    try:
+        grid = backbone.layout(layer).grid
+    except InputError:  # it cannot be tapped
+        return False
+    return grid is not None and min(grid) >= _FINE
 
 
 def _positions(

@@ -61,7 +61,7 @@ def explain(
             `layer3.0.act2/input:12@centre`.
         weights: Of a model that is named: `pretrained`, `random`, or a file.
         labels: Of a model that is named: a text file of the names of its classes, one a line.
-        layer: The attribution layer; by default the last with positions before the features.
+        layer: The attribution layer; by default the last before the features with a fine grid.
         attribution: The attribution method; by default integrated gradients, in as few steps as the
             features need.
         crop: Left, top, width and height in pixels of a part of the one picture, to compare
