@@ -19,7 +19,7 @@ from mti_lightning.features.classes import class_layer, class_names
 from mti_lightning.features.feature import Feature
 
 _LEAST_POSITIONS = 4
-_FINE = 10  # positions a side
+_FINE, _FINER = 10, 2  # positions a side, and how many times as many as the last stage has
 
 
 class Said(NamedTuple):
@@ -77,12 +77,12 @@ def choose_layer(
 ) -> tuple[Layer, str]:
     """Return the last layer whose positions feed all features, and a line that says so.
 
-    Best is one with a fine grid, of 10 positions a side or more, which tells things in the picture
-    apart: other networks see what excites and inhibits more often in inversions from there
-    (benchmarks/judged_pairs.py). Ends of stages come first, as timm lists them: inside of a block
-    there is only part of what goes on. A layer counts if several of its positions do: behind a
-    transformer's last attention only the class token does. Best is one at which they do beside the
-    class token, too.
+    Best is one with a fine grid, which tells things in the picture apart: of 10 positions a side or
+    more, or where that is fewer, of twice as many as the last stage has. Other networks see what
+    excites and inhibits more often in inversions from there (benchmarks/judged_pairs.py). Ends of
+    stages come first, as timm lists them: inside of a block there is only part of what goes on. A
+    layer counts if several of its positions do: behind a transformer's last attention only the
+    class token does. Best is one at which they do beside the class token, too.
 
     Args:
         backbone: The network.
@@ -92,8 +92,10 @@ def choose_layer(
     Raises:
         InputError: If there is none.
     """
+    sides = [_side(backbone, layer) for layer, *_ in _candidates(backbone)]
+    least = min(_FINE, _FINER * next(filter(None, sides), 0))
     for layer, kind, fine, beside_class_token in _candidates(backbone):
-        if fine and not _is_fine(backbone, layer):
+        if fine and _side(backbone, layer) < least:
             continue
         found = _positions(backbone, pictures[:1], bound_features, layer, beside_class_token)
         if found >= _LEAST_POSITIONS:
@@ -116,19 +118,19 @@ def _candidates(backbone: Backbone) -> Iterator[tuple[Layer, str, bool, bool]]:
     """
     told: object = getattr(backbone.network, "feature_info", None)
     named = [str(one["module"]) for one in told] if isinstance(told, list) else []
-    for has_to_hold in product((True, False), repeat=2):
-        yield from ((Layer(name), "stage", *has_to_hold) for name in reversed(named))
+    for fine, beside_class_token in product((True, False), repeat=2):
+        yield from ((Layer(name), "stage", fine, beside_class_token) for name in reversed(named))
     for one in reversed(usable_layers(backbone)):
         if one.attributable and one.layer.side == "output":
             yield one.layer, "layer", False, False
 
 
-def _is_fine(backbone: Backbone, layer: Layer) -> bool:
+def _side(backbone: Backbone, layer: Layer) -> int:
+    """Return how many positions a side the grid has; 0 without one."""
     try:
-        grid = backbone.layout(layer).grid
+        return min(backbone.layout(layer).grid or (0,))
     except InputError:  # it cannot be tapped
-        return False
-    return grid is not None and min(grid) >= _FINE
+        return 0
 
 
 def _positions(
