@@ -18,6 +18,7 @@ LEAST_MARGIN = 0.1  # of that cosine above what need not agree; the world 0.2, s
 MOST_KEPT = 0.75  # cosine; the world 0.2, a method that ignores the weights 1
 LEAST_COSINE = 0.45  # the world 0.48, flipped 0.33, shuffled 0.43
 LEAST_PURITY = 0.6  # the world 0.62, flipped 0.5, which is as much of the other sign
+MOST_P = 0.05  # of a patch test
 # From expressed, 0, to silent, 1: in toys genuine tension of 18 of 19 outputs lies lower, and the
 # interference of all 25 higher; the world 0.07 to 0.83.
 MOST_INTERFERENCE = 0.9
@@ -39,7 +40,7 @@ class Limit:
     decisive: bool = False  # one such figure is enough not to believe anything
 
 
-MORE = "more than random"
+MORE, OPPOSITE = "more than random", "p of the opposite"
 CHECKS: dict[str, tuple[str, *tuple[Limit, ...]]] = {
     "completeness": (
         "ΣA against r − r(no activations); errors in shares of the latter's typical size.",
@@ -70,6 +71,16 @@ CHECKS: dict[str, tuple[str, *tuple[Limit, ...]]] = {
         "Cosine of A with that of a slightly cropped, noisy view; margin over different pictures.",
         Limit("cosine", "attributions do not outlast a slight change", LEAST_STABLE, decisive=True),
         Limit("margin", "attributions are no more like their own view's", least=LEAST_MARGIN),
+    ),
+    "pasting inhibitory patches": (
+        "r of other pictures with them, less r with random ones, in sds of r; p is corrected.",
+        Limit("p", "what is called inhibitory is not seen to inhibit elsewhere", most=MOST_P),
+        Limit(OPPOSITE, "what is called inhibitory excites", least=MOST_P, decisive=True),
+    ),
+    "pasting excitatory patches": (
+        "r of other pictures with them, less r with random ones, in sds of r; p is corrected.",
+        Limit("p", "what is called excitatory is not seen to excite elsewhere", most=MOST_P),
+        Limit(OPPOSITE, "what is called excitatory inhibits", least=MOST_P, decisive=True),
     ),
     "randomised layers": (
         "Cosine of A with A after the weights of the last, half, all modules behind are shuffled.",

@@ -28,6 +28,7 @@ from mti_lightning.validity.checks import (
 )
 from mti_lightning.validity.composites import check_composites, judge_composites
 from mti_lightning.validity.findings import judge_feature, judge_inversions
+from mti_lightning.validity.patches import check_patches, patch_sums
 from mti_lightning.validity.report import Report
 from mti_lightning.validity.rivals import check_rivals, find_rivals, interference_by_feature
 from mti_lightning.validity.truth import tense_by_class
@@ -165,6 +166,8 @@ class Validity(AttributionModule):
         ):
             found, attribution = check_pictures(self.backbone, pictures, bound_feature, *of)
             found["other"] = check_neighbours(attribution, self._before[place])
+            if (sums := patch_sums(attribution, self.tension, self.layout)) is not None:
+                found["patches"] = sums
             self._before[place] = attribution[-1:]
             if left.stop and (networks := self._networks(bound_feature.layer)):
                 part = (
@@ -196,8 +199,23 @@ class Validity(AttributionModule):
         classes = {str(b.feature): b.class_name for b in self.bound_features if b.class_name}
         self.report = Report(provenance, {}, classes)
         of_parts = self._intervene()
-        for place, bound_feature in enumerate(self.bound_features):
-            columns = {name: torch.cat(values) for name, values in self._columns[place].items()}
+        measured = [
+            {name: torch.cat(values) for name, values in columns.items()}
+            for columns in self._columns
+        ]
+        pasted = check_patches(
+            self.backbone,
+            self.bound_features,
+            measured,
+            lambda row: self._data.pictures[self._indices[row]]["picture"],
+            self.layer,
+            self.attribution,
+            self.tension,
+            self.seed,
+        )
+        for place, (bound_feature, columns) in enumerate(
+            zip(self.bound_features, measured, strict=True)
+        ):
             order, tense = columns["tension"].argsort(descending=True), truth.get(place)
             chosen, rendered = order[: self.rendered].tolist(), []
             if chosen:
@@ -214,6 +232,7 @@ class Validity(AttributionModule):
                     seed=self.seed,
                 )
             found = judge_feature(columns, self.tensest, rendered, interference.get(place), tense)
+            found += pasted[place]
             if of_parts:
                 found.append(judge_composites(*(values[place] for values in of_parts.values())))
             self.report.findings[str(bound_feature.feature)] = found

@@ -185,6 +185,9 @@ def test_a_sound_backbone_and_method_are_believed():
     assert "do not believe" not in found["verdict"].check
     for name in ("completeness", "silencing inhibitory units", "selectivity"):
         assert found[name].warnings == ()
+    for name in ("pasting inhibitory patches", "pasting excitatory patches"):
+        assert found[name].warnings == ()
+        assert "beside another feature's" in found[name].values
     assert found["truth: ranking by tension"].values["average precision"] > 0.9
     assert found["completeness"].values["median error"] < 1e-5
     assert 0.3 < found["interference"].values["index"] < 0.7
@@ -284,6 +287,8 @@ def test_a_method_that_flips_signs_at_random_fails_loudly():
         "turning tense pictures on",
         "stability over views",
         "re-attribution of + pictures",
+        "pasting inhibitory patches",
+        "pasting excitatory patches",
     ):
         assert found[name].warnings, name
 
