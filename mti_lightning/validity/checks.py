@@ -14,6 +14,7 @@ from mti_lightning.features.bound import BoundFeature
 from mti_lightning.images.seeds import START, derive_seed, generator_at
 from mti_lightning.images.views import Views
 
+_BINS = 100  # as Hedström et al. have it
 _SLIGHT = Views(box=(0.96, 0.99), jitter=0.01, noise=0.01)
 
 
@@ -172,14 +173,28 @@ def check_randomised(
 ) -> dict[str, Tensor]:
     """Compare A with what it is in networks whose layers behind it were randomised.
 
+    Besides the cosine of each, [N], which says little alone, how much more complex A becomes: eMPRT
+    of Hedström et al. 2024 (arXiv 2401.06465), (ξ(random) − ξ(own)) / ξ(own) after the last, full
+    randomisation. There an explanation of noise is more complex than one of a trained network.
+
     Returns:
-        For each network the cosine, [N], and for the last the share of |A| that keeps its sign.
+        For each network the cosine, and for the last the share of |A| that keeps its sign, and the
+        `complexity's rise`, [N] each.
     """
-    found = {}
+    found, other = {}, attribution
     strength, same = attribution.abs(), torch.zeros_like(attribution)
     for name, network in networks.items():
         other = attribute(network, pictures, [bound_feature] * len(pictures), layer, method)[1]
         found[name] = signs.cosine(attribution, other)
         same = strength * (attribution.sign() == other.sign())
+    own, random = complexity(attribution), complexity(other)
+    found["complexity's rise"] = (random - own) / own.clamp(min=1e-12)
     found["signs kept"] = same.flatten(1).sum(1) / strength.flatten(1).sum(1).clamp(min=1e-12)
     return found
+
+
+def complexity(attribution: Tensor) -> Tensor:
+    """Return ξ, the entropy of the histogram of each picture's A in 100 bins, [N], in nats."""
+    counts = torch.stack([row.cpu().float().histc(_BINS) for row in attribution.flatten(1)])
+    entropy: Tensor = torch.special.entr(counts / counts.sum(1, keepdim=True)).sum(1)
+    return entropy.to(attribution)

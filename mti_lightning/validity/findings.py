@@ -1,6 +1,6 @@
 """All findings of a feature, in the report's order, from what was measured of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mti_lightning.data.datasets import Picture
 from mti_lightning.errors import RenderError
+from mti_lightning.objectives.inversion import SignedInversion
 from mti_lightning.validity.judging import (
     judge_interference,
     judge_names,
@@ -55,7 +56,11 @@ def judge_feature(
 
 
 def judge_inversions(
-    pictures: Sequence[Picture], tense: Tensor | None, device: torch.device, **options: Any
+    pictures: Sequence[Picture],
+    tense: Tensor | None,
+    device: torch.device,
+    further: Callable[[SignedInversion], list[Finding]],
+    **options: Any,
 ) -> list[Finding]:
     """Make + and − inversions of pictures, and judge them.
 
@@ -64,6 +69,7 @@ def judge_inversions(
         tense: Which of them are truly tense, [S], where the feature is a class of the vetoed
             shapes; else None.
         device: Where they are made.
+        further: Finds what else there is to find of them.
         options: What `SignedInversion` takes.
     """
     try:
@@ -76,4 +82,4 @@ def judge_inversions(
     kind = objective.features[0].channel
     if tense is not None and kind is not None:
         found.append(judge_names(check_names(objective, kind, tense)))
-    return found
+    return [*found, *further(objective)]

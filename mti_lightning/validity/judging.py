@@ -51,7 +51,7 @@ def judge_pictures(columns: Mapping[str, Tensor], tensest: Tensor) -> list[Findi
     alike, view = median(columns["other"]), median(columns["view"])
     found.append(finding("selectivity", {"spread": float(response.std() / size), "alike": alike}))
     found.append(finding("stability over views", {"cosine": view, "margin": view - alike}))
-    shown = ("last", "half", "all", "signs kept")
+    shown = ("last", "half", "all", "signs kept", "complexity's rise")
     kept: dict[str, float] = {name: median(columns[name]) for name in shown if name in columns}
     return [*found, finding("randomised layers", kept)] if kept else found
 

@@ -83,7 +83,7 @@ CHECKS: dict[str, tuple[str, *tuple[Limit, ...]]] = {
         Limit(OPPOSITE, "what is called excitatory inhibits", least=MOST_P, decisive=True),
     ),
     "randomised layers": (
-        "Cosine of A with A after the weights of the last, half, all modules behind are shuffled.",
+        "Cosine of A with A after the weights of the last, half, all modules are shuffled; eMPRT.",
         Limit("all", "A shows the picture, not the weights", most=MOST_KEPT, decisive=True),
     ),
     "re-attribution of + pictures": (
@@ -104,6 +104,12 @@ CHECKS: dict[str, tuple[str, *tuple[Limit, ...]]] = {
         Limit("margin", "pictures of other targets are as alike", least=LEAST_MARGIN),
     ),
     "pictures": ("Whether + and − inversions of the tensest can be made at all.",),
+    "what other networks see": (
+        "The class's rank; in − pictures the best of what else they name first in the sources.",
+    ),
+    "likeness to photographs": (
+        "Of how + and − pictures are processed up to a layer: 0 like noise, 1 like a photograph.",
+    ),
     "interference": (
         "Median index (act × grad) of the tensest; its place from expressed, 0, to silent, 1.",
         Limit("contrast", "the index does not tell expressed from silent", least=LEAST_MARGIN),
@@ -148,3 +154,8 @@ def finding(check: str, values: dict[str, float]) -> Finding:
 def unmeasured(check: str, why: str) -> Finding:
     """Say why a check does not apply; it speaks neither for nor against."""
     return Finding(check, {}, f"Not measured, because {why}.", ())
+
+
+def has_limits(found: Finding) -> bool:
+    """Return whether a finding could have warned."""
+    return bool(found.values) and len(CHECKS[found.check]) > 1

@@ -15,9 +15,12 @@ from mti_lightning.attribution.tension import Measure, Tension
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.data.base import Loaded, PictureData
 from mti_lightning.data.composites import PARTS, Composites
+from mti_lightning.data.datasets import Picture
 from mti_lightning.errors import InputError, RunError, check_range
+from mti_lightning.features.bound import BoundFeature
 from mti_lightning.files import replacing
 from mti_lightning.loggers import log_numbers, log_text, loggers_of, run_folder, tensorboards
+from mti_lightning.objectives.inversion import SignedInversion
 from mti_lightning.validity.checks import (
     check_neighbours,
     check_pictures,
@@ -28,6 +31,9 @@ from mti_lightning.validity.checks import (
 )
 from mti_lightning.validity.composites import check_composites, judge_composites
 from mti_lightning.validity.findings import judge_feature, judge_inversions
+from mti_lightning.validity.judges import ask_judges, make_judges
+from mti_lightning.validity.likeness import PHOTOGRAPHS, check_likeness
+from mti_lightning.validity.limits import Finding
 from mti_lightning.validity.patches import check_patches, patch_sums
 from mti_lightning.validity.report import Report
 from mti_lightning.validity.rivals import check_rivals, find_rivals, interference_by_feature
@@ -58,10 +64,12 @@ class Validity(AttributionModule):
         composites: Pictures that are put together of the run's own, whose parts are then left out:
             the truth by intervention that attributions are held against. 0 leaves that out.
         seed: Seed of all that is random.
+        judges: Other networks of the same classes that are asked what the inversions of a class
+            show: names of backbones, or what they are made of, as `backbone` takes it.
 
     Raises:
         InputError: If a layer or feature does not exist, the attribution layer does not feed a
-            feature, or a number is out of range.
+            feature, a number is out of range, or a judge has other classes.
     """
 
     def __init__(
@@ -77,6 +85,7 @@ class Validity(AttributionModule):
         steps: int = 100,
         seed: int = 0,
         composites: int = 64,
+        judges: Sequence[str | dict[str, Any]] = (),
     ) -> None:
         check_range(2, pictures=pictures)
         check_range(1, tensest=tensest, steps=steps)
@@ -84,6 +93,7 @@ class Validity(AttributionModule):
         super().__init__(backbone, features, attribution_layer, attribution, tension)
         self.pictures, self.tensest, self.rendered = pictures, tensest, rendered
         self.steps, self.seed, self.composites = steps, seed, composites
+        self.judges = make_judges(judges, backbone)
         self.report: Report | None = None
 
     def prepare_run(self, trainer: Trainer, data: object) -> None:
@@ -203,11 +213,15 @@ class Validity(AttributionModule):
             {name: torch.cat(values) for name, values in columns.items()}
             for columns in self._columns
         ]
+
+        def picture(row: int) -> Tensor:
+            return self._data.pictures[self._indices[row]]["picture"]
+
         pasted = check_patches(
             self.backbone,
             self.bound_features,
             measured,
-            lambda row: self._data.pictures[self._indices[row]]["picture"],
+            picture,
             self.layer,
             self.attribution,
             self.tension,
@@ -219,10 +233,23 @@ class Validity(AttributionModule):
             order, tense = columns["tension"].argsort(descending=True), truth.get(place)
             chosen, rendered = order[: self.rendered].tolist(), []
             if chosen:
+                sources = [self._data.pictures[self._indices[row]] for row in chosen]
+
+                def further(
+                    objective: SignedInversion,
+                    sources: Sequence[Picture] = sources,
+                    bound_feature: BoundFeature = bound_feature,
+                ) -> list[Finding]:
+                    rows = range(min(PHOTOGRAPHS, len(self._indices)))
+                    photographs = torch.stack([picture(row) for row in rows])
+                    alike = check_likeness(objective, photographs, bound_feature.layer)
+                    return [alike, *ask_judges(self.judges, objective, sources, bound_feature)]
+
                 rendered = judge_inversions(
-                    [self._data.pictures[self._indices[row]] for row in chosen],
+                    sources,
                     None if tense is None else tense[chosen],
                     self.device,
+                    further,
                     backbone=self.backbone,
                     features=[bound_feature.feature],
                     attribution_layer=str(self.layer),

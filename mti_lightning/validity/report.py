@@ -8,7 +8,7 @@ from typing import Any
 
 from mti_lightning.features.classes import display
 from mti_lightning.tables import in_markdown
-from mti_lightning.validity.limits import Finding
+from mti_lightning.validity.limits import Finding, has_limits
 
 MANY = 0.15  # share of checks that warn; the world 1 in 12, no training 2, shuffled, flipped 5
 
@@ -48,10 +48,10 @@ class Report:
 
     @property
     def verdicts(self) -> dict[str, str]:
-        """For each feature how far to believe it, in a few words."""
+        """For each feature how far to believe it, in a few words; of checks that can warn."""
         verdicts = {}
         for feature, of_feature in self.findings.items():
-            checks = [found for found in of_feature if found.values or found.warnings]
+            checks = [found for found in of_feature if found.warnings or has_limits(found)]
             failed = [found for found in checks if found.warnings]
             decisive = [found.check for found in failed if found.decisive]
             if decisive or len(failed) > MANY * len(checks):

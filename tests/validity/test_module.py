@@ -1,6 +1,7 @@
 """The validity report: its figures where they are known, and that it warns of what is wrong."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
@@ -22,6 +23,7 @@ from mti_lightning.registry import ATTRIBUTIONS
 from mti_lightning.validity import rivals
 from mti_lightning.validity.checks import (
     check_pictures,
+    complexity,
     modules_between,
     random_units,
     shuffled,
@@ -194,7 +196,14 @@ def test_a_sound_backbone_and_method_are_believed():
 
 
 def test_the_judge_names_what_is_in_the_pictures_of_the_embedded_world():
-    found = report(Backbone(WORLD), features=["fc:4"], steps=100)["truth: what a judge sees"]
+    of_all = report(Backbone(WORLD), features=["fc:4"], steps=100, judges=[WORLD])
+    alike = of_all["likeness to photographs"].values
+    assert list(alike)[-1] == "fc"
+    assert min(alike.values()) > 0
+    asked = of_all["what other networks see"].values
+    assert asked[f"{WORLD}: in +"] == 1
+    assert asked[f"{WORLD}: logit's rise"] > 0
+    found = of_all["truth: what a judge sees"]
     assert found.values["pictures"] == 8
     assert found.values["named"] >= 0.5  # chance is 0.125
     entries = [Entry("", 0, 3, "", 0, sign, source) for source in (0, 1) for sign in "+-"]
@@ -299,6 +308,14 @@ def test_a_method_that_ignores_the_weights_is_flagged_by_randomised_layers():
     assert found["randomised layers"].warnings == ("A shows the picture, not the weights",)
     right = report(Backbone(WORLD), rendered=0)
     assert right["randomised layers"].warnings == ()
+    assert "complexity's rise" in right["randomised layers"].values
+    assert found["randomised layers"].values["complexity's rise"] == pytest.approx(0, abs=1e-3)
+
+
+def test_what_can_hardly_be_told_is_more_complex():
+    values = complexity(torch.stack([torch.arange(100.0), torch.eye(100)[0], torch.zeros(100)]))
+    expected = [math.log(100), -0.99 * math.log(0.99) - 0.01 * math.log(0.01), 0]
+    assert values.tolist() == pytest.approx(expected)
 
 
 def test_a_figure_that_could_not_be_measured_warns():
@@ -385,6 +402,8 @@ def test_one_decisive_check_is_enough(check, values):
     page = Report({}, {"x": [*sound, finding(check, values)]})
     assert page.disbelieved == ["x"]
     assert page.verdicts["x"] == f"do not believe it: 1 of 12 checks warn, {check} decisively"
+    figures = [finding("likeness to photographs", {"layer1": 0.1})] * 9  # of which none can warn
+    assert Report({}, {"x": [*sound, *figures]}).verdicts["x"].endswith(": 0 of 11 checks warn")
     slight = Report({}, {"x": [*sound, finding("completeness", {"median error": 0.6})]})
     assert slight.verdicts["x"] == "believe it with care: 1 of 12 checks warn"
 
