@@ -11,7 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from mti_lightning import signals
+import mti_lightning.signals as signals
 from mti_lightning.files import replacing
 from mti_lightning.signals import Stopped
 

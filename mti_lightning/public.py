@@ -22,8 +22,10 @@ from mti_lightning.explanation.explain import explain
 from mti_lightning.explanation.result import Explanation
 from mti_lightning.features.bound import BoundFeature
 from mti_lightning.features.feature import Feature
+from mti_lightning.files import at_home, replacing
 from mti_lightning.images.parameters import FourierPhase, ImageParameters, Pixels
 from mti_lightning.images.views import Views
+from mti_lightning.locks import taking
 from mti_lightning.objectives.base import Objective
 from mti_lightning.objectives.inversion import NegativeInversion, PositiveInversion, SignedInversion
 from mti_lightning.objectives.tense import MaximallyTense
@@ -33,6 +35,7 @@ from mti_lightning.superposition.toys import AbsoluteValue, ExclusiveOr, Toy
 from mti_lightning.sweep.module import Sweep
 from mti_lightning.sweep.pictures import SweepPictures
 from mti_lightning.sweep.store import SweepStore
+from mti_lightning.tables import writing_table
 from mti_lightning.validity.module import Validity
 from mti_lightning.vetoed_shapes.training import VetoedShapesClassifier, VetoedShapesData
 from mti_lightning.vetoed_shapes.world import VetoedShapes
@@ -86,6 +89,7 @@ __all__ = [
     "VetoedShapesData",
     "VetoedShapesPictures",
     "Views",
+    "at_home",
     "attribute",
     "check_path",
     "excitation",
@@ -93,4 +97,7 @@ __all__ = [
     "inhibition",
     "moves_values",
     "render",
+    "replacing",
+    "taking",
+    "writing_table",
 ]

@@ -19,11 +19,12 @@ from mti_lightning import (
     Layer,
     MtiError,
     PictureData,
+    at_home,
     check_path,
+    replacing,
+    taking,
+    writing_table,
 )
-from mti_lightning.files import at_home, replacing
-from mti_lightning.locks import taking
-from mti_lightning.tables import writing_table
 from mti_sae.atoms import Atoms, attribute_atoms
 from mti_sae.dictionary import Dictionary
 
