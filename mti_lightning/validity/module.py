@@ -1,7 +1,6 @@
 """The validity report: how far attributions and pictures of a feature can be believed."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, final
 
 import torch
@@ -12,34 +11,23 @@ from mti_lightning.attribution.methods import Attribution
 from mti_lightning.attribution.module import AttributionModule
 from mti_lightning.attribution.steps import CHOSEN_ON
 from mti_lightning.attribution.tension import Measure, Tension
-from mti_lightning.backbone import Backbone, Layer
+from mti_lightning.backbone import Backbone
 from mti_lightning.data.base import Loaded, PictureData
 from mti_lightning.data.composites import PARTS, Composites
 from mti_lightning.data.datasets import Picture
 from mti_lightning.errors import InputError, RunError, check_range
-from mti_lightning.features.bound import BoundFeature
-from mti_lightning.files import replacing
-from mti_lightning.loggers import log_numbers, log_text, loggers_of, run_folder, tensorboards
 from mti_lightning.objectives.inversion import SignedInversion
-from mti_lightning.validity.checks import (
-    check_neighbours,
-    check_pictures,
-    check_randomised,
-    modules_between,
-    picture_keys,
-    shuffled,
-)
 from mti_lightning.validity.composites import check_composites, judge_composites
 from mti_lightning.validity.findings import judge_feature, judge_inversions
 from mti_lightning.validity.judges import ask_judges, make_judges
 from mti_lightning.validity.likeness import PHOTOGRAPHS, check_likeness
 from mti_lightning.validity.limits import Finding
-from mti_lightning.validity.patches import check_patches, patch_sums
+from mti_lightning.validity.naturals import Naturals
+from mti_lightning.validity.patches import check_patches
 from mti_lightning.validity.report import Report
-from mti_lightning.validity.rivals import check_rivals, find_rivals, interference_by_feature
+from mti_lightning.validity.rivals import interference_by_feature
 from mti_lightning.validity.truth import tense_by_class
-
-_RANDOMISED = 64  # pictures that are attributed with randomised layers
+from mti_lightning.validity.writing import write_report
 
 
 @final
@@ -112,11 +100,7 @@ class Validity(AttributionModule):
         # Shuffled: neighbours are compared, and a folder may be sorted by what they show.
         order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed)).tolist()
         self._data.serve("val", self._data.loader([index * size // count for index in order]))
-        self._indices: list[int] = []
-        self._columns: list[dict[str, list[Tensor]]] = [{} for _ in self.bound_features]
-        self._before: list[Tensor | None] = [None for _ in self.bound_features]
-        self._rivals = find_rivals(self.bound_features, self.seed)
-        self._randomised: dict[Layer, dict[str, Backbone]] = {}
+        self._naturals = Naturals(self, self.seed)
 
     @staticmethod
     def check_trainer(trainer: Trainer) -> None:
@@ -149,121 +133,83 @@ class Validity(AttributionModule):
             )
         return data
 
-    def _networks(self, target: Layer) -> dict[str, Backbone]:
-        """Return networks with the last, half and all of the modules behind the layer shuffled."""
-        if target not in self._randomised:
-            between = modules_between(self.backbone, self.layer, target)
-            counts = {"last": 1, "half": len(between) // 2, "all": len(between)}
-            self._randomised[target] = {
-                name: shuffled(self.backbone, between[-count:], self.seed)
-                for name, count in counts.items()
-                if count and between
-            }
-        return self._randomised[target]
-
     @torch.inference_mode(mode=False)
     @torch.enable_grad()
     def validation_step(self, batch: Loaded, batch_idx: int) -> None:
         """Check a batch of natural pictures for every feature."""
-        if not len(batch.indices):
-            return
-        pictures = batch.pictures.clone()
-        keys = picture_keys(self.seed, batch.indices.tolist())
-        of = (self.layer, self.attribution, self.tension, keys)
-        left = slice(max(0, _RANDOMISED - len(self._indices)))
-        for place, (bound_feature, columns) in enumerate(
-            zip(self.bound_features, self._columns, strict=True)
-        ):
-            found, attribution = check_pictures(self.backbone, pictures, bound_feature, *of)
-            found["other"] = check_neighbours(attribution, self._before[place])
-            if (sums := patch_sums(attribution, self.tension, self.layout)) is not None:
-                found["patches"] = sums
-            self._before[place] = attribution[-1:]
-            if left.stop and (networks := self._networks(bound_feature.layer)):
-                part = (
-                    pictures[left],
-                    attribution[left],
-                    bound_feature,
-                    self.layer,
-                    self.attribution,
-                )
-                found |= check_randomised(networks, *part)
-            _add(columns, found)
-        for rivals in self._rivals:
-            _add(rivals.parts, check_rivals(self.backbone, pictures, rivals.group, self.layer))
-        self._indices += batch.indices.tolist()
+        if len(batch.indices):
+            self._naturals.add(batch)
 
     @torch.inference_mode(mode=False)
     @torch.enable_grad()
     def on_validation_epoch_end(self) -> None:
-        if len(self._indices) < 2:
-            raise RunError(f"{len(self._indices)} pictures can be read; a report needs 2 or more")
-        interference = interference_by_feature(self._rivals)
-        truth = tense_by_class(self._data.pictures, self._indices, self.bound_features)
+        indices, measured = self._naturals.indices, self._naturals.measured
+        if len(indices) < 2:
+            raise RunError(f"{len(indices)} pictures can be read; a report needs 2 or more")
         provenance = {
             "backbone": self.backbone.name,
             "attribution layer": str(self.layer),
             "attribution": type(self.attribution).__name__,
-            "pictures": len(self._indices),
+            "pictures": len(indices),
         }
         classes = {str(b.feature): b.class_name for b in self.bound_features if b.class_name}
         self.report = Report(provenance, {}, classes)
-        of_parts = self._intervene()
-        measured = [
-            {name: torch.cat(values) for name, values in columns.items()}
-            for columns in self._columns
-        ]
+        interference = interference_by_feature(self._naturals.rivals)
+        truth = tense_by_class(self._data.pictures, indices, self.bound_features)
+        of_parts, pasted = self._intervene(), self._paste(measured)
+        for place, columns in enumerate(measured):
+            tense = truth.get(place)
+            rendered = self._render(place, columns["tension"], tense)
+            found = judge_feature(columns, self.tensest, rendered, interference.get(place), tense)
+            found += pasted[place]
+            if of_parts:
+                found.append(judge_composites(*(values[place] for values in of_parts.values())))
+            self.report.findings[str(self.features[place])] = found
+        write_report(self.report, self.trainer)
 
-        def picture(row: int) -> Tensor:
-            return self._data.pictures[self._indices[row]]["picture"]
+    def _picture(self, row: int) -> Picture:
+        """Return a natural picture by its place among those that were checked."""
+        return self._data.pictures[self._naturals.indices[row]]
 
-        pasted = check_patches(
+    def _paste(self, measured: Sequence[dict[str, Tensor]]) -> list[list[Finding]]:
+        """Paste patches of some pictures into others."""
+        return check_patches(
             self.backbone,
             self.bound_features,
             measured,
-            picture,
+            lambda row: self._picture(row)["picture"],
             self.layer,
             self.attribution,
             self.tension,
             self.seed,
         )
-        for place, (bound_feature, columns) in enumerate(
-            zip(self.bound_features, measured, strict=True)
-        ):
-            order, tense = columns["tension"].argsort(descending=True), truth.get(place)
-            chosen, rendered = order[: self.rendered].tolist(), []
-            if chosen:
-                sources = [self._data.pictures[self._indices[row]] for row in chosen]
 
-                def further(
-                    objective: SignedInversion,
-                    sources: Sequence[Picture] = sources,
-                    bound_feature: BoundFeature = bound_feature,
-                ) -> list[Finding]:
-                    rows = range(min(PHOTOGRAPHS, len(self._indices)))
-                    photographs = torch.stack([picture(row) for row in rows])
-                    alike = check_likeness(objective, photographs, bound_feature.layer)
-                    return [alike, *ask_judges(self.judges, objective, sources, bound_feature)]
+    def _render(self, place: int, tension: Tensor, tense: Tensor | None) -> list[Finding]:
+        """Make inversions of the tensest pictures for a feature, and judge them."""
+        chosen = tension.argsort(descending=True)[: self.rendered].tolist()
+        if not chosen:
+            return []
+        sources, bound_feature = [self._picture(row) for row in chosen], self.bound_features[place]
 
-                rendered = judge_inversions(
-                    sources,
-                    None if tense is None else tense[chosen],
-                    self.device,
-                    further,
-                    backbone=self.backbone,
-                    features=[bound_feature.feature],
-                    attribution_layer=str(self.layer),
-                    attribution=self.attribution,
-                    tension=self.tension,
-                    steps_per_epoch=self.steps,
-                    seed=self.seed,
-                )
-            found = judge_feature(columns, self.tensest, rendered, interference.get(place), tense)
-            found += pasted[place]
-            if of_parts:
-                found.append(judge_composites(*(values[place] for values in of_parts.values())))
-            self.report.findings[str(bound_feature.feature)] = found
-        self._write(self.report)
+        def further(objective: SignedInversion) -> list[Finding]:
+            rows = range(min(PHOTOGRAPHS, len(tension)))
+            photographs = torch.stack([self._picture(row)["picture"] for row in rows])
+            alike = check_likeness(objective, photographs, bound_feature.layer)
+            return [alike, *ask_judges(self.judges, objective, sources, bound_feature)]
+
+        return judge_inversions(
+            sources,
+            None if tense is None else tense[chosen],
+            self.device,
+            further,
+            backbone=self.backbone,
+            features=[bound_feature.feature],
+            attribution_layer=str(self.layer),
+            attribution=self.attribution,
+            tension=self.tension,
+            steps_per_epoch=self.steps,
+            seed=self.seed,
+        )
 
     def _intervene(self) -> dict[str, Tensor]:
         """Measure what parts of composites do; nothing where there are none."""
@@ -274,28 +220,3 @@ class Validity(AttributionModule):
         batches = self._data.loader(range(self.composites), made)
         of = (self.bound_features, self.layer, self.attribution, self.tension)
         return check_composites(self.backbone, batches, *of)
-
-    def _write(self, report: Report) -> None:
-        if (folder := run_folder(self.trainer)) is None:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in (("validity.md", report.markdown()), ("validity.json", report.json())):
-            with replacing(folder / name) as part:
-                part.write_text(text, encoding="utf-8")
-        loggers = loggers_of(self.trainer)
-        log_text(loggers, "validity", report.markdown())
-        numbers = {
-            f"validity/{report.shown(feature)}/{finding.check}/{name}": value
-            for feature, findings in report.findings.items()
-            for finding in findings
-            for name, value in finding.values.items()
-            if math.isfinite(value)
-        }
-        log_numbers(loggers, numbers, 0)
-        for writer in tensorboards(loggers):
-            writer.flush()
-
-
-def _add(columns: dict[str, list[Tensor]], found: Mapping[str, Tensor]) -> None:
-    for name, values in found.items():
-        columns.setdefault(name, []).append(values.cpu())
