@@ -159,7 +159,7 @@ def test_a_cell_s_targets_are_the_means_of_its_pictures_targets(chart: Chart) ->
         ({"neighbours": 1}, "neighbours 1: give 2 or more"),
         ({"min_dist": 1.5}, "min_dist 1.5: give 0 to 1"),
         ({"trim": 50}, "trim 50: give 0 to 49"),
-        ({"seed": -1}, "seed -1: give 0 or more"),
+        ({"seed": -1}, "seed -1: give 0 to 4294967295"),
         ({"by": ("tensoin",)}, "there is no measure 'tensoin'"),
     ],
 )
