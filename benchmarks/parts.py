@@ -1,7 +1,7 @@
 """Draw docs/parts.png: what parts of pictures do, beside what is attributed to their places.
 
-`python -m benchmarks.parts --out docs/parts.png` makes 64 composites of the vetoed shapes, and for all
-eight classes measures each part by leaving it out, as the report's truth by intervention does.
+`python -m benchmarks.parts --out docs/parts.png` makes 64 composites of the vetoed shapes, and for
+all eight classes measures each part by leaving it out, as the report's truth by intervention does.
 """
 
 import argparse

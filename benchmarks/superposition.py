@@ -1,8 +1,8 @@
 """What the toys cost beside one start at a time, and how well interference is told from inhibition.
 
 `python -m benchmarks.superposition` prints five tables, which takes hours; `make bench` prints the
-first two, docs/evidence.md holds the last two. Speed: a step of 1,000 starts as a model, run by
-the trainer, beside a step of one network in plain PyTorch on samples drawn beforehand. Loss: the
+first two, docs/evidence-superposition.md holds the last two. Speed: a step of 1,000 starts as a
+model, run by the trainer, beside a step of one network in plain PyTorch on samples drawn beforehand. Loss: the
 same starts on the same samples, one by one and as one model. Halving: where the start that ends
 best stood when others are dropped. Interference: AUROC of telling genuine tension from
 interference, over toys of several sizes and sparsities; 0.5 is chance. Narrow: the same in a vision

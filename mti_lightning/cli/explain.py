@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from mti_lightning.cli.parser import Parser
 from mti_lightning.errors import InputError
@@ -26,6 +27,11 @@ def run(args: Sequence[str]) -> None:
     parser.add_argument("--model", required=True, help="A timm model, or one of a plugin.")
     parser.add_argument("--weights", default="pretrained", help="pretrained, random, or a file.")
     parser.add_argument("--labels", help="A text file of the names of its classes, one a line.")
+    parser.add_argument(
+        "--arguments",
+        type=dict[str, Any] | None,
+        help="Further ones of timm.create_model, such as '{num_classes: 37}'.",
+    )
     parser.add_argument(
         "--feature",
         action="append",
@@ -65,6 +71,7 @@ def run(args: Sequence[str]) -> None:
                 given.feature or (),
                 weights=given.weights,
                 labels=given.labels,
+                arguments=given.arguments,
                 layer=given.layer,
                 attribution=parser.instantiate(given).attribution,
                 crop=crop,

@@ -42,6 +42,7 @@ def explain(
     *,
     weights: str = "pretrained",
     labels: str | None = None,
+    arguments: dict[str, Any] | None = None,
     layer: str | None = None,
     attribution: Attribution | None = None,
     crop: tuple[int, int, int, int] | None = None,
@@ -61,6 +62,8 @@ def explain(
             `layer3.0.act2/input:12@centre`.
         weights: Of a model that is named: `pretrained`, `random`, or a file.
         labels: Of a model that is named: a text file of the names of its classes, one a line.
+        arguments: Of a model that is named: further ones of `timm.create_model`, such as
+            `num_classes`.
         layer: The attribution layer; by default the last before the features with a fine grid.
         attribution: The attribution method; by default integrated gradients, in as few steps as the
             features need.
@@ -78,7 +81,10 @@ def explain(
     """
     check_range(1, steps=steps, **({} if classes is None else {"classes": classes}))
     shown = read_pictures(pictures, crop)
-    backbone = model if isinstance(model, Backbone) else Backbone(model, weights, labels=labels)
+    if isinstance(model, Backbone):
+        backbone = model
+    else:
+        backbone = Backbone(model, weights, arguments=arguments, labels=labels)
     quiet: dict[str, Any] = {"enable_progress_bar": False, "devices": 1}
     if progress:
         quiet["callbacks"] = [_Progress(), *trainer.pop("callbacks", [])]

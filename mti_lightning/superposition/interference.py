@@ -146,7 +146,7 @@ def interference_index(
     In toys of other seeds and sizes than it was chosen on it told the two apart with an AUROC of
     0.87 to 1.00 where tension alone had 0.23 to 0.62, mean-centred tension 0.23 to 0.81, the cosine
     of T⁺ with the profiles 0.64 to 0.92 and the bare response 0.78 to 1.00
-    (docs/evidence.md).
+    (docs/evidence-superposition.md).
     It needs all features that may be rivals; with some missing it reassures falsely. It is less
     sure the more features a picture holds at once, and at 0.5 for copies of each other.
 

@@ -330,6 +330,18 @@ def test_the_settings_name_what_was_given(picture: Path, tmp_path: Path) -> None
     assert found.parts[0].name == "class 7"
 
 
+def test_a_network_with_other_classes(picture: Path, tmp_path: Path) -> None:
+    weights, out = tmp_path / "weights.safetensors", tmp_path / "out.png"
+    save_file(timm.create_model("test_resnet", num_classes=7).state_dict(), weights)
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(f"kind {k}" for k in range(7)))
+    given = [f"--weights={weights}", f"--labels={labels}", "--arguments={num_classes: 7}"]
+    quick = ["--steps=1", "--feature=fc:kind 6", "--accelerator=cpu", f"--out={out}"]
+    main(["explain", str(picture), "--model=test_resnet", *given, *quick])
+    settings = yaml.safe_load(out.with_suffix(".yaml").read_text())
+    assert settings["model"]["init_args"]["backbone"]["arguments"] == {"num_classes": 7}
+
+
 def test_the_command_prints_what_it_chose(
     picture: Path,
     tmp_path: Path,
