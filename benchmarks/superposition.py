@@ -2,12 +2,12 @@
 
 `python -m benchmarks.superposition` prints five tables, which takes hours; `make bench` prints the
 first two, docs/evidence-superposition.md holds the last two. Speed: a step of 1,000 starts as a
-model, run by the trainer, beside a step of one network in plain PyTorch on samples drawn beforehand. Loss: the
-same starts on the same samples, one by one and as one model. Halving: where the start that ends
-best stood when others are dropped. Interference: AUROC of telling genuine tension from
-interference, over toys of several sizes and sparsities; 0.5 is chance. Narrow: the same in a vision
-network with fewer channels than the world has shapes, with the tension of signs that are split at
-each position and with that of signs that are split after positions are summed.
+model, run by the trainer, beside a step of one network in plain PyTorch on samples drawn
+beforehand. Loss: the same starts on the same samples, one by one and as one model. Halving: where
+the start that ends best stood when others are dropped. Interference: AUROC of telling genuine
+tension from interference, over toys of several sizes and sparsities; 0.5 is chance. Narrow: the
+same in a vision network with fewer channels than the world has shapes, with the tension of signs
+that are split at each position and with that of signs that are split after positions are summed.
 """
 
 import argparse
