@@ -1,50 +1,22 @@
 """The frozen network: any timm model, with taps on its layers."""
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Self, final
 
 import torch
-from timm.data import resolve_data_config
 from torch import Tensor, nn
 
 from mti_lightning.backbone.batch_invariance import BatchInvariance
+from mti_lightning.backbone.changes import Change
 from mti_lightning.backbone.layout import ActivationLayout, Layer
+from mti_lightning.backbone.preprocessing import find_preprocessing
 from mti_lightning.backbone.survey import Survey
 from mti_lightning.backbone.weights import create_network
 from mti_lightning.errors import InputError, nearest, reason_of
 from mti_lightning.registry import register_own_backbones
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What the backbone was trained to see.
-
-    `size` is (height, width) in pixels; the rest is how a picture is brought to it.
-    """
-
-    size: tuple[int, int]
-    crop_pct: float
-    crop_mode: str
-    interpolation: str
-
-
-def _per_channel(what: str, values: object) -> Tensor:
-    """Return what is subtracted from pictures or divides them, [3].
-
-    Raises:
-        InputError: If it is not three numbers.
-    """
-    try:
-        found = torch.tensor(values, dtype=torch.float32)
-    except (TypeError, ValueError, RuntimeError):
-        found = torch.empty(0)
-    if found.shape != (3,) or not found.isfinite().all():
-        raise InputError(f"{what} is {values!r}; give three numbers, for red, green and blue")
-    return found
 
 
 def _check_tensor(layer: Layer, kind: str, name: str) -> None:
@@ -106,19 +78,13 @@ class Backbone(nn.Module):
         network, self.absent = create_network(name, weights, seed, input_size, arguments or {})
         self._unregistered = (network.eval().requires_grad_(False),)
         self._lay_out(torch.device("cpu"))
-        config = resolve_data_config(model=network)  # type: ignore[no-untyped-call]
-        height, width = input_size or config["input_size"][1:]
-        self.preprocessing = Preprocessing(
-            (height, width), config["crop_pct"], config["crop_mode"], config["interpolation"]
-        )
-        for moment in ("mean", "std"):
-            values = _per_channel(f"{moment} of {name}", config[moment])
+        self.preprocessing, moments = find_preprocessing(network, name, input_size)
+        for moment, values in moments.items():
             self.register_buffer(moment, values[:, None, None], persistent=False)
-        if not (self.std > 0).all():
-            raise InputError(f"std of {name} is {config['std']}; give three numbers above 0")
         self._hashed: tuple[list[tuple[int, int, torch.dtype]], str] | None = None
         self._only_ways: dict[tuple[Layer, tuple[Layer, ...]], bool] = {}
         self._batch_invariance = BatchInvariance()
+        self._changes: tuple[Change, ...] = ()
 
     @property
     def network(self) -> nn.Module:
@@ -126,7 +92,7 @@ class Backbone(nn.Module):
         return self._unregistered[0]
 
     def digest(self) -> str:
-        """Return what tells the network's weights from others; hashed anew where they changed.
+        """Return what tells the network's weights, and changes of it, from others.
 
         What is written to a weight's `data`, behind PyTorch's back, is not seen once it is hashed.
         """
@@ -139,6 +105,9 @@ class Backbone(nn.Module):
                 plain = value.detach().cpu().contiguous().flatten()
                 weights.update(name.encode() + plain.view(torch.uint8).numpy().tobytes())
             self._hashed = now, weights.hexdigest()[:16]
+        if self._changes:
+            told = [self._hashed[1].encode(), *(change.digest for change in self._changes)]
+            return hashlib.sha256(b"".join(told)).hexdigest()[:16]
         return self._hashed[1]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -165,8 +134,71 @@ class Backbone(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return the whole network's output for pictures [N, 3, H, W] in 0..1."""
+        with self._hooks({change.layer for change in self._changes}, self._changed):
+            return self._compute(pictures)
+
+    def _compute(self, pictures: Tensor) -> Tensor:
         output: Tensor = self.network((pictures - self.mean) / self.std)
         return output
+
+    @contextlib.contextmanager
+    def scaled(
+        self,
+        layer: Layer | str,
+        channels: Sequence[int],
+        factor: float | Sequence[float] | Tensor = 0.0,
+    ) -> Iterator[Self]:
+        """Multiply channels of a layer by a factor, for as long as this context lasts; 0 silences.
+
+        Everything that comes behind the layer is computed from them, whatever runs the network: an
+        objective, a sweep, the report; also from activations that are put in at the layer. What is
+        read *at* the layer is what the network itself computes there. Contexts may be nested.
+
+        Args:
+            layer: Such as `layer4`.
+            channels: Which, [k] of them.
+            factor: One for all, or one for each, [k].
+
+        Raises:
+            InputError: If the layer or a channel does not exist, or the factors do not fit.
+        """
+        with self._with_change(layer, channels, True, factor):
+            yield self
+
+    @contextlib.contextmanager
+    def replaced(
+        self,
+        layer: Layer | str,
+        channels: Sequence[int],
+        values: float | Sequence[float] | Tensor,
+    ) -> Iterator[Self]:
+        """Set channels of a layer to other values, for as long as this context lasts; see `scaled`.
+
+        Args:
+            layer: Such as `layer4`.
+            channels: Which.
+            values: One for all, or one for each, [k], such as their mean; or the layer's
+                activations of other pictures, [M, ...]: row i of a batch gets those of i mod M.
+
+        Raises:
+            InputError: If the layer or a channel does not exist, or the values do not fit.
+        """
+        with self._with_change(layer, channels, False, values):
+            yield self
+
+    @contextlib.contextmanager
+    def _with_change(self, layer: Layer | str, *change: Any) -> Iterator[None]:
+        at = Layer.parse(layer) if isinstance(layer, str) else layer
+        made = Change.of(at, self.layout(at), *change)
+        self._changes = (*self._changes, made)
+        try:
+            yield
+        finally:
+            self._changes = tuple(other for other in self._changes if other is not made)
+
+    def _changed(self, layer: Layer, value: Tensor) -> Tensor:
+        own = (change for change in self._changes if change.layer == layer)
+        return functools.reduce(lambda changed, change: change(changed), own, value)
 
     def run(
         self,
@@ -204,13 +236,14 @@ class Backbone(nn.Module):
                 value = captured[layer] = copy.detach().requires_grad_() if layer == cut else copy
                 if len(captured) == len(set(layers)):
                     raise _Stop
-            return value.clone()
+            return self._changed(layer, value.clone())
 
         alike: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if self.mean.device.type == "cpu":
             alike = self._batch_invariance(self.network, len(pictures))
-        with alike, self._hooks({*layers, *insert}, tap), contextlib.suppress(_Stop):
-            self(pictures.detach() if cut else pictures)
+        tapped = {*layers, *insert, *(change.layer for change in self._changes)}
+        with alike, self._hooks(tapped, tap), contextlib.suppress(_Stop):
+            self._compute(pictures.detach() if cut else pictures)
         for layer in layers:
             if layer not in captured:
                 raise InputError(
@@ -244,16 +277,22 @@ class Backbone(nn.Module):
     def is_only_way(self, layer: Layer, layers: tuple[Layer, ...]) -> bool:
         """Return whether all that reaches some layers passes through one: tried once, with NaN."""
         if (layer, layers) not in self._only_ways:
-            pictures = self.noise(2)
-            tapped = self.run(pictures, [layer, *layers])
-            nothing = torch.full_like(pictures[:1], torch.nan)
+            changes, self._changes = self._changes, ()  # they would hide a NaN
             try:
-                found = self.run(nothing, layers, insert={layer: tapped[layer]})
-                same = all(_alike(found[one], tapped[one]) for one in layers)
-            except (AssertionError, IndexError, RuntimeError, ValueError):
-                same = False  # it does not take activations of more pictures than it was given
-            self._only_ways[layer, layers] = same
+                self._only_ways[layer, layers] = self._try_only_way(layer, layers)
+            finally:
+                self._changes = changes
         return self._only_ways[layer, layers]
+
+    def _try_only_way(self, layer: Layer, layers: tuple[Layer, ...]) -> bool:
+        pictures = self.noise(2)
+        tapped = self.run(pictures, [layer, *layers])
+        nothing = torch.full_like(pictures[:1], torch.nan)
+        try:
+            found = self.run(nothing, layers, insert={layer: tapped[layer]})
+            return all(_alike(found[one], tapped[one]) for one in layers)
+        except (AssertionError, IndexError, RuntimeError, ValueError):
+            return False  # it does not take activations of more pictures than it was given
 
     @contextlib.contextmanager
     def _hooks(self, layers: set[Layer], tap: Callable[[Layer, Tensor], Tensor]) -> Iterator[None]:
@@ -329,14 +368,14 @@ class Backbone(nn.Module):
             )
         return layouts[layer]
 
-    @cached_property
+    @functools.cached_property
     def _survey(self) -> tuple[Survey, dict[Layer, ActivationLayout]]:
         """What passes through all layers, and how it lies."""
         height, width = self.preprocessing.size
         survey = Survey(self.network, (height, width))
         try:
             with survey, torch.no_grad():
-                survey.compare(self(survey.pictures.to(self.mean)))
+                survey.compare(self._compute(survey.pictures.to(self.mean)))
         except (AssertionError, RuntimeError) as error:
             raise InputError(
                 f"{self.name} cannot take pictures of {height}x{width} pixels: {reason_of(error)}"

@@ -7,7 +7,7 @@ from typing import Any, final
 import numpy as np
 from PIL import Image
 
-from mti_lightning.backbone.network import Preprocessing
+from mti_lightning.backbone import Preprocessing
 from mti_lightning.data.base import PictureData
 from mti_lightning.data.datasets import Picture, Pictures
 from mti_lightning.data.decode import MOST_ELONGATED, decode, prepare, to_rgb
