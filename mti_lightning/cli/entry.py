@@ -33,6 +33,9 @@ COMMANDS = {
     "predict": Command("--config FILE", "sweep a data set for tense pictures", "runs:predict"),
     "validate": Command("--config FILE", "say how far to believe pictures", "runs:validate"),
     "rank": Command("SWEEP", "list the top pictures of a sweep, by any measure", "rank:run"),
+    "inhibitors": Command(
+        "SWEEP --feature F", "name the units that keep a feature silent", "inhibitors:run"
+    ),
     "sheet": Command("RUN ...", "lay the pictures of finished runs side by side", "sheet:run"),
     "layers": Command("MODEL", "list a model's layers, by the names to give", "layers:run"),
     "explain": Command(

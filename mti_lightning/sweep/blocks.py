@@ -16,7 +16,7 @@ from mti_lightning.errors import InputError, RunError
 from mti_lightning.features.bound import expand
 from mti_lightning.features.feature import Feature
 from mti_lightning.log import log_info
-from mti_lightning.sweep.measures import OF_PARTS, Array, Tops, check_measure, columns_of
+from mti_lightning.sweep.measures import Array, Tops, check_measure
 from mti_lightning.sweep.store import MEASURED, UNREADABLE, SweepStore
 from mti_lightning.sweep.writing import SweepWriter
 
@@ -69,7 +69,7 @@ class OpenBlocks:
 
         Args:
             batch: Pictures, and those that could not be read.
-            numbers: What was measured of the pictures, [N, F] or [N, F, K] each.
+            numbers: What was measured of the pictures, [N, F], of parts or units [N, F, K].
             maps: For each feature whose maps are kept those of the pictures, [2, N, ...].
         """
         for index, reason in batch.unreadable.items():
@@ -90,12 +90,9 @@ class OpenBlocks:
         start = index - index % self.store.block
         if start not in self._blocks:
             rows = min(self.store.block, self.store.size - start)
-            wide = (rows, len(self.store.features))
-            shapes: dict[str, tuple[int, ...]] = dict.fromkeys(columns_of(self.store.parts), wide)
-            if self.store.parts:
-                shapes |= dict.fromkeys(OF_PARTS, (*wide, self.store.parts))
             columns: dict[str, Array] = {
-                name: np.full(shape, np.nan, np.float32) for name, shape in shapes.items()
+                name: np.full((rows, *array.shape), np.nan, np.float32)
+                for name, array in self.store.measured.items()
             }
             columns["stamp"] = np.zeros((rows, len(Stamp._fields)), np.int64)
             columns["reason"] = np.zeros(rows, np.dtypes.StringDType())

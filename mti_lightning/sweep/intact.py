@@ -1,6 +1,7 @@
 """Whether a store is as it was written: nothing lost, cut off or changed."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,13 +13,13 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from mti_lightning.errors import InputError, reason_of
-from mti_lightning.sweep.measures import COLUMNS, OF_PARTS, TRUTH, Array, columns_of
+from mti_lightning.sweep.measures import COLUMNS, OF_PARTS, OF_UNITS, TRUTH, Array, Measured
 
 # How arrays are written: each chunk with a checksum, and also where it holds nothing but empty
 # values, so that one which is lost is not taken for such.
 CODECS: Final[dict[str, Any]] = {"compressors": (ZstdCodec(level=0), Crc32cCodec())}
 EVERY_CHUNK: Final = {"array.write_empty_chunks": True}
-_IN_BLOCKS: Final = (*COLUMNS, *TRUTH, *OF_PARTS, "reason", "status")
+_IN_BLOCKS: Final = (*COLUMNS, *TRUTH, *OF_PARTS, OF_UNITS, "reason", "status")
 
 
 @contextmanager
@@ -84,7 +85,13 @@ def check_sealed(path: Path, attributes: Mapping[str, Any]) -> None:
         raise damaged(path, "what it says of itself was changed")
 
 
-def check_intact(path: Path, group: zarr.Group, features: list[str], status: Array) -> None:
+def check_intact(
+    path: Path,
+    group: zarr.Group,
+    features: list[str],
+    status: Array,
+    measured: Mapping[str, Measured],
+) -> None:
     """Make sure that a store's attributes and arrays fit together, and that no part is lost.
 
     Args:
@@ -92,6 +99,7 @@ def check_intact(path: Path, group: zarr.Group, features: list[str], status: Arr
         group: It.
         features: What its columns are called.
         status: Of each picture, [P].
+        measured: What was measured.
 
     Raises:
         InputError: If they do not, or one is.
@@ -108,14 +116,14 @@ def check_intact(path: Path, group: zarr.Group, features: list[str], status: Arr
     block: Any = group.attrs["block"]
     starts = range(0, len(status), block)
     done = [start // block for start in starts if status[start : start + block].any()]
-    parts: Any = group.attrs.get("parts", 0)
-    ends = dict.fromkeys(columns_of(parts), "0") | dict.fromkeys(OF_PARTS if parts else (), "0/0")
-    for name, end in ends.items():
-        chunks = [path / name / "c" / str(number) / end for number in done]
+    for name, array in measured.items():
+        sides = zip(array.shape, array.chunk, strict=True)
+        ends = [*itertools.product(*(map(str, range(-(-side // part))) for side, part in sides))]
+        chunks = (path.joinpath(name, "c", str(number), *end) for number in done for end in ends)
         if not all(chunk.is_file() for chunk in chunks):
             raise damaged(path, f"{name} is lost in part")
-    for name, array in _written_at_once(group, arrays).items():
-        if array.nchunks_initialized != array.nchunks:
+    for name, stored in _written_at_once(group, arrays).items():
+        if stored.nchunks_initialized != stored.nchunks:
             raise damaged(path, f"{name} is lost in part")
 
 

@@ -1,6 +1,7 @@
 """The measures of a sweep: those it holds, those that follow, and the top pictures by them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, cast, final
 
 import numpy as np
@@ -25,12 +26,47 @@ COLUMNS: Final = (
 # Of composites, from what their parts do: by intervention, not by attribution.
 TRUTH: Final = ("true_excitation", "true_inhibition", "true_tension")
 OF_PARTS: Final = ("effect", "part_attribution")  # of each part
+# A summed over positions, of each unit: a channel of the attribution layer.
+OF_UNITS: Final = "contribution"
 MEASURES: Final = (*COLUMNS, "balance", "minimum", "harmonic")  # the last follow from E⁺ and E⁻
 
 
 def columns_of(parts: int) -> tuple[str, ...]:
     """Return what is measured of pictures of so many known parts, a number for each feature."""
     return (*COLUMNS, *TRUTH) if parts else COLUMNS
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An array of what is measured of each picture and feature.
+
+    Attributes:
+        shape: Of one picture: features, and parts or units of each.
+        chunk: The part of that which lies in one file.
+        dimensions: What they are called.
+    """
+
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    dimensions: tuple[str, ...]
+
+
+def arrays_of(features: int, parts: int, units: int) -> dict[str, Measured]:
+    """Return all arrays of a sweep's measurements.
+
+    Args:
+        features: How many there are.
+        parts: Of how many known parts a picture is put together; 0 where none are known.
+        units: Of how many units contributions are kept; 0 where they are not.
+    """
+    column = Measured((features,), (features,), ("feature",))
+    found = dict.fromkeys(columns_of(parts), column)
+    if parts:
+        of_parts = Measured((features, parts), (features, parts), ("feature", "part"))
+        found |= dict.fromkeys(OF_PARTS, of_parts)
+    if units:  # a feature's lie alone: they can be read without the others'
+        found[OF_UNITS] = Measured((features, units), (1, units), ("feature", "unit"))
+    return found
 
 
 def check_measure(measure: str) -> tuple[str, bool]:

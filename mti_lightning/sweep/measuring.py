@@ -34,7 +34,7 @@ from mti_lightning.superposition.interference import (
     profile_features,
 )
 from mti_lightning.superposition.rivals import MOST_RIVALS, choose_rivals
-from mti_lightning.sweep.measures import OF_PARTS, TRUTH, columns_of
+from mti_lightning.sweep.measures import OF_PARTS, OF_UNITS, TRUTH, columns_of
 
 _AT_ONCE: Final = 2**25  # numbers of a Jacobian that are computed at once: 128 MiB
 _AUTHORS: Final = Tension("l2")
@@ -102,6 +102,7 @@ class Measurement:
         parts: The features, those that are read together in one part.
         mean_activation: ā, [C]; without it no centred tension and no interference is measured.
         profiles: What features with rivals look like, by their part's first place.
+        units: Whether contributions are measured of each unit.
     """
 
     backbone: Backbone
@@ -111,6 +112,7 @@ class Measurement:
     parts: Sequence[Part]
     mean_activation: Tensor | None = None
     profiles: Mapping[int, FeatureProfiles] = field(default_factory=dict)
+    units: bool = False
 
     @property
     def layout(self) -> ActivationLayout:
@@ -140,17 +142,13 @@ class Measurement:
             masks: Of composites, as `Loaded` has them.
 
         Returns:
-            For each of `COLUMNS` a number, [N, F], of composites for each of `TRUTH`, too, and for
-            each of `OF_PARTS` [N, F, K]; for each of `keep` attribution and sign of the
-            activations, [2, N, ...].
+            For each of `COLUMNS` a number, [N, F], of composites for each of `TRUTH`, too, for each
+            of `OF_PARTS` [N, F, K], and of `units` `OF_UNITS` [N, F, C]; for each of `keep`
+            attribution and sign of the activations, [2, N, ...].
         """
         pictures = pictures.clone()  # of inference mode no gradient can be taken
-        shape = (sum(len(part.places) for part in self.parts), len(pictures))
-        # Single, whatever precision the network computes in.
-        none = torch.full(shape, torch.nan, dtype=torch.float32, device=pictures.device)
-        numbers, maps = {name: none.clone() for name in columns_of(0)}, {}
-        if masks is not None:
-            numbers[OF_PARTS[1]] = none[..., None].repeat(1, 1, masks.shape[1])
+        numbers = self._nothing(pictures, masks)
+        maps: dict[int, Tensor] = {}
         for part in self.parts:
             slices = []  # pooled, of features that may explain each other
             for piece in self._attributions(part, pictures):
@@ -170,6 +168,18 @@ class Measurement:
                 numbers["interference"][part.places] = index.T[: len(part.places)].float()
         found = {name: values.transpose(0, 1) for name, values in numbers.items()}
         return found | ({} if without is None else self._truth(pictures, without)), maps
+
+    def _nothing(self, pictures: Tensor, masks: Tensor | None) -> dict[str, Tensor]:
+        """Return NaN for all that is attributed, [F, N], [F, N, K] or [F, N, C]."""
+        shape = (sum(len(part.places) for part in self.parts), len(pictures))
+        # Single, whatever precision the network computes in.
+        none = torch.full(shape, torch.nan, dtype=torch.float32, device=pictures.device)
+        numbers = {name: none.clone() for name in columns_of(0)}
+        if masks is not None:
+            numbers[OF_PARTS[1]] = none[..., None].repeat(1, 1, masks.shape[1])
+        if self.units:
+            numbers[OF_UNITS] = none[..., None].repeat(1, 1, self.layout.channels)
+        return numbers
 
     def _truth(self, pictures: Tensor, without: Tensor) -> dict[str, Tensor]:
         """Return what the parts of composites do, and by that true E⁺, E⁻ and tension."""
@@ -259,7 +269,7 @@ class Measurement:
         return tapped[self.layer], group(tapped[target]), behind
 
     def _reduce(self, piece: _Slice, masks: Tensor | None) -> dict[str, Tensor]:
-        """Return the columns of those features that are the sweep's, [F, N] or [F, N, K] each."""
+        """Return what is measured of the sweep's own features, [F, N], [F, N, K] or [F, N, C]."""
         own, of = len(piece.places), (self.layout, piece.box)
         responses, attribution = piece.responses[:own], piece.attribution[:own].flatten(0, 1)
         excited, inhibited = self.tension.split(attribution, *of)  # [F · N]
@@ -275,6 +285,8 @@ class Measurement:
             shown = self._on_map(piece, attribution)  # [F · N, ...]
             places = masks.repeat(own, 1, 1, 1)
             found[OF_PARTS[1]] = attributed_to_parts(shown, places, self.layout)
+        if self.units:
+            found[OF_UNITS] = self.layout.pool_sum(attribution)
         shape = responses.shape
         found = {name: values.view(*shape, *values.shape[1:]) for name, values in found.items()}
         return {"response": responses, **found}

@@ -22,6 +22,7 @@ from mti_lightning.errors import InputError, check_range
 from mti_lightning.features.bound import expand
 from mti_lightning.files import at_home
 from mti_lightning.locks import Hold, hold
+from mti_lightning.log import log_info
 from mti_lightning.sweep.blocks import (
     Blocks,
     OpenBlocks,
@@ -33,8 +34,9 @@ from mti_lightning.sweep.blocks import (
 from mti_lightning.sweep.calibration import evenly_spread, learn_profiles, mean_activation
 from mti_lightning.sweep.measures import TRUTH
 from mti_lightning.sweep.measuring import Measurement, find_parts
-from mti_lightning.sweep.provenance import as_read_back, attributed
-from mti_lightning.sweep.store import SweepStore, holds_sweep
+from mti_lightning.sweep.opening import holds_sweep
+from mti_lightning.sweep.provenance import as_made, as_read_back, attributed
+from mti_lightning.sweep.store import SweepStore
 from mti_lightning.sweep.writing import SweepWriter, check_place, open_or_begin
 
 
@@ -63,6 +65,9 @@ class Sweep(AttributionModule):
             interference index: those that are swept and, where they are fewer, other channels drawn
             at random. By default all channels, where all are swept and these are 64 or fewer; it
             then costs next to nothing. 0 leaves the index out.
+        units: Keep what each channel of the attribution layer adds to each feature, summed over
+            positions; `mti inhibitors` names the inhibitors by it. The log tells what it takes of
+            the disk.
         block: Pictures between two writes; what was not written is done again after a stop.
         overwrite: Begin anew where `store` holds another sweep; nothing else is ever replaced.
 
@@ -84,6 +89,7 @@ class Sweep(AttributionModule):
         keep_features: Sequence[str | dict[str, Any]] | None = None,
         calibrate: int = 256,
         rivals: int | None = None,
+        units: bool = False,
         block: int = 256,
         overwrite: bool = False,
     ) -> None:
@@ -97,7 +103,7 @@ class Sweep(AttributionModule):
         self.keep, self.keep_by = keep, tuple(keep_by)
         self.kept = kept_features(self.features, keep, self.keep_by, keep_features, backbone)
         self.calibrate, self.block, self.overwrite = calibrate, block, overwrite
-        self.rivals = rivals
+        self.rivals, self.units = rivals, units
         self.config: str | None = None  # the command line's, for the store
         # A process may find nothing left to do while others do.
         self.allow_zero_length_dataloader_with_multiple_devices = True
@@ -115,7 +121,7 @@ class Sweep(AttributionModule):
         self.settle([])
         of = (self.backbone, self.layer, self.attribution)
         parts = find_parts(self.bound_features, *of, self.rivals)
-        self.measurement = Measurement(*of, self.tension, parts, mean_activation)
+        self.measurement = Measurement(*of, self.tension, parts, mean_activation, units=self.units)
 
     def measure(self, pictures: Tensor) -> dict[str, Tensor]:
         """Measure pictures [N, 3, H, W] in 0..1: for each of `COLUMNS` a number, [N, F]."""
@@ -137,6 +143,7 @@ class Sweep(AttributionModule):
                 another process is at it.
         """
         self._check_parts(data.pictures.parts)
+        units = self.layout.channels if self.units else 0
         check_place(path)
         self._hold = hold(path)
         classes = {
@@ -147,6 +154,9 @@ class Sweep(AttributionModule):
                 self.take_steps(SweepStore(path).provenance.get("attribution", {}))
             else:
                 self.settle(evenly_spread(data, CHOSEN_ON, {}))
+                if units:
+                    size = 4 * len(data.pictures) * len(self.features) * units / 1e6
+                    log_info(f"{path}: {units} contributions to a feature, {size:,.1f} MB at most")
             open_or_begin(
                 path,
                 self.provenance(data, precision),
@@ -155,6 +165,8 @@ class Sweep(AttributionModule):
                 self.block,
                 self.config,
                 classes=classes,
+                units=units,
+                made=as_made(self.backbone),
                 anew=self.overwrite,
             )
         except BaseException:

@@ -45,7 +45,12 @@ def reopen(store: SweepStore) -> PictureData:
 
 
 def pictures_of(store: SweepStore) -> Pictures:
-    """Return the pictures that a sweep went through, as its network saw them.
+    """Return the pictures of `data_of`."""
+    return data_of(store).pictures
+
+
+def data_of(store: SweepStore) -> PictureData:
+    """Return the pictures that a sweep went through, as its network saw them, to be loaded.
 
     Raises:
         InputError: If they are gone or have changed.
@@ -54,7 +59,7 @@ def pictures_of(store: SweepStore) -> Pictures:
     height, width = store.provenance["preprocessing"]["size"]
     data.use(Preprocessing(**{**store.provenance["preprocessing"], "size": (height, width)}))
     store.check_keys(data.pictures.keys)
-    return data.pictures
+    return data
 
 
 def rivals_of(store: SweepStore, feature: str, backbone: Backbone) -> tuple[Rivals, int] | None:
@@ -75,6 +80,30 @@ def rivals_of(store: SweepStore, feature: str, backbone: Backbone) -> tuple[Riva
     layer, mean = Layer.parse(store.provenance["attribution_layer"]), store.mean_activation
     rivals = Rivals(group, layer, torch.from_numpy(mean), box, profiles, method)
     return rivals, names.index(feature)
+
+
+def backbone_of(store: SweepStore) -> Backbone:
+    """Make the network of a sweep again.
+
+    Raises:
+        InputError: If it cannot be made, or its weights are others now.
+    """
+    made = store.made
+    try:
+        size = made.get("input_size")
+        backbone = Backbone(**{**made, "input_size": size and tuple(size)})
+    except InputError as error:
+        raise InputError(f"the network of {store.path} cannot be made again: {error}") from error
+    except Exception as error:  # a stranger's arguments may be anything
+        raise InputError(
+            f"{store.path} was made of {made!r:.200}, which makes no network: {reason_of(error)}"
+        ) from error
+    if store.provenance["weights"] != backbone.digest():
+        raise InputError(
+            f"{backbone.name} has other weights, or units of it were scaled, when {store.path} was "
+            "made; sweep again"
+        )
+    return backbone
 
 
 class _Chosen(Pictures):

@@ -25,6 +25,15 @@ def attributed(backbone: Backbone, layer: Layer, method: Attribution) -> dict[st
     )
 
 
+def as_made(backbone: Backbone) -> dict[str, Any]:
+    """Return by what `Backbone` makes a network again, as JSON, from any working directory."""
+    made: dict[str, Any] = dict(backbone.made)
+    for name in ("weights", "labels"):
+        if made[name] and Path(made[name]).is_file():
+            made[name] = str(Path(made[name]).absolute())
+    return as_read_back(made)
+
+
 def as_read_back(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return it as a store's attributes, which are JSON, give it back."""
     told: dict[str, Any] = json.loads(json.dumps(provenance, default=_told))

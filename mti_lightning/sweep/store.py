@@ -7,7 +7,9 @@ where a picture was not reached yet, 1 where it was measured, 2 where it cannot 
 and CRC-32 of the file that was read, 0 for a picture that was drawn. Of composites
 `true_excitation`, `true_inhibition` and `true_tension` [picture, feature] follow from `effect`
 [picture, feature, part], what a part does to the response by leaving it out; `part_attribution` is
-A summed over its place. `mean_activation` [channel] is what the centred tension subtracts.
+A summed over its place. Where units were asked for, `contribution` [picture, feature, unit] is A
+summed over the positions of each channel. `mean_activation` [channel] is what the centred tension
+subtracts.
 `attribution` [kept, ...] holds the maps that were kept, of `attribution_feature` and
 `attribution_picture` [kept], `activation_sign` [kept, ...] whether the activations are positive (1)
 or negative (-1) there. The group's attributes say how all this was
@@ -35,12 +37,16 @@ from mti_lightning.sweep.intact import EVERY_CHUNK, StoredArray, check_intact, c
 from mti_lightning.sweep.measures import (
     COLUMNS,
     MEASURES,
+    OF_UNITS,
     TRUTH,
     Array,
+    Measured,
+    arrays_of,
     check_measure,
     derive,
     select,
 )
+from mti_lightning.sweep.opening import open_group
 from mti_lightning.sweep.provenance import first_difference
 
 PROFILES: Final = {  # of `FeatureProfiles`
@@ -56,7 +62,7 @@ _ATTRIBUTES: Final = ("block", "complete")
 _MADE: Final = ("backbone", "weights", "attribution_layer", "preprocessing", "data")
 _ARRAYS: Final = ("key", "feature", "mean_activation", *COLUMNS, "status", "reason", "stamp")
 _AT_ONCE: Final = 2**22  # numbers that are read together: 16 MiB
-_AGAIN: Final = "give another --model.store, or --model.overwrite true to begin anew"
+AGAIN: Final = "give another --model.store, or --model.overwrite true to begin anew"
 PENDING, MEASURED, UNREADABLE = 0, 1, 2
 
 
@@ -74,7 +80,7 @@ class SweepStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = at_home(path)
-        self._group = _open(self.path, self.mode)
+        self._group = open_group(self.path, self.mode)
         self.provenance = cast("dict[str, Any]", self._group.attrs["sweep"])
         with reading(self.path):
             there = {*self._group.array_keys()}
@@ -87,7 +93,7 @@ class SweepStore:
         if self.complete and "attribution" in there:
             self._need([name for name in _OF_KEPT if name not in there])
         with reading(self.path):
-            check_intact(self.path, self._group, self.features, self.status)
+            check_intact(self.path, self._group, self.features, self.status, self.measured)
 
     def _need(self, lacking: Sequence[str]) -> None:
         """Refuse a sweep of another version that lacks something.
@@ -111,7 +117,7 @@ class SweepStore:
         self.check_provenance({**dict.fromkeys(self.provenance), **provenance})
         self.check_keys(keys)
 
-    def check_provenance(self, provenance: Mapping[str, Any], instead: str = _AGAIN) -> None:
+    def check_provenance(self, provenance: Mapping[str, Any], instead: str = AGAIN) -> None:
         """Make sure that this sweep was made with `made`; what is not in it may be anything.
 
         Args:
@@ -125,7 +131,7 @@ class SweepStore:
         if different := first_difference(self.provenance, provenance):
             raise InputError(f"{self.path} was made with {different}; {instead}")
 
-    def check_keys(self, keys: Sequence[str], instead: str = _AGAIN) -> None:
+    def check_keys(self, keys: Sequence[str], instead: str = AGAIN) -> None:
         """Make sure that the pictures have the names of those of this sweep.
 
         Raises:
@@ -152,7 +158,7 @@ class SweepStore:
             if any(stamp) and pictures.changed(int(place), stamp):
                 raise InputError(
                     f"{pictures.keys[place]} has changed since {self.path} was made of it; put it "
-                    f"back, or {_AGAIN}"
+                    f"back, or {AGAIN}"
                 )
 
     @property
@@ -263,16 +269,50 @@ class SweepStore:
         return int(cast("int", self._group.attrs.get("parts", 0)))
 
     @property
+    def units(self) -> int:
+        """Of how many units contributions were kept; 0 where they were not."""
+        return int(cast("int", self._group.attrs.get("units", 0)))
+
+    @property
+    def measured(self) -> dict[str, Measured]:
+        """The arrays of what was measured."""
+        return arrays_of(len(self.features), self.parts, self.units)
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """The arguments by which `Backbone` makes the network again.
+
+        Raises:
+            InputError: If the sweep is of a version that did not note them.
+        """
+        made = self._group.attrs.get("made")
+        if not isinstance(made, dict):
+            self._need(["made, how its network is made"])
+        return cast("dict[str, Any]", made)
+
+    def check_units(self) -> None:
+        """Make sure that contributions were kept.
+
+        Raises:
+            InputError: If they were not.
+        """
+        if not self.units:
+            raise InputError(
+                f"{self.path} holds no contributions of units; sweep with --model.units true"
+            )
+
+    def contributions(self, feature: int, pictures: Array) -> Array:
+        """Return what each unit adds to a feature, [P', U], in pictures [P']; see `check_units`."""
+        self.check_units()
+        return cast("Array", self._array(OF_UNITS).at(np.asarray(pictures, np.int64), feature))
+
+    @property
     def measures(self) -> tuple[str, ...]:
         """What can be asked for of each picture and feature."""
         return (*MEASURES, *TRUTH) if self.parts else MEASURES
 
     def of_parts(self, name: str) -> Array:
-        """Return `effect`, or `part_attribution`, of composites, [P, F, K].
-
-        Raises:
-            InputError: If the pictures were no composites.
-        """
+        """Return `effect`, or `part_attribution`, of composites, [P, F, K]."""
         self._need_parts()
         return cast("Array", self._array(name)[:])
 
@@ -356,46 +396,3 @@ class SweepStore:
         """Return kept maps, [M, ...]: `attribution`, or `activation_sign`."""
         array = self._array(name)
         return np.stack([array[int(row)] for row in rows])
-
-
-def holds_sweep(path: Path) -> bool:
-    """Return whether there is a sweep at `path`."""
-    try:
-        _open(path)
-    except InputError:
-        return False
-    return True
-
-
-def _open(path: Path, mode: Literal["r", "r+"] = "r") -> zarr.Group:
-    """Open a sweep's group, also a half-made one's, or one of another version."""
-    try:
-        # Of no other format: an earlier one knows a codec that is a pickle.
-        group = zarr.open_group(path, mode=mode, zarr_format=3)
-        _check_told(cast("dict[str, Any]", group.attrs["sweep"]))
-    except (
-        OSError,
-        AttributeError,
-        LookupError,
-        ValueError,
-        TypeError,
-    ) as error:  # damaged, or another thing
-        raise InputError(
-            f"{path} holds no sweep; give the folder of one, such as tb_logs/NAME/sweep.zarr, made "
-            "by mti predict"
-        ) from error
-    return group
-
-
-def _check_told(made: Mapping[str, Any]) -> None:
-    """Raise one of several errors if what says how a sweep was made is not built as it should."""
-    if not all(isinstance(feature, str) for feature in made["features"]):
-        raise TypeError("features")
-    if data := made.get("data"):
-        data["init_args"].items()
-        if not isinstance(data["class_path"], str):
-            raise TypeError("class_path")
-    if preprocessing := made.get("preprocessing"):
-        height, width = preprocessing["size"]
-        if not 0 < height * width < 2**31:
-            raise ValueError("size")

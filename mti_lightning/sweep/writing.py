@@ -19,8 +19,9 @@ from mti_lightning.files import beside, sync_disk
 from mti_lightning.images.boxes import Box
 from mti_lightning.superposition.interference import FeatureProfiles
 from mti_lightning.sweep.intact import CODECS, EVERY_CHUNK, sealed
-from mti_lightning.sweep.measures import OF_PARTS, Array, columns_of
-from mti_lightning.sweep.store import KEPT, PENDING, PROFILES, SweepStore, holds_sweep
+from mti_lightning.sweep.measures import Array, arrays_of
+from mti_lightning.sweep.opening import holds_sweep
+from mti_lightning.sweep.store import AGAIN, KEPT, PENDING, PROFILES, SweepStore
 
 
 @final
@@ -42,6 +43,8 @@ class SweepWriter(SweepStore):
         stamps: Mapping[int, Stamp] | None = None,
         classes: Mapping[str, Sequence[str]] | None = None,
         parts: int = 0,
+        units: int = 0,
+        made: Mapping[str, Any] | None = None,
     ) -> "SweepWriter":
         """Make an empty store.
 
@@ -55,12 +58,14 @@ class SweepWriter(SweepStore):
             stamps: Of the pictures that were read for `mean_activation`.
             classes: For features that stand for classes the names of these.
             parts: Of how many known parts a picture is put together.
+            units: Of how many units contributions are kept.
+            made: By what the network is made again.
         """
         path = path.resolve()  # a link to another disk stays one
         half = beside(path)
         with writing(path):
             of = (provenance, keys, mean_activation, block, config)
-            cls._make(half, *of, stamps or {}, classes or {}, parts)
+            cls._make(half, *of, stamps or {}, classes or {}, parts, units, made)
             sync_disk(half)
             _remove(path)
             half.rename(path)  # whole or not at all
@@ -77,13 +82,15 @@ class SweepWriter(SweepStore):
         stamps: Mapping[int, Stamp],
         classes: Mapping[str, Sequence[str]],
         parts: int,
+        units: int,
+        made: Mapping[str, Any] | None,
     ) -> None:
         """Make an empty store's files; see `begin`."""
         features = [str(feature) for feature in provenance["features"]]
         _remove(half)
         # With its attributes from the start: by them a half-made one is known.
         told = {"sweep": dict(provenance), "block": block, "complete": False, "config": config}
-        told |= {"every_chunk": True, "parts": parts}
+        told |= {"every_chunk": True, "parts": parts, "units": units, "made": made}
         told["classes"] = {name: [*of_class] for name, of_class in classes.items()}
         group = zarr.create_group(half, attributes=sealed(told))
         rows, wide = len(keys), len(features)
@@ -110,17 +117,15 @@ class SweepWriter(SweepStore):
         group.create_array(
             "mean_activation", **CODECS, data=mean_activation, dimension_names=("channel",)
         )
-        sizes: dict[str, tuple[int, ...]] = dict.fromkeys(columns_of(parts), (wide,))
-        sizes |= dict.fromkeys(OF_PARTS, (wide, parts)) if parts else {}
-        for name, size in sizes.items():
+        for name, array in arrays_of(wide, parts, units).items():
             group.create_array(
                 name,
                 **CODECS,
-                shape=(rows, *size),
-                chunks=(block, *size),
+                shape=(rows, *array.shape),
+                chunks=(block, *array.chunk),
                 dtype="float32",
                 fill_value=float("nan"),
-                dimension_names=("picture", "feature", "part")[: 1 + len(size)],
+                dimension_names=("picture", *array.dimensions),
             )
         per_picture: dict[str, Any] = {
             "shape": (rows,),
@@ -276,6 +281,8 @@ def open_or_begin(
     config: str | None = None,
     *,
     classes: Mapping[str, tuple[str, ...]] | None = None,
+    units: int = 0,
+    made: Mapping[str, Any] | None = None,
     anew: bool = False,
 ) -> None:
     """Begin the store at `path`, or make sure that the one that is there can be gone on with.
@@ -288,6 +295,8 @@ def open_or_begin(
         block: Pictures per block.
         config: The command line's whole configuration, as YAML.
         classes: The names of those features that are classes.
+        units: Of how many units contributions are kept; 0 keeps none.
+        made: By what the network is made again.
         anew: Replace a sweep that is there.
 
     Raises:
@@ -295,6 +304,9 @@ def open_or_begin(
     """
     if holds_sweep(path) and not anew:
         there = SweepWriter(path)
+        if there.units != units:
+            holds = "holds" if there.units else "holds no"
+            raise InputError(f"{path} {holds} contributions of units; {AGAIN}")
         there.check(provenance, pictures.keys)
         there.check_contents(pictures)
         if there.provenance["data"] != provenance["data"]:
@@ -314,6 +326,8 @@ def open_or_begin(
             stamps=stamps,
             classes=classes,
             parts=pictures.parts,
+            units=units,
+            made=made,
         )
 
 

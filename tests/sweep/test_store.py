@@ -15,8 +15,8 @@ from mti_lightning import ActivationLayout, InputError, SweepStore, VetoedShapes
 from mti_lightning.registry import public_path
 from mti_lightning.superposition.interference import FeatureProfiles
 from mti_lightning.sweep.measures import COLUMNS, select
+from mti_lightning.sweep.opening import holds_sweep
 from mti_lightning.sweep.pictures import reopen
-from mti_lightning.sweep.store import holds_sweep
 from mti_lightning.sweep.writing import SweepWriter, check_place
 
 MADE = {

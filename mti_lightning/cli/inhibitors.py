@@ -1,0 +1,57 @@
+"""`mti inhibitors`: which units keep a feature silent, proven by silencing them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mti_lightning.cli.parser import Parser
+from mti_lightning.errors import InputError
+
+
+def run(args: Sequence[str]) -> None:
+    """Run `mti inhibitors`."""
+    from mti_lightning.cli.discovery import with_plugins  # imports PyTorch, as do the next
+    from mti_lightning.files import replacing
+    from mti_lightning.inhibitors.figures import draw
+    from mti_lightning.inhibitors.result import KINDS
+    from mti_lightning.inhibitors.study import find_inhibitors
+    from mti_lightning.locks import taking
+    from mti_lightning.sweep.store import SweepStore
+    from mti_lightning.tables import write_table
+
+    parser = Parser(
+        prog="mti inhibitors",
+        description="Name the units that inhibit a feature most, on half of a sweep's pictures, "
+        "and test each by silencing it in the others. The sweep is made with --model.units true.",
+    )
+    parser.add_argument("sweep", help="The sweep's folder, such as tb_logs/NAME/sweep.zarr.")
+    parser.add_argument("--feature", help="One of its features.")
+    parser.add_argument("--count", type=int, default=8, help="How many units to name.")
+    parser.add_argument(
+        "--pictures",
+        default="all",
+        help="all; tensest: the tenth with the most tension, 64 or more; or a text file of "
+        "pictures' names, one a line.",
+    )
+    parser.add_argument("--of", default="inhibitors", help=f"{' or '.join(KINDS)}.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the halves and of random units.")
+    parser.add_argument("--out", default="inhibitors.csv", help="The table to write.")
+    parser.add_argument("--figure", help="A figure to write, such as inhibitors.png.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace what is there.")
+    given = parser.parse_args(list(args))
+    out, figure = Path(given.out), Path(given.figure) if given.figure else None
+    if figure is not None and figure.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError(f"{figure}: give a name that ends in .png, .svg or .pdf")
+    if figure is not None and figure.resolve() == out.resolve():
+        raise InputError(f"{out} cannot be the table and the figure; give two names")
+    with with_plugins(), taking(*filter(None, (out, figure)), overwrite=given.overwrite):
+        found = find_inhibitors(
+            *(SweepStore(given.sweep), given.feature, given.count, given.pictures, given.of),
+            seed=given.seed,
+        )
+        print(found.text)
+        write_table(out, found.rows)
+        if figure is not None:
+            with replacing(figure) as part:
+                draw(found).savefig(part, dpi=120)
+    for path in filter(None, (out, figure)):
+        print(path)

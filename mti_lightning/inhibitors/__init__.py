@@ -1,0 +1,1 @@
+"""`mti inhibitors`: which units keep a feature silent, proven by silencing them."""
