@@ -64,7 +64,7 @@ class Change:
     def __call__(self, activations: Tensor) -> Tensor:
         """Return a layer's activations [N, ...], changed; gradients go through what is scaled."""
         dim = self.layout.channel_dim
-        where = torch.tensor(self.channels, device=activations.device)
+        where = torch.tensor(self.channels, dtype=torch.long, device=activations.device)
         own, values = activations.index_select(dim, where), self.values.to(activations)
         if values.ndim == 1:
             shape = [1] * own.ndim

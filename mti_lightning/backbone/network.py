@@ -150,9 +150,8 @@ class Backbone(nn.Module):
     ) -> Iterator[Self]:
         """Multiply channels of a layer by a factor, for as long as this context lasts; 0 silences.
 
-        Everything that comes behind the layer is computed from them, whatever runs the network: an
-        objective, a sweep, the report; also from activations that are put in at the layer. What is
-        read *at* the layer is what the network itself computes there. Contexts may be nested.
+        Whatever runs what lies behind the layer computes from them: an objective, a sweep, the
+        report. What is read *at* the layer is the network's own. Contexts may be nested.
 
         Args:
             layer: Such as `layer4`.
@@ -176,9 +175,9 @@ class Backbone(nn.Module):
 
         Args:
             layer: Such as `layer4`.
-            channels: Which.
-            values: One for all, or one for each, [k], such as their mean; or the layer's
-                activations of other pictures, [M, ...]: row i of a batch gets those of i mod M.
+            channels: Which, [k] of them.
+            values: One for all, or for each, [k], such as their mean; or the layer's activations
+                of other pictures, [M, ...]: row i of a batch gets those of i mod M.
 
         Raises:
             InputError: If the layer or a channel does not exist, or the values do not fit.

@@ -77,7 +77,8 @@ def chance_of(changes: Array, controls: Array, way: int = 1) -> Array:
     paired = np.where(steady, np.where(changes.mean(1) > 0, 0.0, 1.0), paired)
     own = changes[:, : random.shape[1]].mean(1)
     among = (1 + (random.mean(1) >= own[:, None]).sum(1)) / (1 + len(random))
-    return np.maximum(holm(paired), false_discovery_control(among))
+    corrected: Array = np.maximum(holm(paired), false_discovery_control(among))
+    return corrected
 
 
 def holm(chances: Array) -> Array:

@@ -1,15 +1,17 @@
 """Responses of pictures while units of a layer are silenced, scaled or set to other values."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Final, Literal, final
 
 import torch
 from torch import Tensor
 
 from mti_lightning.backbone import Backbone, Layer
+from mti_lightning.backbone.changes import Change
 from mti_lightning.features.bound import BoundFeature
+
+_AT_ONCE: Final = 2**22  # numbers that go through the rest of the network together
 
 
 @final
@@ -48,26 +50,24 @@ def respond_to(
         mean: The mean activation of each channel, [C].
         donors: Activations of the layer in other pictures, [M, ...], for what is `resampled`.
     """
-    found = []
+    layout = backbone.layout(layer)
+
+    def change(intervention: Intervention) -> Change:
+        units, to = intervention.units, intervention.to
+        if to == "mean":
+            return Change.of(layer, layout, units, False, mean[list(units)])
+        if to == "resampled":
+            return Change.of(layer, layout, units, False, donors)
+        return Change.of(layer, layout, units, True, float(to))
+
+    changes, found = [change(intervention) for intervention in interventions], []
     for pictures in batches:
         activations = backbone.run(pictures, [layer])[layer]
+        at_once = max(1, _AT_ONCE // activations.numel())
         rows = []
-        for intervention in interventions:
-            with _changing(backbone, layer, intervention, mean, donors):
-                tapped = backbone.run_behind(layer, activations, [feature.layer], pictures)
-            rows.append(feature(tapped[feature.layer]).float().cpu())
-        found.append(torch.stack(rows))
+        for start in range(0, len(changes), at_once):
+            some = [change(activations) for change in changes[start : start + at_once]]
+            tapped = backbone.run_behind(layer, torch.cat(some), [feature.layer], pictures)
+            rows.append(feature(tapped[feature.layer]).float().cpu().view(len(some), -1))
+        found.append(torch.cat(rows))
     return torch.cat(found, 1)
-
-
-def _changing(
-    backbone: Backbone, layer: Layer, intervention: Intervention, mean: Tensor, donors: Tensor
-) -> AbstractContextManager[Any]:
-    units, to = intervention.units, intervention.to
-    if not units:
-        return nullcontext()
-    if to == "mean":
-        return backbone.replaced(layer, units, mean[list(units)])
-    if to == "resampled":
-        return backbone.replaced(layer, units, donors)
-    return backbone.scaled(layer, units, float(to))

@@ -27,7 +27,7 @@ from mti_lightning.sweep.store import MEASURED, SweepStore
 _DRAWS = 8  # of as many random units as are named
 _CONTROLS, _SHOWN = 20, 64  # random units for each that is named, and in how many pictures
 _DONORS = 32  # pictures whose activations stand in
-_LEAST = 8  # pictures of either half
+_LEAST = 4  # pictures of either half
 _TENSEST = 64  # pictures, or a tenth of all
 _AT_ONCE = 2**22  # numbers of the store that are read together
 

@@ -91,7 +91,7 @@ class SweepWriter(SweepStore):
         # With its attributes from the start: by them a half-made one is known.
         told = {"sweep": dict(provenance), "block": block, "complete": False, "config": config}
         told |= {"every_chunk": True, "parts": parts, "units": units, "made": made}
-        told["classes"] = {name: [*of_class] for name, of_class in classes.items()}
+        told |= {"classes": {name: [*of_class] for name, of_class in classes.items()}}
         group = zarr.create_group(half, attributes=sealed(told))
         rows, wide = len(keys), len(features)
         block = min(block, rows)
