@@ -96,24 +96,8 @@ class SweepWriter(SweepStore):
         rows, wide = len(keys), len(features)
         block = min(block, rows)
         texts: Any = str  # what zarr names its type of texts of any length
-        key = group.create_array(
-            "key",
-            **CODECS,
-            shape=(rows,),
-            chunks=(65536,),
-            dtype=texts,
-            dimension_names=("picture",),
-        )
-        key[:] = np.array(keys, dtype=np.dtypes.StringDType())
-        names = group.create_array(
-            "feature",
-            **CODECS,
-            shape=(wide,),
-            chunks=(wide,),
-            dtype=texts,
-            dimension_names=("feature",),
-        )
-        names[:] = np.array(features, dtype=np.dtypes.StringDType())
+        _write_texts(group, "key", "picture", keys, 65536)
+        _write_texts(group, "feature", "feature", features, wide)
         group.create_array(
             "mean_activation", **CODECS, data=mean_activation, dimension_names=("channel",)
         )
@@ -367,6 +351,12 @@ def _remove(folder: Path) -> None:
             if entry.is_dir():
                 shutil.rmtree(entry)
         shutil.rmtree(folder)
+
+
+def _write_texts(group: Any, name: str, dimension: str, texts: Sequence[str], chunk: int) -> None:
+    of: Any = {"dtype": str, "shape": (len(texts),), "dimension_names": (dimension,)}
+    array = group.create_array(name, **CODECS, chunks=(chunk,), **of)
+    array[:] = np.array(texts, dtype=np.dtypes.StringDType())
 
 
 def _write_maps(group: Any, rows: Sequence[tuple[int, int, Array]]) -> None:
