@@ -31,8 +31,10 @@ def at_scale(
 
     Args:
         signed: [N, 1, h, w] or as the layer's layout has it, one channel.
-        scale: Standard deviation of a Gaussian, in shares of the map's height and of its width; 0
-            leaves the map as it is. Tokens off the grid stay by themselves.
+        scale: Standard deviation of a Gaussian, in shares of the height and of the width of the
+            part of the map that the feature depends on, where it is not 0: all of it for a class,
+            a few positions for a channel at one position. 0 leaves the map as it is. Tokens off the
+            grid stay by themselves.
         layout: How the layer's activations lie.
         box: Where on the layer's map the signed map lies, which is 0 elsewhere; None for all of it.
 
@@ -50,19 +52,40 @@ def at_scale(
     if scale:
         prefix = layout.prefix_tokens if layout.is_tokens else 0
         grid = values.flatten(1)[:, prefix:].view(-1, *layout.grid)  # [N, H, W]
-        rows, columns = (_spread(size, scale).to(grid) for size in layout.grid)
-        smooth = (rows @ grid @ columns.T).reshape(len(values), -1)
+        smooth = _smooth(grid, scale).reshape(len(values), -1)
         smooth = torch.cat([values.flatten(1)[:, :prefix], smooth], 1) if prefix else smooth
         values = smooth.view_as(values)
     return values.unsqueeze(layout.channel_dim)
 
 
+def _smooth(grid: Tensor, scale: float) -> Tensor:
+    """Smooth maps [N, H, W]; their sums stay."""
+    rows, columns = (
+        _spreads(some.shape[1], scale).to(grid)[_extent(some)]  # [N, H, H], [N, W, W]
+        for some in ((grid != 0).any(2), (grid != 0).any(1))
+    )
+    with torch.autocast(grid.device.type, enabled=False):  # it would sum in half precision
+        return rows @ grid @ columns.mT
+
+
+def _extent(some: Tensor) -> Tensor:
+    """Return from the first to the last that is true how many there are, of [N, L], [N]."""
+    places = torch.arange(some.shape[1], device=some.device)
+    first, last = torch.where(some, places, len(places)), torch.where(some, places, -1)
+    return (last.amax(1) - first.amin(1) + 1).clamp(min=0)
+
+
 @cache
-def _spread(length: int, scale: float) -> Tensor:
-    """Return Gaussian weights, [length, length], from columns to rows: each column sums to 1."""
-    places = (torch.arange(length, dtype=torch.float64) + 0.5) / length
-    weights = torch.exp(-(((places[:, None] - places) / scale) ** 2) / 2)
-    return weights / weights.sum(0)
+def _spreads(length: int, scale: float) -> Tensor:
+    """Return Gaussian weights for each extent from 0 to the length, [length + 1, length, length].
+
+    From columns to rows: each column sums to 1, so that nothing is lost at an edge.
+    """
+    places = torch.arange(length, dtype=torch.float64)
+    deviation = (scale * torch.arange(length + 1, dtype=torch.float64)).clamp(min=1e-6)
+    apart = (places[:, None] - places) / deviation[:, None, None]
+    weights = torch.exp(-(apart**2) / 2)
+    return weights / weights.sum(1, keepdim=True)
 
 
 def excitation(attribution: Tensor) -> Tensor:

@@ -33,8 +33,8 @@ class Tension:
             too; it knows no signs, no scale and no norm.
         summed: What is summed before the signs are split: the `channels` at each position (the
             signed map), the `positions` of each channel, or `nothing`.
-        scale: Standard deviation of the Gaussian that smooths the signed map, in shares of its
-            height and width; 0 for none.
+        scale: Standard deviation of the Gaussian that smooths the signed map, in shares of the
+            height and width of the part that the feature depends on; 0 for none.
         norm: What a strength is. 1: the sum, E⁺ or E⁻. 2: the root of the sum of squares over
             positions, times the root of their number, which counts strong places more and keeps the
             unit. Of anything but the signed map a strength is the sum.

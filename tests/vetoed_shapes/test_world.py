@@ -170,7 +170,7 @@ def test_a_world_ends() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"size": 0}, "a world of 0 pictures: give a size of 1 or more"),
+        ({"size": 0}, "a world of 0 pictures: give a size of 1 or more, 1000000 at most"),
         ({"seed": -1}, "a world of seed -1: give 0 or more"),
         ({"split": "trian"}, "split 'trian' is none of train, validation, test"),
         ({"contents": "calm"}, "contents 'calm' is none of random, tense, overlap"),
