@@ -35,7 +35,7 @@ FIT = [*QUICK, "--trainer.max_epochs=1", "--model.steps_per_epoch=1"]
 # Few pictures make few points of a map, and nothing is coherent in an untrained network.
 SHORT = {
     "--model SignedInversion": [*FIT, "--model.coherent=false"],
-    "--config my_run.yaml": FIT,
+    "--config my_run.yaml": [*FIT, "--model.coherent=false"],
     "--config sweep": [*QUICK, "--data.num_workers=0"],
     "--config demo_sweep": [*QUICK, "--data.size=12"],
     "--config mine.yaml": [*FIT, "--model.coherent=false"],

@@ -225,6 +225,20 @@ def test_a_part_of_the_map_measures_what_the_whole_does(measure: str) -> None:
             torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("side", [3, 28])
+def test_what_depends_on_few_positions_keeps_both_signs(side: int) -> None:
+    """At the scale of a whole map the nine inputs of a convolution would all have one sign."""
+    whole = torch.zeros(1, 1, 28, 28)
+    whole[..., :side, :side] = 1
+    whole[..., :side, side // 2 :] *= -1.1
+    strong = side * (side // 2)
+    split = Tension(norm=1).split(whole, layout_of((1, 1, 28, 28), 1))
+    assert split[0].item() > 0.7 * strong
+    assert (split[0] - split[1]).item() == pytest.approx(whole.sum().item(), abs=1e-3)
+    kept = split_target(whole, "+", coherent=True, layout=layout_of((1, 1, 28, 28), 1), scale=0.1)
+    assert torch.equal(kept, whole.clamp(min=0))
+
+
 def test_balance() -> None:
     plus, minus = torch.tensor([2.0, 1.0, 3.0, 0.0, 0.0]), torch.tensor([1.0, 2.0, 3.0, 4.0, 0.0])
     assert balance(plus, minus).tolist() == [0.5, 0.5, 1, 0, 0]
