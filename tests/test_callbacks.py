@@ -19,6 +19,7 @@ from mti_lightning import (
     Objective,
     RenderError,
     SignedInversion,
+    Tension,
     VetoedShapesPictures,
 )
 from mti_lightning.attribution.methods import ActGrad, attribute
@@ -107,17 +108,15 @@ def test_the_table_holds_what_the_clean_pictures_on_disk_show(
             objective.layer,
             ActGrad(),
         )
-        excited, inhibited = (
-            attribution.sum(1).clamp(min=0).sum(),
-            (-attribution.sum(1)).clamp(min=0).sum(),
-        )
+        excited, inhibited = Tension().split(attribution, objective.layout)
+        tension = Tension()(attribution, objective.layout)
         # The file is rounded to 8 bits.
         assert float(row["response"]) == pytest.approx(response.item(), abs=0.3)
         assert float(row["excitation"]) == pytest.approx(excited.item(), abs=0.3)
         assert float(row["inhibition"]) == pytest.approx(inhibited.item(), abs=0.3)
         low, high = sorted((float(row["excitation"]), float(row["inhibition"])))
         assert float(row["balance"]) == pytest.approx(low / high, abs=1e-4)
-        assert float(row["tension"]) == pytest.approx((low * high) ** 0.5, rel=1e-4, abs=1e-4)
+        assert float(row["tension"]) == pytest.approx(tension.item(), abs=0.3)
     sources = table(folder / "sources.csv")
     assert [row["source"] for row in sources] == ["tense/test/3/0", "tense/test/3/1"]
     assert all((folder / row["file"]).is_file() for row in sources)

@@ -32,9 +32,9 @@ def at_scale(
     Args:
         signed: [N, 1, h, w] or as the layer's layout has it, one channel.
         scale: Standard deviation of a Gaussian, in shares of the height and of the width of the
-            part of the map that the feature depends on, where it is not 0: all of it for a class,
-            a few positions for a channel at one position. 0 leaves the map as it is. Tokens off the
-            grid stay by themselves.
+            part of the map that the feature depends on, where it is not 0: all of it for a class
+            (and if it is half of it), a few positions for a channel at one position. 0 leaves the
+            map as it is. Tokens off the grid stay by themselves.
         layout: How the layer's activations lie.
         box: Where on the layer's map the signed map lies, which is 0 elsewhere; None for all of it.
 
@@ -69,10 +69,14 @@ def _smooth(grid: Tensor, scale: float) -> Tensor:
 
 
 def _extent(some: Tensor) -> Tensor:
-    """Return from the first to the last that is true how many there are, of [N, L], [N]."""
-    places = torch.arange(some.shape[1], device=some.device)
-    first, last = torch.where(some, places, len(places)), torch.where(some, places, -1)
-    return (last.amax(1) - first.amin(1) + 1).clamp(min=0)
+    """Return from the first to the last that is true how many there are, of [N, L], [N].
+
+    Half of all stand for all: at the edges of what a feature depends on activations may be 0.
+    """
+    places = torch.arange(length := some.shape[1], device=some.device)
+    first, last = torch.where(some, places, length), torch.where(some, places, -1)
+    found = (last.amax(1) - first.amin(1) + 1).clamp(min=0)
+    return torch.where(2 * found < length, found, length)
 
 
 @cache
