@@ -43,7 +43,10 @@ SHORT = {
     "--data SweepPictures": ["--data.count=2"],
     "--trainer.callbacks+=AtlasLog": ["--trainer.callbacks.chart.minimum=1"],
     "--config atlas": [*FIT, "--model.coherent=false", "--model.chart={minimum: 1}"],
-    "--config validate": [*QUICK, "--model.pictures=3", "--model.rendered=0"],
+    "--config validate": [
+        *(*QUICK, "--model.pictures=3", "--model.rendered=0", "--model.composites=2")
+    ],
+    "--name composites": ["--data.size=3"],
 }
 
 

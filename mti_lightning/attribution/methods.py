@@ -281,14 +281,14 @@ def load_baseline(method: Attribution, layout: ActivationLayout) -> Tensor:
 
 def _check_result(method: Attribution, activations: Tensor, result: Tensor) -> None:
     """Stop where a plugin's method gives what is no attribution."""
-    if isinstance(method, ActGrad):
+    if isinstance(method, PathGradient):
         return
-    who = describe(method)
     if not isinstance(result, Tensor) or result.shape != activations.shape:
         shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-        raise RunError(f"{who} gave {shape} for activations of shape {tuple(activations.shape)}")
+        wanted = tuple(activations.shape)
+        raise RunError(f"{describe(method)} gave {shape} for activations of shape {wanted}")
     if not result.isfinite().all():
-        raise RunError(f"{who} gave values that are not finite")
+        raise RunError(f"{describe(method)} gave values that are not finite")
 
 
 def describe(method: Attribution) -> str:

@@ -255,7 +255,7 @@ def test_other_channels_of_the_layer_are_rivals(features, took_part):
 def test_few_features_are_not_alone(monkeypatch):
     """A feature of a wide layer was compared with those alone that were asked for with it."""
     options = {"features": [f"layer4.0.act2/input:{channel}@centre" for channel in (2, 5)]}
-    options |= {"layer": "layer3", "rendered": 0, "pictures": 24}
+    options |= {"layer": "layer3", "rendered": 0, "pictures": 16}
     few = report(Backbone(WORLD), **options)["interference"].values
     monkeypatch.setattr(rivals, "MOST_RIVALS", 192)
     every = report(Backbone(WORLD), **options)["interference"].values
@@ -440,7 +440,7 @@ def run(*arguments: str) -> tuple[Path, dict[str, Any]]:
     return page, saved
 
 
-SMALL = ["--model.pictures=12", "--model.rendered=1", "--model.steps=2"]
+SMALL = ["--model.pictures=12", "--model.rendered=1", "--model.steps=2", "--model.composites=16"]
 WORLD_RUN = [
     *("--model=Validity", f"--model.backbone.name={WORLD}", "--model.features=['fc:3']"),
     *("--model.attribution_layer=layer4", "--model.rendered=0", "--model.pictures=48"),
