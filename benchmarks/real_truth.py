@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import spearmanr
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, interpolate
+from torch.nn.functional import interpolate
 
 from mti_lightning import (
     ActGrad,
@@ -39,7 +39,7 @@ from mti_lightning import (
     Tension,
     attribute,
 )
-from mti_lightning.attribution.signs import signed_map
+from mti_lightning.attribution.effects import attributed_to_parts, true_signs
 from mti_lightning.attribution.steps import choose_steps
 
 INSTALLED: Final = Path("/usr/share")
@@ -195,27 +195,20 @@ def effects(network: Backbone, made: Composites) -> Tensor:
     return (responses[:1] - responses[1:]).T
 
 
-def tense(effect: Tensor) -> Tensor:
-    """Return the tension of parts, [N], from what each does, [N, parts]."""
-    return (effect.clamp(min=0).sum(1) * (-effect).clamp(min=0).sum(1)).sqrt()
-
-
 def correlate(network: Backbone, made: Composites, layer: Layer, method: Attribution) -> str:
     """Return a row of the table: rank correlations for A, for B, and for the tension."""
     pictures, effect = fitted(network, made.shown[0]), effects(network, made)
     asked = [BoundFeature(Feature("classifier", c), network) for c in made.classes[:, 0].tolist()]
     chosen = choose_steps(method, network, layer, asked, [pictures])
     layout, parts, tension = network.layout(layer), [], []
-    assert layout.grid is not None
     for start in range(0, len(pictures), AT_ONCE):
         rows = slice(start, start + AT_ONCE)
         found = attribute(network, pictures[rows], asked[rows], layer, chosen)[1]
-        places = adaptive_avg_pool2d((made.masks[rows] > 64).float(), layout.grid)  # [n, 2, H, W]
-        parts.append((signed_map(found) * places).sum((2, 3)))
+        parts.append(attributed_to_parts(found, (made.masks[rows] > 64).float(), layout))
         of = Tension() if isinstance(method, IntGrad) else Tension(scale=0, norm=1)
         tension.append(of(found, layout))
     by = (*torch.cat(parts).T, torch.cat(tension))
-    truth = (*effect.T, tense(effect))
+    truth = (*effect.T, true_signs(effect)[2])
     figures = [float(spearmanr(x, y).statistic) for x, y in zip(by, truth, strict=True)]
     how = f"{type(chosen).__name__} {getattr(chosen, 'steps', '')}".strip()
     return f"{how} | " + " | ".join(f"{figure:.2f}" for figure in figures)

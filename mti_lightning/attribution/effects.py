@@ -55,11 +55,9 @@ def attributed_to_parts(attribution: Tensor, masks: Tensor, layout: ActivationLa
     """
     if layout.grid is None:
         raise InputError("the attribution layer has no positions: nothing tells its parts apart")
-    signed = signs.signed_map(attribution, layout.channel_dim).squeeze(layout.channel_dim)
-    prefix = layout.prefix_tokens if layout.is_tokens else 0
-    grid = signed.flatten(1)[:, None, prefix:]  # [N, 1, P]
-    places = adaptive_avg_pool2d((masks > _SEEN).float(), layout.grid).flatten(2)  # [N, K, P]
-    return (grid * places).sum(2)
+    signed = layout.on_grid(signs.signed_map(attribution, layout.channel_dim))  # [N, H, W]
+    places = adaptive_avg_pool2d((masks > _SEEN).float(), layout.grid)  # [N, K, H, W]
+    return (signed[:, None] * places).flatten(2).sum(2)
 
 
 def true_signs(effects: Tensor) -> tuple[Tensor, Tensor, Tensor]:

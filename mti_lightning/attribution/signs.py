@@ -50,18 +50,16 @@ def at_scale(
         whole[:, top : top + height, left : left + width] = values
         values = whole
     if scale:
-        prefix = layout.prefix_tokens if layout.is_tokens else 0
-        grid = values.flatten(1)[:, prefix:].view(-1, *layout.grid)  # [N, H, W]
-        smooth = _smooth(grid, scale).reshape(len(values), -1)
-        smooth = torch.cat([values.flatten(1)[:, :prefix], smooth], 1) if prefix else smooth
-        values = smooth.view_as(values)
+        smooth = _smooth(layout.on_grid(values), scale).flatten(1)  # [N, H · W]
+        off = values.flatten(1)[:, : -smooth.shape[1]]
+        values = torch.cat([off, smooth], 1).view_as(values)
     return values.unsqueeze(layout.channel_dim)
 
 
 def _smooth(grid: Tensor, scale: float) -> Tensor:
     """Smooth maps [N, H, W]; their sums stay."""
-    rows, columns = (
-        _spreads(some.shape[1], scale).to(grid)[_extent(some)]  # [N, H, H], [N, W, W]
+    rows, columns = (  # [N, H, H], [N, W, W]
+        _spreads(some.shape[1], scale).to(grid)[_extent(some)]
         for some in ((grid != 0).any(2), (grid != 0).any(1))
     )
     with torch.autocast(grid.device.type, enabled=False):  # it would sum in half precision

@@ -1,7 +1,7 @@
 """As few steps of integrated gradients as the features need, measured before a run."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ CHOSEN_ON: Final = 16  # pictures
 _EXACT, _MOST_OFF = 0.01, 0.15  # gaps: of one backward pass, and of several
 
 
-def is_open(method: Attribution) -> bool:
+def is_open(method: Attribution) -> TypeGuard[IntGrad]:
     """Return whether a method's steps are still to be chosen."""
     return isinstance(method, IntGrad) and method.steps is None
 
@@ -51,7 +51,7 @@ def choose_steps(
         bound_features: The features.
         batches: Pictures [N, 3, H, W] in 0..1; the first 16 count. Without any it is noise.
     """
-    if not isinstance(method, IntGrad) or method.steps is not None:
+    if not is_open(method):
         return method
     pictures = _first(batches, backbone)
     once = ActGrad() if method.baseline is None else IntGrad(1, method.baseline)
@@ -116,7 +116,7 @@ def as_recorded(method: Attribution, told: Mapping[str, Any]) -> Attribution:
         method: Any other is returned as it is.
         told: What the run recorded of its method; of another kind, `method` is returned.
     """
-    if not isinstance(method, IntGrad) or method.steps is not None:
+    if not is_open(method):
         return method
     path, arguments = current_path(str(told.get("class_path"))), told.get("init_args", {})
     if path == public_path(ActGrad) and method.baseline is None:

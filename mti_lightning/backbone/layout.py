@@ -64,6 +64,17 @@ class ActivationLayout:
     def is_tokens(self) -> bool:
         return len(self.shape) == 2
 
+    def on_grid(self, signed: Tensor) -> Tensor:
+        """Return what lies on the grid of a map of one channel, [N, rows, columns].
+
+        Args:
+            signed: [N, ...] in this layout, with one channel or without that dimension; tokens off
+                the grid, such as a class token, are left out.
+        """
+        assert self.grid is not None
+        prefix = self.prefix_tokens if self.is_tokens else 0
+        return signed.flatten(1)[:, prefix:].reshape(-1, *self.grid)
+
     @property
     def dimensions(self) -> tuple[str, ...]:
         """Names of the dimensions, without the batch."""

@@ -92,7 +92,7 @@ def choose_layer(
     Raises:
         InputError: If there is none.
     """
-    sides = [_side(backbone, layer) for layer, *_ in _candidates(backbone)]
+    sides = (_side(backbone, layer) for layer, *_ in _candidates(backbone))
     least = min(_FINE, _FINER * next(filter(None, sides), 0))
     for layer, kind, fine, beside_class_token in _candidates(backbone):
         if fine and _side(backbone, layer) < least:
@@ -164,8 +164,4 @@ def on_grid(attribution: Tensor, layout: ActivationLayout) -> Tensor:
 
     Of tokens it leaves out those that lie outside of the grid, as a class token.
     """
-    assert layout.grid is not None
-    signed = signed_map(attribution, layout.channel_dim)
-    if layout.is_tokens:
-        signed = signed[:, layout.prefix_tokens :]
-    return signed.reshape(len(attribution), 1, *layout.grid)
+    return layout.on_grid(signed_map(attribution, layout.channel_dim))[:, None]

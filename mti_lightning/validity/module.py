@@ -17,6 +17,7 @@ from mti_lightning.data.composites import PARTS, Composites
 from mti_lightning.data.datasets import Picture
 from mti_lightning.errors import InputError, RunError, check_range
 from mti_lightning.objectives.inversion import SignedInversion
+from mti_lightning.sweep.calibration import evenly_spread
 from mti_lightning.validity.composites import check_composites, judge_composites
 from mti_lightning.validity.findings import judge_feature, judge_inversions
 from mti_lightning.validity.judges import ask_judges, make_judges
@@ -88,10 +89,7 @@ class Validity(AttributionModule):
         self.check_trainer(trainer)
         self._data = self.check_data(data)
         self._data.use(self.backbone.preprocessing)
-        size = len(self._data.pictures)
-        count = min(CHOSEN_ON, size)
-        some = [index * size // count for index in range(count)]
-        self.settle(batch.pictures for batch in self._data.loader(some) if len(batch.indices))
+        self.settle(evenly_spread(self._data, CHOSEN_ON, {}))
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

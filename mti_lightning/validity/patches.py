@@ -50,9 +50,9 @@ def patch_sums(attribution: Tensor, tension: Tension, layout: ActivationLayout) 
     if layout.grid is None or min(layout.grid) < 2:
         return None
     signed = at_scale(signed_map(attribution, layout.channel_dim), tension.scale, layout)
-    prefix = layout.prefix_tokens if layout.is_tokens else 0
-    maps = signed.flatten(1)[:, prefix:].view(-1, 1, *layout.grid)
-    fine = interpolate(maps, (_STEPS, _STEPS), mode="bilinear", align_corners=False)
+    fine = interpolate(
+        layout.on_grid(signed)[:, None], (_STEPS, _STEPS), mode="bilinear", align_corners=False
+    )
     return avg_pool2d(fine, _SIDE, stride=1).squeeze(1)
 
 

@@ -17,21 +17,11 @@ from mti_lightning.atlas.map import Chart
 from mti_lightning.cli import main
 from mti_lightning.cli.parser import Parser
 from mti_lightning.log import LOG
+from tests.test_cli import BASE
 from tests.tools.mistakes import of_numbers, paths
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUIET = ("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false")
-BASE = """\
-name: small
-trainer: {max_epochs: 1, accelerator: cpu, enable_progress_bar: false}
-model:
-  class_path: MaximallyTense
-  init_args:
-    backbone: {name: test_resnet, weights: random}
-    features: ["fc:3"]
-    attribution_layer: layer2
-    steps_per_epoch: 2
-"""
 FIT = ("fit", "--config=base.yaml")
 SOURCES = (*FIT, "--model=PositiveInversion", "--data=PictureFolder", "--data.path=pictures")
 SWEEP = ("predict", f"--config={CONFIGS / 'demo_sweep.yaml'}", *QUIET, "--data.size=8")
