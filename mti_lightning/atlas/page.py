@@ -1,13 +1,7 @@
 """The atlas as one HTML file that people explore: needs no network, and asks for none."""
 
-import base64
-import hashlib
-import io
-import json
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +13,7 @@ from PIL import Image
 from mti_lightning.atlas.columns import COLUMNS, scale
 from mti_lightning.atlas.layout import MOST_DOTS, Cell, Layout, thinned
 from mti_lightning.errors import InputError
-from mti_lightning.files import replacing
+from mti_lightning.pages import Images, numbers, write_html
 
 _FACES = ("positive", "negative", "both")
 # For the commonest labels: Okabe and Ito's, which people with colour-blindness can tell apart.
@@ -65,7 +59,7 @@ def write_page(
         InputError: If lengths or names do not fit.
     """
     _check(layout, cells, icons, columns, keys, labels)
-    images = _Images()
+    images = Images()
     measured = {
         name: np.asarray(columns[name], dtype=np.float64) for name in COLUMNS if name in columns
     }
@@ -84,8 +78,8 @@ def write_page(
         "title": title,
         "pictures": len(layout.points),
         "size": [int(rows), int(across)],
-        "x": _numbers(points[:, 0] * across),
-        "y": _numbers((1 - points[:, 1]) * rows),
+        "x": numbers(points[:, 0] * across),
+        "y": numbers((1 - points[:, 1]) * rows),
         "measures": {name: _coloured(name, of, of[drawn]) for name, of in measured.items()},
         "labels": {"texts": named, "values": [group[place] for place in drawn], "colours": _LABELS}
         if named
@@ -98,7 +92,7 @@ def write_page(
                 "exemplars": [dot[int(place)] for place in cell.exemplars],
                 "faces": {face: images.add(faces[face], _ICON) for face in _FACES if face in faces},
                 "labels": _commonest([group[place] for place in cell.members]) if named else [],
-                **{name: _numbers([cell.means[name]])[0] for name in measured},
+                **{name: numbers([cell.means[name]])[0] for name in measured},
             }
             for cell, faces in zip(cells, icons, strict=True)
         ],
@@ -106,11 +100,7 @@ def write_page(
         "thumbnails": small,
         "images": list(images.addresses),
     }
-    template = files("mti_lightning.atlas").joinpath("page.html").read_text(encoding="utf-8")
-    # The data comes last: what it holds is not searched for the other place.
-    page = template.replace("__POLICY__", _policy(template)).replace("__DATA__", _embedded(data))
-    with replacing(path) as part:
-        part.write_text(page, encoding="utf-8", newline="\n")
+    write_html(path, "mti_lightning.atlas", data)
 
 
 def _check(
@@ -140,30 +130,6 @@ def _check(
             )
 
 
-class _Images:
-    """Pictures as data addresses, equal ones once."""
-
-    def __init__(self) -> None:
-        self.addresses: dict[str, int] = {}
-
-    def add(self, image: Image.Image, side: int) -> int:
-        """Return the place of a picture whose longer side is at most `side` pixels."""
-        small = image.convert("RGBA" if image.has_transparency_data else "RGB")
-        small.thumbnail((side, side), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        small.save(buffer, "WEBP", quality=70, alpha_quality=50, method=2)
-        address = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-        return self.addresses.setdefault(address, len(self.addresses))
-
-
-def _numbers(values: ArrayLike) -> list[float | None]:
-    """Return six significant digits of each number; None for what JSON has no number for."""
-    return [
-        float(f"{value:.6g}") if np.isfinite(value) else None
-        for value in np.asarray(values, dtype=np.float64).tolist()
-    ]
-
-
 def _coloured(name: str, values: NDArray[np.float64], drawn: NDArray[np.float64]) -> dict[str, Any]:
     """Return a measure of the pictures that are drawn, and the colours of all."""
     colours, low, high = scale(name, values)
@@ -172,7 +138,7 @@ def _coloured(name: str, values: NDArray[np.float64], drawn: NDArray[np.float64]
         for place in np.linspace(0, 1, 17)
     ]
     return {
-        "values": _numbers(drawn),
+        "values": numbers(drawn),
         "low": low,
         "high": high,
         "stops": stops,
@@ -191,20 +157,3 @@ def _ranked(labels: Sequence[str]) -> tuple[list[str], list[int]]:
 def _commonest(groups: Sequence[int]) -> list[tuple[int, int]]:
     """Return the three commonest labels of a cell and how many pictures have them."""
     return sorted(Counter(groups).items(), key=lambda item: (-item[1], item[0]))[:3]
-
-
-def _embedded(data: Mapping[str, Any]) -> str:
-    """Return JSON that cannot end the script element it stands in."""
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c")
-
-
-def _policy(template: str) -> str:
-    """Return a content security policy that runs and styles by what is in the template alone."""
-    kinds = {"script": r"<script>(.*)</script>", "style": r"<style>(.*)</style>"}
-    allowed = ["default-src 'none'", "img-src data:", "base-uri 'none'", "form-action 'none'"]
-    for kind, pattern in kinds.items():
-        inline = "".join(re.findall(pattern, template, re.DOTALL))
-        digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
-        allowed.append(f"{kind}-src 'sha256-{digest}'")
-    return "; ".join(allowed)

@@ -1,0 +1,75 @@
+"""Pages that are one HTML file each, need no network, and run no script but their own."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from mti_lightning.files import replacing
+
+
+def write_html(path: Path, package: str, data: Mapping[str, Any]) -> None:
+    """Write a page: a package's `page.html` with its data put in.
+
+    Args:
+        path: The file; it is replaced in one step.
+        package: Whose `page.html` has `__DATA__` where the data go, and `__POLICY__` where what
+            the page may do goes: to run its own script and to show its own pictures.
+        data: As JSON can tell them. Names in them are to reach the page as text nodes.
+    """
+    template = files(package).joinpath("page.html").read_text(encoding="utf-8")
+    # The data come last: what they hold is not searched for the other place.
+    page = template.replace("__POLICY__", _policy(template)).replace("__DATA__", _embedded(data))
+    with replacing(path) as part:
+        part.write_text(page, encoding="utf-8", newline="\n")
+
+
+@final
+class Images:
+    """Pictures as data addresses, equal ones once."""
+
+    def __init__(self) -> None:
+        self.addresses: dict[str, int] = {}
+
+    def add(self, image: Image.Image, side: int) -> int:
+        """Return the place of a picture whose longer side is at most `side` pixels."""
+        small = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        small.thumbnail((side, side), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        small.save(buffer, "WEBP", quality=70, alpha_quality=50, method=2)
+        address = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+        return self.addresses.setdefault(address, len(self.addresses))
+
+
+def numbers(values: ArrayLike) -> list[float | None]:
+    """Return six significant digits of each number; None for what JSON has no number for."""
+    return [
+        float(f"{value:.6g}") if np.isfinite(value) else None
+        for value in np.asarray(values, dtype=np.float64).tolist()
+    ]
+
+
+def _embedded(data: Mapping[str, Any]) -> str:
+    """Return JSON that cannot end the script element it stands in."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def _policy(template: str) -> str:
+    """Return a content security policy that runs and styles by what is in the template alone."""
+    kinds = {"script": r"<script>(.*)</script>", "style": r"<style>(.*)</style>"}
+    allowed = ["default-src 'none'", "img-src data:", "base-uri 'none'", "form-action 'none'"]
+    for kind, pattern in kinds.items():
+        inline = "".join(re.findall(pattern, template, re.DOTALL))
+        digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+        allowed.append(f"{kind}-src 'sha256-{digest}'")
+    return "; ".join(allowed)
