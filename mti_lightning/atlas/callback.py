@@ -120,9 +120,8 @@ class AtlasLog(Callback):
             icons = cache(partial(icons_of, objective))
 
             def draw(face: Face) -> Image.Image:
-                return atlas_picture.draw(
-                    found.layout, found.cells, icons()[face], found.columns, title, face
-                )
+                of = found.layout, found.cells, icons()[face], found.columns
+                return atlas_picture.draw(*of, title, face, found.selected)
 
             yield from ((face, partial(draw, face)) for face in objective.faces)
             return

@@ -11,6 +11,10 @@ from mti_lightning.sweep.measures import Array
 
 Face = Literal["positive", "negative", "both"]
 MOST_DOTS: Final = 20_000  # that are drawn of a map: more take long, and cover each other
+FEWEST_CELLS: Final = 30  # that a map should have
+MOST_CELLS: Final = 400
+_MOST_SIDES = 40  # rows that are tried
+_ENOUGH = 6  # pictures of a cell
 _MARGIN = 0.05  # shares of the trimmed span, on every side
 
 
@@ -24,12 +28,14 @@ class Layout:
         points: x and y of each, 0..1, y upwards, [M, 2]; outliers lie on the border.
         cell: row · columns + column of each, [M]; row 0 is at the top.
         size: Rows and columns.
+        minimum: Pictures that a cell needs to be shown.
     """
 
     pictures: Array
     points: Array
     cell: Array
     size: tuple[int, int]
+    minimum: int = 1
 
 
 @final
@@ -58,23 +64,27 @@ class Cell:
 
 
 def lay_out(
-    pictures: Array, points: Array, size: tuple[int, int] = (20, 20), trim: float = 1.0
+    pictures: Array,
+    points: Array,
+    size: tuple[int, int] | None = (20, 20),
+    trim: float = 1.0,
+    minimum: int | None = 6,
 ) -> Layout:
     """Trim points, scale them to 0..1, and put each picture into exactly one cell.
 
     Args:
         pictures: Place of each in the sweep, [M].
         points: [M, 2].
-        size: Rows and columns.
+        size: Rows and columns; None for what `fit_grid` finds.
         trim: From this percentile to its counterpart, with equal margins, the map reaches; what
             lies farther out is moved to the border. 0 to 50.
+        minimum: Pictures that a cell needs to be shown; None for what `fit_grid` finds.
 
     Raises:
         InputError: If a number is out of range.
     """
-    rows, across = size
-    if min(size) < 1:
-        raise InputError(f"a map of {rows} rows and {across} columns: give 1 or more of each")
+    if size is not None and min(size) < 1:
+        raise InputError(f"a map of {size[0]} rows and {size[1]} columns: give 1 or more of each")
     if not 0 <= trim < 50:
         raise InputError(f"trim {trim}: give a percentile from 0 to below 50")
     if not np.isfinite(points).all():
@@ -85,9 +95,42 @@ def lay_out(
     low, high = low - _MARGIN * (high - low), high + _MARGIN * (high - low)
     wide = np.where(high > low, high - low, 1)
     points = np.where(high > low, np.clip((points - low) / wide, 0, 1), 0.5)
+    size, minimum = fit_grid(points, size, minimum)
+    return Layout(np.asarray(pictures), points, _cells(points, size), size, minimum)
+
+
+def _cells(points: Array, size: tuple[int, int]) -> Array:
+    """Return row · columns + column of each point, [M]."""
+    rows, across = size
     column = np.minimum((points[:, 0] * across).astype(np.int64), across - 1)
     row = np.minimum(((1 - points[:, 1]) * rows).astype(np.int64), rows - 1)
-    return Layout(np.asarray(pictures), points, row * across + column, (rows, across))
+    return row * across + column
+
+
+def fit_grid(
+    points: Array, size: tuple[int, int] | None = None, minimum: int | None = None
+) -> tuple[tuple[int, int], int]:
+    """Return rows and columns, and how many pictures a cell needs, that suit the pictures.
+
+    They suit from some dozens of pictures to very many: a cell needs 6, or fewer where so few cells
+    have as many. Of the square grids the coarsest is taken that has nine tenths of the cells that
+    one can have, and no more than people look at: it leaves fewer pictures out.
+
+    Args:
+        points: As a layout has them, [M, 2].
+        size: Rows and columns, where they are given.
+        minimum: Pictures that a cell needs, where that is given.
+    """
+    sizes = [size] if size else [(side, side) for side in range(1, _MOST_SIDES + 1)]
+    counts = {one: np.bincount(_cells(points, one)) for one in sizes}
+    found, need = size or (1, 1), minimum or _ENOUGH
+    for need in [minimum] if minimum else range(_ENOUGH, 0, -1):
+        shown = {one: int((of >= need).sum()) for one, of in counts.items()}
+        few = {one: cells for one, cells in shown.items() if cells <= MOST_CELLS} or shown
+        found = next(one for one, cells in few.items() if cells >= 0.9 * max(few.values()))
+        if few[found] >= FEWEST_CELLS or size:
+            break
+    return found, need
 
 
 def find_cells(

@@ -25,8 +25,12 @@ class Chart:
             not exist; by default `tb_logs/NAME/sweep.zarr`.
         top: Take this many top pictures by each measure of `by`; by default all that were kept.
         by: Measures by which pictures are top; `-` before one means its low end.
-        size: Rows and columns of cells.
-        minimum: Pictures that a cell needs for an icon.
+        quiet: Leave pictures out that both excite and inhibit less than this share of what others
+            do, those that 5% surpass: an atlas is of pictures in which something happens.
+        size: Rows and columns of cells; by default as many as suit the pictures: most cells have
+            enough, 30 to 400 of them where that can be.
+        minimum: Pictures that a cell needs for an icon; by default 6, or fewer where too few cells
+            would have one.
         exemplars: Pictures shown of a cell, those nearest its mean.
         neighbours: Of a picture, that UMAP keeps near it.
         min_dist: Between two points of UMAP's.
@@ -39,9 +43,10 @@ class Chart:
 
     sweep: str | None = None
     top: int | None = None
-    by: tuple[str, ...] = ("tension", "response", "-response")
-    size: tuple[int, int] = (20, 20)
-    minimum: int = 6
+    by: tuple[str, ...] = ("tension", "excitation", "inhibition")
+    quiet: float = 0.1
+    size: tuple[int, int] | None = None
+    minimum: int | None = None
     exemplars: int = 5
     neighbours: int = 15
     min_dist: float = 0.5
@@ -49,7 +54,9 @@ class Chart:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_range(1, minimum=self.minimum, size=min(self.size))
+        given = {} if self.minimum is None else {"minimum": self.minimum}
+        check_range(1, **given, size=1 if self.size is None else min(self.size))
+        check_range(0, 1, quiet=self.quiet)
         check_range(0, exemplars=self.exemplars)
         check_range(0, 2**32 - 1, seed=self.seed)  # which UMAP takes
         check_range(0, 1, min_dist=self.min_dist)
@@ -84,6 +91,14 @@ class Map:
     layout: Layout
     cells: list[Cell]
 
+    @property
+    def selected(self) -> str:
+        """Which pictures it is of, in words."""
+        count, swept = len(self.rows), self.store.size
+        if count == swept:
+            return f"all {swept:,} pictures"
+        return f"the {count:,} of {swept:,} pictures in which most excites or inhibits"
+
 
 def open_map(chart: Chart, feature: str, provenance: Mapping[str, Any] | None = None) -> Map:
     """Read or fit the map of a feature.
@@ -106,15 +121,15 @@ def open_map(chart: Chart, feature: str, provenance: Mapping[str, Any] | None = 
         raise InputError(f"{store.path} is not complete; run mti predict again to go on with it")
     store.check_provenance(provenance or {}, INSTEAD)
     place = store.feature_index(feature)
-    rows, pictures = select_pictures(store, place, chart.top, chart.by)
+    rows, pictures = select_pictures(store, place, chart.top, chart.by, chart.quiet)
     vectors = pool_store(store, rows)
     points = kept_points(store.path, vectors, chart.seed, chart.neighbours, chart.min_dist)
-    layout = lay_out(pictures, points, chart.size, chart.trim)
+    layout = lay_out(pictures, points, chart.size, chart.trim, chart.minimum)
     columns = columns_of(store, place, pictures)
-    cells = find_cells(layout, vectors, columns, chart.minimum, chart.exemplars)
+    cells = find_cells(layout, vectors, columns, layout.minimum, chart.exemplars)
     if not cells:
         raise InputError(
-            f"no cell of the map of {len(pictures)} pictures has {chart.minimum}; give a smaller "
+            f"no cell of the map of {len(pictures)} pictures has {layout.minimum}; give a smaller "
             "chart.size or chart.minimum, or sweep more pictures"
         )
     return Map(store, place, rows, vectors, columns, layout, cells)

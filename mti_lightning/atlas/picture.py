@@ -33,6 +33,7 @@ def draw(
     columns: Mapping[str, Array],
     title: str,
     face: Face = "both",
+    of: str | None = None,
 ) -> Image.Image:
     """Draw the atlas, 1,800 pixels wide: its icons, and beneath them the pictures of the map.
 
@@ -46,11 +47,13 @@ def draw(
         columns: The pictures' numbers, [M] each, response among them.
         title: What the atlas is of.
         face: What the icons show.
+        of: Which pictures the map is of, in words.
     """
     colours, norm = _colours("response", columns["response"])
     few, many = _counts(cells)
     subtitle = (
-        f"{_FACES[face]} of {len(cells)} cells of a map of {len(layout.pictures):,} pictures; "
+        f"{_FACES[face]} of {len(cells)} cells of a map of "
+        f"{of or f'{len(layout.pictures):,} pictures'}; "
         f"the smallest icons are of {few}, the largest of {many} or more"
     )
     parts = [

@@ -21,6 +21,7 @@ def select_pictures(
     feature: int,
     top: int | None = None,
     measures: tuple[str, ...] = ("tension", "response", "-response"),
+    quiet: float = 0,
 ) -> tuple[Array, Array]:
     """Choose pictures for an atlas among those whose attribution maps were kept.
 
@@ -29,6 +30,8 @@ def select_pictures(
         feature: Its column.
         top: How many of the top pictures by each measure; None takes all that were kept.
         measures: By what they are top; `-` before one means its low end.
+        quiet: Leave those out whose E⁺ and E⁻ are both below this share of what is strong in the
+            sweep, the 95th percentile.
 
     Returns:
         Where their maps are, [M], for `SweepStore.maps`, and the pictures, [M], in the sweep's
@@ -46,6 +49,12 @@ def select_pictures(
     columns = columns_of(store, feature, pictures)
     finite = np.isfinite([columns[name] for name in ALWAYS]).all(0)
     rows, pictures = rows[finite], pictures[finite]
+    if quiet:
+        happens = np.zeros(len(pictures), bool)
+        for name in ("excitation", "inhibition"):
+            strong = np.nanpercentile(store.values(name, feature), 95)
+            happens |= columns[name][finite] >= quiet * strong
+        rows, pictures = rows[happens], pictures[happens]
     if top is not None:
         chosen: set[int] = set()
         for measure in measures:

@@ -116,6 +116,26 @@ def test_layouts_that_cannot_be(options: dict[str, object], words: str) -> None:
         lay_out(**arguments)
 
 
+@pytest.mark.parametrize("count", [50, 300, 3_000, 100_000])
+def test_a_grid_that_suits_the_pictures(count: int) -> None:
+    random = np.random.default_rng(0)
+    # In clumps, as UMAP lays pictures out.
+    points = random.uniform(0, 9, (30, 2))[random.integers(0, 30, count)]
+    points += random.normal(scale=0.4, size=points.shape)
+    layout = lay_out(np.arange(count), points, None, minimum=None)
+    shown = np.unique(layout.cell, return_counts=True)[1] >= layout.minimum
+    assert 30 <= shown.sum() <= 400
+    assert layout.minimum == 6 or count <= 300
+    given = lay_out(np.arange(count), points, (20, 20), minimum=None)
+    assert (given.size, given.minimum) == ((20, 20), 6)
+    assert lay_out(np.arange(count), points, None, minimum=2).minimum == 2
+
+
+def test_few_pictures_have_few_cells() -> None:
+    layout = lay_out(np.arange(1), np.zeros((1, 2)), None, minimum=None)
+    assert (layout.size, layout.minimum) == ((1, 1), 1)
+
+
 def test_what_a_cell_tells() -> None:
     # Eight pictures in one cell: six along the first axis, one of them very strong, two askew.
     vectors = np.array([[1, 0.0]] * 3 + [[1e6, 1e5]] + [[1, 0.3]] * 2 + [[0, 1.0], [0, 0]])
@@ -282,6 +302,9 @@ def test_selection(store: SweepStore) -> None:
     assert select_pictures(store, 1, 1, ["tension"])[1].tolist() == [9]
     assert select_pictures(store, 0)[1].tolist() == [3]
     assert pool_store(store, rows).tobytes() == pool(store.maps(rows), TOKENS, 0).tobytes()
+    # E⁺ and E⁻ are at most 19, of which 5 is a quarter; the number of picture 8 is 17.
+    assert select_pictures(store, 1, quiet=0.3)[1].tolist() == [4, 6, 8, 9]
+    assert select_pictures(store, 1, quiet=0.95)[1].tolist() == [9]
 
 
 def test_a_further_column_of_a_sweep_is_one_of_the_map(
