@@ -1,7 +1,6 @@
 """`mti inhibitors`: which units keep a feature silent, proven by silencing them."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from mti_lightning.cli.parser import Parser
 from mti_lightning.errors import InputError
@@ -10,8 +9,9 @@ from mti_lightning.errors import InputError
 def run(args: Sequence[str]) -> None:
     """Run `mti inhibitors`."""
     from mti_lightning.cli.discovery import with_plugins  # imports PyTorch, as do the next
-    from mti_lightning.files import replacing
-    from mti_lightning.inhibitors.figures import draw
+    from mti_lightning.files import at_home, replacing
+    from mti_lightning.inhibitors.figures import draw, log
+    from mti_lightning.inhibitors.page import write_page
     from mti_lightning.inhibitors.result import KINDS
     from mti_lightning.inhibitors.study import find_inhibitors
     from mti_lightning.locks import taking
@@ -34,24 +34,49 @@ def run(args: Sequence[str]) -> None:
     )
     parser.add_argument("--of", default="inhibitors", help=f"{' or '.join(KINDS)}.")
     parser.add_argument("--seed", type=int, default=0, help="Of the halves and of random units.")
-    parser.add_argument("--out", default="inhibitors.csv", help="The table to write.")
+    parser.add_argument(
+        "--examples", type=int, default=4, help="Photographs for each unit, where it adds most."
+    )
+    parser.add_argument(
+        "--icons", type=int, default=60, help="Steps for an image of each unit; 0 for none."
+    )
+    parser.add_argument(
+        "--depth",
+        type=int,
+        default=1,
+        help="Layers of a tree: 2 or 3 name what drives the strongest units, too.",
+    )
+    parser.add_argument(
+        "--out", default="inhibitors.csv", help="The table to write; beside it a page, .html."
+    )
     parser.add_argument("--figure", help="A figure to write, such as inhibitors.png.")
+    parser.add_argument("--tensorboard", help="A folder for TensorBoard, such as tb_logs/NAME.")
     parser.add_argument("--overwrite", action="store_true", help="Replace what is there.")
     given = parser.parse_args(list(args))
-    out, figure = Path(given.out), Path(given.figure) if given.figure else None
+    out, figure = at_home(given.out), at_home(given.figure) if given.figure else None
+    page = out.with_suffix(".html")
     if figure is not None and figure.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise InputError(f"{figure}: give a name that ends in .png, .svg or .pdf")
     if figure is not None and figure.resolve() == out.resolve():
         raise InputError(f"{out} cannot be the table and the figure; give two names")
-    with with_plugins(), taking(*filter(None, (out, figure)), overwrite=given.overwrite):
+    if page == out:
+        raise InputError(f"{out} is the page beside the table; give a name such as {out.stem}.csv")
+    written = [*filter(None, (out, page, figure))]
+    with with_plugins(), taking(*written, overwrite=given.overwrite):
         found = find_inhibitors(
             *(SweepStore(given.sweep), given.feature, given.count, given.pictures, given.of),
             seed=given.seed,
+            examples=given.examples,
+            icons=given.icons,
+            depth=given.depth,
         )
         print(found.text)
         write_table(out, found.rows)
+        write_page(page, found)
         if figure is not None:
             with replacing(figure) as part:
                 draw(found).savefig(part, dpi=120)
-    for path in filter(None, (out, figure)):
+        if given.tensorboard is not None:
+            log(found, at_home(given.tensorboard))
+    for path in written:
         print(path)

@@ -1,10 +1,7 @@
 """From a picture and a model's name to an explanation, in one call."""
 
-import logging
 import math
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +25,8 @@ from mti_lightning.files import at_home
 from mti_lightning.log import log_info
 from mti_lightning.objectives.inversion import SignedInversion
 from mti_lightning.registry import public_path
-from mti_lightning.rendering import render
+from mti_lightning.rendering import quietly, render
 
-_LIGHTNING = "lightning.pytorch", "lightning.fabric"  # loggers
 _SAID = 5  # classes that are listed of each picture
 _CLASSES = 3, 4  # that are explained, of one picture and of several together
 
@@ -89,7 +85,7 @@ def explain(
     if progress:
         quiet["callbacks"] = [_Progress(), *trainer.pop("callbacks", [])]
     run = {**quiet, **trainer}
-    with _quietly():
+    with quietly():
         device = Trainer(**{**run, "logger": False, "callbacks": []}).strategy.root_device
     seen = torch.stack([prepare(image, backbone.preprocessing) for image in shown.values()])
     before = backbone.mean.device
@@ -126,7 +122,7 @@ def explain(
         seed=seed,
     )
     data = GivenPictures(shown)
-    with _quietly():
+    with quietly():
         renderings = render(objective, data, epochs, **run)
     parts = put_together(objective, seen, renderings, answers)
     backbone.to(before)
@@ -158,22 +154,6 @@ def explain(
         at_home(path).absolute() if path and len(shown) == 1 else None,
         settings,
     )
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep Lightning from greeting, and from warning of what the sheet says."""
-    levels = {name: logging.getLogger(name).level for name in _LIGHTNING}
-    try:
-        for name in levels:
-            logging.getLogger(name).setLevel(logging.WARNING)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".* images cannot be made")
-            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning's own
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
 
 
 def _told(one: Said) -> str:

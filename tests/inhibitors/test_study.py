@@ -120,7 +120,8 @@ def test_the_command_writes_what_it_prints(
 ) -> None:
     out, figure = tmp_path / "i.csv", tmp_path / "i.png"
     given = ["inhibitors", str(store.path), "--feature", "fc:star", "--pictures", tense]
-    given += ["--count", "3", "--out", str(out), "--figure", str(figure)]
+    given += ["--count", "3", "--icons", "0", "--examples", "1"]
+    given += ["--out", str(out), "--figure", str(figure)]
     main(given)
     said, rows = capsys.readouterr().out, read_table(out)
     assert [row["unit"] for row in rows[3:]] == [
@@ -131,8 +132,43 @@ def test_the_command_writes_what_it_prints(
         assert all(value in said for value in row.values())
     assert "fc:3 (star), inhibitors among 192 units of layer4" in said
     assert figure.read_bytes().startswith(b"\x89PNG")
+    assert rows[0]["unit"] in out.with_suffix(".html").read_text()
     with pytest.raises(SystemExit):
         main(given)  # they are there
+
+
+def test_each_unit_is_scaled_alone_too(store: SweepStore, tense: str) -> None:
+    found = find_inhibitors(store, "fc:star", 2, tense, most=8)
+    for unit in found.units:  # in a linear head
+        steps = np.diff(unit.doses, axis=0)
+        np.testing.assert_allclose(steps, steps[:1].repeat(4, 0), atol=1e-4)
+        assert unit.doses[0].mean() - found.response.mean() == pytest.approx(unit.real.mean)
+    together = sum(unit.doses[0] - found.response for unit in found.units)
+    np.testing.assert_allclose(found.doses[0] - found.response, together, atol=1e-4)
+
+
+def test_units_are_shown_where_they_inhibit_and_traced_back(store: SweepStore, tense: str) -> None:
+    found = find_inhibitors(store, "fc:star", 1, tense, most=10, examples=2, icons=1, depth=2)
+    backbone, layer = Backbone(WORLD), Layer("layer4")
+    world = VetoedShapes(SIZE, 7, contents="tense")
+    for unit in found.units:
+        assert unit.icon is not None
+        added = [example.contribution for example in unit.examples]
+        assert added == sorted(added)
+        index = store.keys.index(unit.examples[0].key)
+        names = Path(tense).read_text().splitlines()
+        every = store.contributions(0, np.array([store.keys.index(key) for key in names]))
+        assert added[0] == pytest.approx(every[:, unit.unit].min(), abs=1e-5)
+        active = backbone.run(world[index]["picture"][None], [layer])[layer][0, unit.unit]
+        assert unit.examples[0].activation == pytest.approx(float(active.max()), abs=1e-5)
+    assert [branch.unit for branch in found.tree] == [unit.unit for unit in found.units]
+    (_, *below) = [line for branch in found.tree for line in branch.lines()]
+    assert any(line.startswith("    ") and "layer3:" in line for line in below)
+    for branch in (one for top in found.tree for one in top.below):
+        assert branch.layer == "layer3"
+        assert (branch.real.mean > 0) == (branch.kind == "inhibitors")
+    with pytest.raises(InputError, match="depth 9"):
+        find_inhibitors(store, "fc:star", 2, tense, most=8, depth=9)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeServic
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
+_DRAWN = "all.every((index) => bitmaps.get(index)) && !waiting"  # of an atlas
+
 
 class Browser:
     """Headless Chromium with one page open."""
@@ -22,12 +24,12 @@ class Browser:
     def __init__(self, driver: Chrome):
         self.driver = driver
 
-    def open(self, path: Path) -> None:
-        """Open a page, and wait until it has drawn all its icons."""
+    def open(self, path: Path, drawn: str = _DRAWN) -> None:
+        """Open a page, and wait until it has drawn all that it shows."""
         for kind in ("browser", "performance"):
             self.driver.get_log(kind)  # what earlier pages left is dropped
         self.driver.get(path.as_uri())
-        self.until("all.every((index) => bitmaps.get(index)) && !waiting")
+        self.until(drawn)
 
     def run(self, code: str) -> Any:
         return self.driver.execute_script(code)
