@@ -11,25 +11,14 @@ from torch import Tensor, nn
 
 from mti_lightning.backbone.batch_invariance import BatchInvariance
 from mti_lightning.backbone.changes import Change
+from mti_lightning.backbone.folding import Fold, find_folds, folded, is_hooked
 from mti_lightning.backbone.layout import ActivationLayout, Layer
 from mti_lightning.backbone.preprocessing import find_preprocessing
 from mti_lightning.backbone.survey import Survey
+from mti_lightning.backbone.taps import check_tensor, tapped
 from mti_lightning.backbone.weights import create_network
 from mti_lightning.errors import InputError, nearest, reason_of
 from mti_lightning.registry import register_own_backbones
-
-
-def _check_tensor(layer: Layer, kind: str, name: str) -> None:
-    """Make sure that what passes through a layer is a tensor.
-
-    Raises:
-        InputError: If it is not.
-    """
-    if kind != "Tensor":
-        raise InputError(
-            f"the {layer.side} of layer {layer.module!r} of {name} is a {kind}, not a tensor; "
-            "name a layer before, inside or after it"
-        )
 
 
 class _Stop(Exception):  # noqa: N818  it ends a forward pass, it reports no error
@@ -51,6 +40,8 @@ class Backbone(nn.Module):
         arguments: Further arguments for `timm.create_model`, such as `num_classes`.
         labels: A text file of the names of its classes, one a line; by default timm's, where the
             model says what they are.
+        fold: Whether convolutions do the work of the batch norms behind them, where nothing is read
+            between the two: faster, and the same but for rounding.
 
     Raises:
         InputError: If there is no such model, its weights cannot be had, or they do not fit it.
@@ -67,6 +58,7 @@ class Backbone(nn.Module):
         input_size: tuple[int, int] | None = None,
         arguments: dict[str, Any] | None = None,
         labels: str | None = None,
+        fold: bool = True,
     ) -> None:
         super().__init__()
         if input_size and min(input_size) < 1:
@@ -84,6 +76,8 @@ class Backbone(nn.Module):
         self._hashed: tuple[list[tuple[int, int, torch.dtype]], str] | None = None
         self._only_ways: dict[tuple[Layer, tuple[Layer, ...]], bool] = {}
         self._batch_invariance = BatchInvariance()
+        self.fold = fold
+        self._folds: list[Fold] | None = None if fold else []  # None: not looked for yet
         self._changes: tuple[Change, ...] = ()
 
     @property
@@ -116,6 +110,7 @@ class Backbone(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.mean.dtype != dtype:
             self._hashed = None  # weights were rounded
+            self._folds = None if self.fold else []
         self._lay_out(self.mean.device)
         return self
 
@@ -134,7 +129,8 @@ class Backbone(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return the whole network's output for pictures [N, 3, H, W] in 0..1."""
-        with self._hooks({change.layer for change in self._changes}, self._changed):
+        changed = {change.layer for change in self._changes}
+        with self._folded(changed), self._hooks(changed, self._changed):
             return self._compute(pictures)
 
     def _compute(self, pictures: Tensor) -> Tensor:
@@ -240,8 +236,8 @@ class Backbone(nn.Module):
         alike: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if self.mean.device.type == "cpu":
             alike = self._batch_invariance(self.network, len(pictures))
-        tapped = {*layers, *insert, *(change.layer for change in self._changes)}
-        with alike, self._hooks(tapped, tap), contextlib.suppress(_Stop):
+        at = {*layers, *insert, *(change.layer for change in self._changes)}
+        with self._folded(at), alike, self._hooks(at, tap), contextlib.suppress(_Stop):
             self._compute(pictures.detach() if cut else pictures)
         for layer in layers:
             if layer not in captured:
@@ -298,33 +294,17 @@ class Backbone(nn.Module):
         except (AssertionError, IndexError, RuntimeError, ValueError):
             return False  # it does not take activations of more pictures than it was given
 
-    @contextlib.contextmanager
-    def _hooks(self, layers: set[Layer], tap: Callable[[Layer, Tensor], Tensor]) -> Iterator[None]:
-        """Pass on what `tap` makes of what goes through `layers`; remove the hooks in any case."""
+    def _hooks(
+        self, layers: set[Layer], tap: Callable[[Layer, Tensor], Tensor]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Pass on what `tap` makes of what goes through layers, meanwhile."""
+        return tapped({layer: self._module(layer) for layer in layers}, tap, self.name)
 
-        def checked(layer: Layer, value: object) -> Tensor:
-            if not isinstance(value, Tensor):
-                _check_tensor(layer, type(value).__name__, self.name)
-            return tap(layer, value)  # type: ignore[arg-type]
-
-        def on_input(layer: Layer) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-            return lambda _, inputs: (checked(layer, inputs[0] if inputs else None), *inputs[1:])
-
-        def on_output(layer: Layer) -> Callable[[nn.Module, Any, object], Tensor]:
-            return lambda _module, _inputs, output: checked(layer, output)
-
-        modules = {layer: self._module(layer) for layer in layers}
-        handles = [  # outside the padding of batches
-            module.register_forward_pre_hook(on_input(layer), prepend=True)
-            if layer.side == "input"
-            else module.register_forward_hook(on_output(layer))
-            for layer, module in modules.items()
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    def _folded(self, layers: set[Layer]) -> contextlib.AbstractContextManager[None]:
+        """Fold norms away where none of some layers is between; before any hook is put up."""
+        if self._folds is None and not any(map(is_hooked, self.network.modules())):
+            self._folds = find_folds(self.network, lambda: self._compute(self.noise(1)))
+        return folded(self._folds or [], layers)
 
     def _module(self, layer: Layer) -> nn.Module:
         with contextlib.suppress(AttributeError):
@@ -352,7 +332,7 @@ class Backbone(nn.Module):
         survey, layouts = self._survey
         passings = survey.passings.get(layer, [])
         for passing in passings:
-            _check_tensor(layer, passing.kind, self.name)
+            check_tensor(layer, passing.kind, self.name)
         if len(passings) != 1:
             raise InputError(
                 f"layer {str(layer)!r} of {self.name} runs {len(passings)} times in a forward "
