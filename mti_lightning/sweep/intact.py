@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, final
@@ -13,13 +13,13 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from mti_lightning.errors import InputError, reason_of
-from mti_lightning.sweep.measures import COLUMNS, OF_PARTS, OF_UNITS, TRUTH, Array, Measured
+from mti_lightning.sweep.measures import COLUMNS, OF_PARTS, OF_UNITS, TRUTH, Array
 
-# How arrays are written: each chunk with a checksum, and also where it holds nothing but empty
-# values, so that one which is lost is not taken for such.
+# How arrays are written: each chunk with a checksum (a shard's index has one of its own), and also
+# where it holds nothing but empty values, so that one which is lost is not taken for such.
 CODECS: Final[dict[str, Any]] = {"compressors": (ZstdCodec(level=0), Crc32cCodec())}
 EVERY_CHUNK: Final = {"array.write_empty_chunks": True}
-_IN_BLOCKS: Final = (*COLUMNS, *TRUTH, *OF_PARTS, OF_UNITS, "reason", "status")
+_IN_SHARDS: Final = (*COLUMNS, *TRUTH, *OF_PARTS, OF_UNITS, "reason")
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def check_intact(
     group: zarr.Group,
     features: list[str],
     status: Array,
-    measured: Mapping[str, Measured],
+    measured: Iterable[str],
 ) -> None:
     """Make sure that a store's attributes and arrays fit together, and that no part is lost.
 
@@ -98,8 +98,8 @@ def check_intact(
         path: Where it is.
         group: It.
         features: What its columns are called.
-        status: Of each picture, [P].
-        measured: What was measured.
+        status: Of each picture, [P], as the array has it.
+        measured: The arrays of what was measured.
 
     Raises:
         InputError: If they do not, or one is.
@@ -111,19 +111,16 @@ def check_intact(
         raise damaged(path, "its features are called otherwise")
     if group.attrs["complete"] and status.any() and not status.all():
         raise damaged(path, "status is lost in part")
-    if not group.attrs.get("every_chunk"):
-        return  # of a version that did not write those that are empty
-    block: Any = group.attrs["block"]
-    starts = range(0, len(status), block)
-    done = [start // block for start in starts if status[start : start + block].any()]
-    for name, array in measured.items():
-        sides = zip(array.shape, array.chunk, strict=True)
-        ends = [*itertools.product(*(map(str, range(-(-side // part))) for side, part in sides))]
-        chunks = (path.joinpath(name, "c", str(number), *end) for number in done for end in ends)
-        if not all(chunk.is_file() for chunk in chunks):
+    shard: Any = group.attrs["shard"]
+    done = np.unique(np.flatnonzero(status) // shard).tolist()
+    for name in (*measured, "reason"):
+        ends = ["0"] * (arrays[name].ndim - 1)
+        if not all(path.joinpath(name, "c", str(number), *ends).is_file() for number in done):
             raise damaged(path, f"{name} is lost in part")
     for name, stored in _written_at_once(group, arrays).items():
-        if stored.nchunks_initialized != stored.nchunks:
+        sides = zip(stored.shape, stored.shards or stored.chunks, strict=True)
+        files = itertools.product(*(map(str, range(-(-side // part))) for side, part in sides))
+        if not all(path.joinpath(name, "c", *file).is_file() for file in files):
             raise damaged(path, f"{name} is lost in part")
 
 
@@ -141,10 +138,13 @@ def _check_shapes(path: Path, arrays: dict[str, Any], rows: int, features: int) 
 
 
 def _written_at_once(group: zarr.Group, arrays: dict[str, Any]) -> dict[str, Any]:
-    """Return the arrays of which all chunks have to be there, by what they are called."""
-    whole = {name: array for name, array in arrays.items() if name not in _IN_BLOCKS}
-    if not group.attrs["complete"]:  # maps are kept at the very end
-        whole = {n: array for n, array in whole.items() if not n.startswith(("attr", "activation"))}
+    """Return the arrays of which all files have to be there, by what they are called."""
+    whole = {name: array for name, array in arrays.items() if name not in _IN_SHARDS}
+    if not group.attrs[
+        "complete"
+    ]:  # maps are kept at the very end, and what has no status is redone
+        late = ("attr", "activation", "status")
+        whole = {name: array for name, array in whole.items() if not name.startswith(late)}
     there: Any = group.get("rivals")
     for place, rivals in there.groups() if there is not None else ():
         if "places" in rivals.attrs:  # its last write

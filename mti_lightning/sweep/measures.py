@@ -42,12 +42,10 @@ class Measured:
 
     Attributes:
         shape: Of one picture: features, and parts or units of each.
-        chunk: The part of that which lies in one file.
         dimensions: What they are called.
     """
 
     shape: tuple[int, ...]
-    chunk: tuple[int, ...]
     dimensions: tuple[str, ...]
 
 
@@ -59,13 +57,13 @@ def arrays_of(features: int, parts: int, units: int) -> dict[str, Measured]:
         parts: Of how many known parts a picture is put together; 0 where none are known.
         units: Of how many units contributions are kept; 0 where they are not.
     """
-    column = Measured((features,), (features,), ("feature",))
+    column = Measured((features,), ("feature",))
     found = dict.fromkeys(columns_of(parts), column)
     if parts:
-        of_parts = Measured((features, parts), (features, parts), ("feature", "part"))
+        of_parts = Measured((features, parts), ("feature", "part"))
         found |= dict.fromkeys(OF_PARTS, of_parts)
-    if units:  # a feature's lie alone: they can be read without the others'
-        found[OF_UNITS] = Measured((features, units), (1, units), ("feature", "unit"))
+    if units:
+        found[OF_UNITS] = Measured((features, units), ("feature", "unit"))
     return found
 
 

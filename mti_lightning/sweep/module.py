@@ -23,6 +23,7 @@ from mti_lightning.features.bound import expand
 from mti_lightning.files import at_home
 from mti_lightning.locks import Hold, hold
 from mti_lightning.log import log_info
+from mti_lightning.sweep.beginning import open_or_begin
 from mti_lightning.sweep.blocks import (
     Blocks,
     OpenBlocks,
@@ -37,7 +38,7 @@ from mti_lightning.sweep.measuring import Measurement, find_parts
 from mti_lightning.sweep.opening import holds_sweep
 from mti_lightning.sweep.provenance import as_made, as_read_back, attributed
 from mti_lightning.sweep.store import SweepStore
-from mti_lightning.sweep.writing import SweepWriter, check_place, open_or_begin
+from mti_lightning.sweep.writing import SweepWriter, check_place
 
 
 @final
@@ -232,6 +233,7 @@ class Sweep(AttributionModule):
         data = self.check_data(self.trainer.datamodule)  # type: ignore[attr-defined]
         assert self.store_path is not None
         self._store = store = SweepWriter(self.store_path)
+        store.makes_shards = self.trainer.is_global_zero
         self.take_steps(store.provenance["attribution"])
         self.prepare(torch.from_numpy(store.mean_activation).to(self.device))
         measurement = self.measurement

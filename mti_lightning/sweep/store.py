@@ -1,5 +1,7 @@
 """The store of a sweep: a zarr group on disk that is written block by block and opens without us.
 
+Arrays lie in shards, files of `shard` pictures; `journal` has the blocks of those to come.
+
 Dimensions are named. `response`, `excitation`, `inhibition`, `tension`, `tension_centred` and
 `tension_l2` are [picture, feature], and so is the index of `interference`; `status` [picture] is 0
 where a picture was not reached yet, 1 where it was measured, 2 where it cannot be read, for the
@@ -22,18 +24,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, cast
 
 import numpy as np
-import torch
 import zarr
 
 from mti_lightning.backbone import ActivationLayout
 from mti_lightning.data.datasets import Pictures, Stamp
 from mti_lightning.errors import InputError, printable
-from mti_lightning.features.classes import ClassNames, display, short
-from mti_lightning.features.feature import Feature
+from mti_lightning.features.classes import display, short
 from mti_lightning.files import at_home
 from mti_lightning.images.boxes import Box
 from mti_lightning.superposition.interference import FeatureProfiles
-from mti_lightning.sweep.intact import EVERY_CHUNK, StoredArray, check_intact, check_sealed, reading
+from mti_lightning.sweep.intact import EVERY_CHUNK, StoredArray, check_intact, reading
+from mti_lightning.sweep.journal import Journal
+from mti_lightning.sweep.kept import KEPT
 from mti_lightning.sweep.measures import (
     COLUMNS,
     MEASURES,
@@ -46,24 +48,26 @@ from mti_lightning.sweep.measures import (
     derive,
     select,
 )
+from mti_lightning.sweep.naming import column_of
 from mti_lightning.sweep.opening import open_group
 from mti_lightning.sweep.provenance import first_difference
+from mti_lightning.sweep.rivals import PROFILES, find_rivals, read_rivals
 
-PROFILES: Final = {  # of `FeatureProfiles`
-    "mean": ("channel",),
-    "excitation": ("rival", "channel"),
-    "patterns": ("rival", "way", "channel"),
-    "expressed": ("rival",),
-}
-KEPT: Final = {"attribution": "float32", "activation_sign": "int8"}
 _OF_KEPT: Final = (*KEPT, "attribution_feature", "attribution_picture")
 # What another version may have left out: attributes, what the results depend on, arrays.
-_ATTRIBUTES: Final = ("block", "complete")
+_ATTRIBUTES: Final = ("block", "shard", "complete")
 _MADE: Final = ("backbone", "weights", "attribution_layer", "preprocessing", "data")
 _ARRAYS: Final = ("key", "feature", "mean_activation", *COLUMNS, "status", "reason", "stamp")
-_AT_ONCE: Final = 2**22  # numbers that are read together: 16 MiB
+_AT_ONCE: Final = 2**23  # numbers that are read or written together: 32 MiB
+_MOST_BLOCKS: Final = 64  # of a shard
 AGAIN: Final = "give another --model.store, or --model.overwrite true to begin anew"
 PENDING, MEASURED, UNREADABLE = 0, 1, 2
+
+
+def shard_of(pictures: int, block: int, numbers: int) -> int:
+    """Return how many pictures, of so many numbers each, a shard has: 2, 4, ... blocks of them."""
+    most = min(_MOST_BLOCKS, _AT_ONCE // (block * numbers), -(-pictures // block))
+    return block << max(most, 1).bit_length() - 1
 
 
 class SweepStore:
@@ -92,8 +96,10 @@ class SweepStore:
         # They are written last: a sweep that was stopped there has some of them.
         if self.complete and "attribution" in there:
             self._need([name for name in _OF_KEPT if name not in there])
+        self._journal = Journal(self.path / "blocks")
         with reading(self.path):
-            check_intact(self.path, self._group, self.features, self.status, self.measured)
+            status = self._array("status")[:]  # of what is part of the arrays
+            check_intact(self.path, self._group, self.features, status, self.measured)
 
     def _need(self, lacking: Sequence[str]) -> None:
         """Refuse a sweep of another version that lacks something.
@@ -152,10 +158,11 @@ class SweepStore:
         Raises:
             InputError: If one is not, naming it.
         """
-        stamps = self._array("stamp")[:]
-        for place in np.flatnonzero(stamps.any(1)) if places is None else places:
-            stamp = Stamp(*stamps[place].tolist())
-            if any(stamp) and pictures.changed(int(place), stamp):
+        rows = range(self.size) if places is None else [*places]
+        stamps = self._read("stamp", np.asarray(rows, np.int64))
+        for found in np.flatnonzero(stamps.any(1)):
+            place, stamp = rows[found], Stamp(*stamps[found].tolist())
+            if pictures.changed(int(place), stamp):
                 raise InputError(
                     f"{pictures.keys[place]} has changed since {self.path} was made of it; put it "
                     f"back, or {AGAIN}"
@@ -165,20 +172,20 @@ class SweepStore:
     def block(self) -> int:
         return int(cast("int", self._group.attrs["block"]))
 
+    @property
+    def shard(self) -> int:
+        """How many pictures lie in one file of an array."""
+        return int(cast("int", self._group.attrs["shard"]))
+
     # --- reading ---
 
     def rivals(self, feature: int) -> tuple[list[str], Box | None, FeatureProfiles] | None:
         """Return what `write_rivals` wrote of a feature's rivals; None where nothing was."""
-        there: Any = self._group.get("rivals")
-        for _, group in there.groups() if there is not None else ():
-            told = dict(group.attrs)
-            if feature in told.get("places", ()):
-                check_sealed(self.path, told)
-                self._need([f"rivals/{name}" for name in PROFILES if name not in group])
-                arrays = {f: StoredArray(group[f], self.path)[:] for f in PROFILES}
-                profiles = FeatureProfiles(**{f: torch.from_numpy(v) for f, v in arrays.items()})
-                return told["names"], told["box"] and tuple(told["box"]), profiles
-        return None
+        found = find_rivals(self._group, self.path, feature)
+        if found is None:
+            return None
+        self._need([f"rivals/{name}" for name in PROFILES if name not in found])
+        return read_rivals(found, self.path)
 
     def window(self, feature: int) -> tuple[int, int, int, int] | None:
         """Return top, left, height and width of the box that a feature depends on, in pixels."""
@@ -195,15 +202,31 @@ class SweepStore:
         """How each of `maps` lies."""
         array = self._array("attribution")
         names, shape = array.dimension_names[1:], array.shape[1:]
-        # Another version left the grid out, which is the shape of all but tokens.
-        grid = array.attributes.get("grid", shape[-2:] if names[0] == "channel" else shape[:2])
-        grid = (grid[0], grid[1]) if grid and len(shape) > 1 else None
-        prefix = array.attributes.get("prefix_tokens", 0)
+        grid, prefix = array.attributes["grid"], array.attributes["prefix_tokens"]
+        grid = (grid[0], grid[1]) if grid else None
         return ActivationLayout(shape, 1 if names[0] == "channel" and grid else -1, grid, prefix)
 
     def _array(self, name: str) -> StoredArray:
         with reading(self.path), zarr.config.set(EVERY_CHUNK):
             return StoredArray(self._group[name], self.path)
+
+    def _read(
+        self, name: str, rows: slice | Array = slice(None), columns: Any = slice(None)
+    ) -> Array:
+        """Return a part of an array, also of the blocks that are not part of it yet."""
+        pictures = np.arange(self.size)[rows]
+        if not len(pictures):
+            return cast("Array", self._array(name)[:0][:, columns])
+        span = slice(int(pictures.min()), int(pictures.max()) + 1)
+        with reading(self.path):
+            blocks = list(self._journal.read(name, span))
+        array = self._array(name)
+        found = array.at(rows) if len(array.shape) == 1 else array.at(rows, columns)
+        for start, values in blocks:
+            inside = (start <= pictures) & (pictures < start + len(values))
+            own = values[pictures[inside] - start]
+            found[inside] = own if values.ndim == 1 else own[:, columns]
+        return cast("Array", found)
 
     @property
     def complete(self) -> bool:
@@ -240,7 +263,7 @@ class SweepStore:
     @property
     def status(self) -> Array:
         """0 not reached, 1 measured, 2 unreadable, [P]."""
-        return cast("Array", self._array("status")[:])
+        return self._read("status")
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -248,13 +271,13 @@ class SweepStore:
         rows = np.flatnonzero(self.status == UNREADABLE)
         if not len(rows):
             return {}
-        keys, reasons = (self._array(name).at(rows).tolist() for name in ("key", "reason"))
+        keys, reasons = (self._read(name, rows).tolist() for name in ("key", "reason"))
         return dict(zip(keys, reasons, strict=True))
 
     @property
     def spans(self) -> Iterator[slice]:
-        """Stretches of pictures, of whole blocks, whose numbers fit into the memory."""
-        step = self.block * max(1, _AT_ONCE // (self.block * len(self.features)))
+        """Stretches of pictures, of whole shards, whose numbers fit into the memory."""
+        step = self.shard * max(1, _AT_ONCE // (self.shard * len(self.features)))
         for start in range(0, self.size, step):
             yield slice(start, min(start + step, self.size))
 
@@ -283,7 +306,7 @@ class SweepStore:
         """The arguments by which `Backbone` makes the network again.
 
         Raises:
-            InputError: If the sweep is of a version that did not note them.
+            InputError: If they were not noted.
         """
         made = self._group.attrs.get("made")
         if not isinstance(made, dict):
@@ -304,7 +327,7 @@ class SweepStore:
     def contributions(self, feature: int, pictures: Array) -> Array:
         """Return what each unit adds to a feature, [P', U], in pictures [P']; see `check_units`."""
         self.check_units()
-        return cast("Array", self._array(OF_UNITS).at(np.asarray(pictures, np.int64), feature))
+        return self._read(OF_UNITS, np.asarray(pictures, np.int64), feature)
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -314,7 +337,7 @@ class SweepStore:
     def of_parts(self, name: str) -> Array:
         """Return `effect`, or `part_attribution`, of composites, [P, F, K]."""
         self._need_parts()
-        return cast("Array", self._array(name)[:])
+        return self._read(name)
 
     def _need_parts(self) -> None:
         if not self.parts:
@@ -328,33 +351,11 @@ class SweepStore:
         Raises:
             InputError: If there is no such feature, or none is named where there are several.
         """
-        names = self.features
-        feature = self._by_class(feature) if feature and feature not in names else feature
-        if feature is None and len(names) == 1:
-            return 0
-        if feature not in names:
-            shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-            given = "name a feature" if feature is None else f"there is no feature {feature!r}"
-            raise InputError(f"{given} of {self.path}; it has {shown}")
-        return names.index(feature)
+        return column_of(feature, self.features, self._class_names, str(self.path))
 
     @property
     def _class_names(self) -> Mapping[str, list[str]]:
         return cast("Mapping[str, list[str]]", self._group.attrs.get("classes", {}))
-
-    def _by_class(self, given: str) -> str:
-        """Return the feature of the class that is named in place of its channel, if one is."""
-        layer, _, name = given.partition(":")
-        told = self._class_names
-        channels = {
-            Feature.parse(feature).channel: feature
-            for feature in told
-            if feature.startswith(f"{layer}:")
-        }
-        if not channels or name.lstrip("-").isdecimal():
-            return given
-        names = {channel or 0: tuple(told[feature]) for channel, feature in channels.items()}
-        return channels[ClassNames(names, str(self.path)).index(name)]
 
     def values(
         self,
@@ -362,14 +363,13 @@ class SweepStore:
         features: int | Sequence[int] | None = None,
         pictures: slice | Sequence[int] | Array | None = None,
     ) -> Array:
-        """Return a measure, [P, F], or [P] of a single feature; NaN where there is none yet.
-
-        Numbers of a picture lie side by side on the disk: of one feature take as long as of all.
-        """
-        rows, columns = (slice(None) if x is None else x for x in (pictures, features))
+        """Return a measure, [P, F], or [P] of a single feature; NaN where there is none yet."""
+        columns = slice(None) if features is None else features
+        rows = slice(None) if pictures is None else pictures
+        rows = rows if isinstance(rows, slice) else np.asarray(rows, np.int64)
         if check_measure(measure)[0] in TRUTH:
             self._need_parts()
-        return derive(measure, lambda name: self._array(name).at(rows, columns))
+        return derive(measure, lambda name: self._read(name, rows, columns))
 
     def top(self, feature: int, measure: str, count: int) -> list[int]:
         """Return the pictures with the highest values of a measure (of `-measure`: the lowest)."""
@@ -394,5 +394,4 @@ class SweepStore:
 
     def maps(self, rows: Iterable[int], name: str = "attribution") -> Array:
         """Return kept maps, [M, ...]: `attribution`, or `activation_sign`."""
-        array = self._array(name)
-        return np.stack([array[int(row)] for row in rows])
+        return cast("Array", self._array(name).at(np.fromiter(rows, np.int64)))

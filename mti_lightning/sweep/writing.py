@@ -4,24 +4,27 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, Final, Literal, final
 
 import numpy as np
 import zarr
-from torch import Tensor
 
 from mti_lightning.backbone import ActivationLayout
-from mti_lightning.data.datasets import Pictures, Stamp
+from mti_lightning.data.datasets import Stamp
 from mti_lightning.errors import InputError, RunError
 from mti_lightning.files import beside, sync_disk
 from mti_lightning.images.boxes import Box
 from mti_lightning.superposition.interference import FeatureProfiles
-from mti_lightning.sweep.intact import CODECS, EVERY_CHUNK, sealed
-from mti_lightning.sweep.measures import Array, arrays_of
+from mti_lightning.sweep.intact import CODECS, EVERY_CHUNK, reading, sealed
+from mti_lightning.sweep.kept import keep, write_candidates
+from mti_lightning.sweep.measures import OF_UNITS, Array, arrays_of
 from mti_lightning.sweep.opening import holds_sweep
-from mti_lightning.sweep.store import AGAIN, KEPT, PENDING, PROFILES, SweepStore
+from mti_lightning.sweep.rivals import write_rivals
+from mti_lightning.sweep.store import PENDING, SweepStore, shard_of
+
+_TOGETHER: Final = 2**14  # numbers that are read together, at least: 64 KiB
 
 
 @final
@@ -29,6 +32,8 @@ class SweepWriter(SweepStore):
     """A sweep's results on disk, to be written."""
 
     mode: ClassVar[Literal["r", "r+"]] = "r+"
+    # Whether it makes shards of blocks: of several processes one does.
+    makes_shards: bool = True
 
     @classmethod
     def begin(
@@ -89,34 +94,40 @@ class SweepWriter(SweepStore):
         features = [str(feature) for feature in provenance["features"]]
         _remove(half)
         # With its attributes from the start: by them a half-made one is known.
-        told = {"sweep": dict(provenance), "block": block, "complete": False, "config": config}
-        told |= {"every_chunk": True, "parts": parts, "units": units, "made": made}
+        rows, wide = len(keys), len(features)
+        measured = arrays_of(wide, parts, units)
+        shard = shard_of(rows, block, wide * max(1, units))
+        told = {"sweep": dict(provenance), "block": block, "shard": shard, "complete": False}
+        told |= {"config": config, "parts": parts, "units": units, "made": made}
         told |= {"classes": {name: [*of_class] for name, of_class in classes.items()}}
         group = zarr.create_group(half, attributes=sealed(told))
-        rows, wide = len(keys), len(features)
-        block = min(block, rows)
         texts: Any = str  # what zarr names its type of texts of any length
-        _write_texts(group, "key", "picture", keys, 65536)
-        _write_texts(group, "feature", "feature", features, wide)
+        _write_texts(group, "key", "picture", keys, 1024, 65536)
+        _write_texts(group, "feature", "feature", features, wide, wide)
         group.create_array(
             "mean_activation", **CODECS, data=mean_activation, dimension_names=("channel",)
         )
-        for name, array in arrays_of(wide, parts, units).items():
+        # A feature's lie together: they are read without most of the others'.
+        few = max(1, min(wide, _TOGETHER // shard))
+        for name, array in measured.items():
+            features_of, further = 1 if name == OF_UNITS else few, array.shape[1:]
             group.create_array(
                 name,
                 **CODECS,
                 shape=(rows, *array.shape),
-                chunks=(block, *array.chunk),
+                chunks=(shard, features_of, *further),
+                shards=(shard, -(-wide // features_of) * features_of, *further),
                 dtype="float32",
                 fill_value=float("nan"),
                 dimension_names=("picture", *array.dimensions),
             )
         per_picture: dict[str, Any] = {
             "shape": (rows,),
-            "chunks": (block,),
+            "chunks": (shard,),
             "dimension_names": ("picture",),
         }
-        group.create_array("status", **CODECS, dtype="uint8", fill_value=PENDING, **per_picture)
+        status = group.create_array("status", **CODECS, dtype="uint8", **per_picture)
+        status[:] = PENDING
         group.create_array("reason", **CODECS, dtype=texts, fill_value="", **per_picture)
         stamped = np.zeros((rows, len(Stamp._fields)), np.int64)
         for index, stamp in stamps.items():
@@ -125,7 +136,7 @@ class SweepWriter(SweepStore):
             "stamp",
             **CODECS,
             data=stamped,
-            chunks=(block, len(Stamp._fields)),
+            chunks=(shard, len(Stamp._fields)),
             dimension_names=("picture", "size_modified_checksum"),
         )
 
@@ -163,16 +174,7 @@ class SweepWriter(SweepStore):
         """
         with writing(self.path):
             _remove(self.path / (name := f"rivals/{places[0]}"))  # half of it may be there
-            arrays = {field: value.cpu().numpy() for field, value in vars(profiles).items()}
-            told: dict[str, Any] = {
-                "places": list(places),
-                "names": list(names),
-                "box": box and list(box),
-            }
-            group = self._group.create_group(name)
-            for field, values in arrays.items():
-                group.create_array(field, **CODECS, data=values, dimension_names=PROFILES[field])
-            group.attrs.update(sealed(told))
+            write_rivals(self._group.create_group(name), places, names, box, profiles)
 
     def write(self, start: int, columns: Mapping[str, Array], status: Array) -> None:
         """Write a whole block; it counts as done with the last of its writes.
@@ -185,12 +187,33 @@ class SweepWriter(SweepStore):
         Raises:
             RunError: If the disk is full, or cannot be written for another reason.
         """
-        stop = start + len(status)
         with writing(self.path):
-            for name, values in columns.items():
-                self._array(name)[start:stop] = values
-            sync_disk(self.path)  # a power cut must not leave a status without its numbers
-            self._array("status")[start:stop] = status
+            self._group.require_group("blocks")
+            self._journal.write(start, columns, status)
+            if self.makes_shards:
+                self._make_shards()
+
+    def _make_shards(self) -> None:
+        """Put the blocks of every shard of which all are there into the arrays."""
+        there = self._journal.starts
+        for first in sorted({start - start % self.shard for start in there}):
+            stop = min(first + self.shard, self.size)
+            wanted = range(first, stop, self.block)
+            if not {*wanted} <= {*there}:
+                continue
+            for name in (*self.measured, "reason", "stamp", "status"):
+                if name == "status":
+                    sync_disk(self.path)  # a power cut must not leave it without its numbers
+                with reading(self.path):
+                    parts = [values for _, values in self._journal.read(name, slice(first, stop))]
+                if parts:
+                    values = np.concatenate(parts)
+                    texts = np.dtypes.StringDType()
+                    values = values.astype(texts) if name == "reason" else values
+                    self._array(name)[first:stop] = values
+            sync_disk(self.path)
+            for start in wanted:
+                self._journal.remove(start)
 
     def write_candidates(self, start: int, rows: Sequence[tuple[int, int, Array]]) -> None:
         """Write attribution maps that may be kept in the end, of the block at `start`.
@@ -200,10 +223,12 @@ class SweepWriter(SweepStore):
             rows: Feature, picture, and attribution and sign of the activations, [2, ...], of each.
         """
         with writing(self.path):
-            name = f"candidates/{start:010d}"
-            _remove(self.path / name)  # half of it may be there from before a stop
+            self._group.require_group("candidates")
+            path = self.path / "candidates" / f"{start:010d}.npy"
             if rows:
-                _write_maps(self._group.create_group(name), rows)
+                write_candidates(path, rows)
+            else:
+                path.unlink(missing_ok=True)  # from before a stop
 
     def finish(self, wanted: Sequence[tuple[int, int]], layout: ActivationLayout) -> None:
         """Keep the wanted attribution maps, and no other candidates; also after a stop in here.
@@ -216,103 +241,20 @@ class SweepWriter(SweepStore):
             for cut_off in filter(_is_cut_off, self.path.rglob("*.partial")):
                 cut_off.unlink()
             if not self.complete:
+                self._make_shards()
                 if wanted:
                     self._keep(wanted, layout)
                 sync_disk(self.path)
                 self.tell(complete=True)
-            _remove(self.path / "candidates")
+            for folder in ("blocks", "candidates"):
+                _remove(self.path / folder)
 
     def _keep(self, wanted: Sequence[tuple[int, int]], layout: ActivationLayout) -> None:
-        where: dict[tuple[int, int], tuple[Any, int]] = {}
-        for _, part in sorted(self._group["candidates"].groups()):  # type: ignore[union-attr]
-            pairs = zip(part["feature"][:].tolist(), part["picture"][:].tolist(), strict=True)
-            where |= {pair: (part, row) for row, pair in enumerate(pairs)}
-        for name, kind in KEPT.items():
-            shape = next(iter(where.values()))[0][name].shape[1:]
-            kept = self._group.create_array(
-                name,
-                **CODECS,
-                shape=(len(wanted), *shape),
-                chunks=(1, *shape),
-                dtype=kind,
-                dimension_names=("kept", *layout.dimensions),
-                attributes={"grid": layout.grid, "prefix_tokens": layout.prefix_tokens},
-                overwrite=True,
-            )
-            for row, pair in enumerate(wanted):
-                part, place = where[pair]
-                kept[row] = part[name][place]
-        for name, column in zip(("feature", "picture"), np.array(wanted).T, strict=True):
-            self._group.create_array(
-                f"attribution_{name}",
-                **CODECS,
-                data=column,
-                dimension_names=("kept",),
-                overwrite=True,
-            )
+        keep(self._group, self.path / "candidates", wanted, layout)
 
     def note_windows(self, boxes: Sequence[tuple[int, ...] | None]) -> None:
         """Write down the box in pixels that each feature depends on, None for the whole picture."""
         self.tell(windows=[box and list(box) for box in boxes])
-
-
-def open_or_begin(
-    path: Path,
-    provenance: Mapping[str, Any],
-    pictures: Pictures,
-    calibrate: Callable[[], tuple[Tensor, Mapping[int, Stamp]]],
-    block: int,
-    config: str | None = None,
-    *,
-    classes: Mapping[str, tuple[str, ...]] | None = None,
-    units: int = 0,
-    made: Mapping[str, Any] | None = None,
-    anew: bool = False,
-) -> None:
-    """Begin the store at `path`, or make sure that the one that is there can be gone on with.
-
-    Args:
-        path: Where.
-        provenance: How the sweep is made, as JSON.
-        pictures: What it goes through.
-        calibrate: Gives ā, [C], and the stamps of the pictures that it is of.
-        block: Pictures per block.
-        config: The command line's whole configuration, as YAML.
-        classes: The names of those features that are classes.
-        units: Of how many units contributions are kept; 0 keeps none.
-        made: By what the network is made again.
-        anew: Replace a sweep that is there.
-
-    Raises:
-        InputError: If there is another sweep, or of other pictures, or something else.
-    """
-    if holds_sweep(path) and not anew:
-        there = SweepWriter(path)
-        if there.units != units:
-            holds = "holds" if there.units else "holds no"
-            raise InputError(f"{path} {holds} contributions of units; {AGAIN}")
-        there.check(provenance, pictures.keys)
-        there.check_contents(pictures)
-        if there.provenance["data"] != provenance["data"]:
-            there.move(provenance)
-        there.note_version(provenance["version"])
-        return
-    check_place(path)
-    mean, stamps = calibrate()
-    with writing(path):
-        SweepWriter.begin(
-            path,
-            provenance,
-            pictures.keys,
-            mean.numpy(),
-            block,
-            config=config,
-            stamps=stamps,
-            classes=classes,
-            parts=pictures.parts,
-            units=units,
-            made=made,
-        )
 
 
 def check_place(path: Path) -> None:
@@ -353,22 +295,12 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _write_texts(group: Any, name: str, dimension: str, texts: Sequence[str], chunk: int) -> None:
+def _write_texts(
+    group: Any, name: str, dimension: str, texts: Sequence[str], chunk: int, shard: int
+) -> None:
     of: Any = {"dtype": str, "shape": (len(texts),), "dimension_names": (dimension,)}
-    array = group.create_array(name, **CODECS, chunks=(chunk,), **of)
+    array = group.create_array(name, **CODECS, chunks=(chunk,), shards=(shard,), **of)
     array[:] = np.array(texts, dtype=np.dtypes.StringDType())
-
-
-def _write_maps(group: Any, rows: Sequence[tuple[int, int, Array]]) -> None:
-    shape = rows[0][2].shape[1:]
-    for index, (name, kind) in enumerate(KEPT.items()):
-        maps = group.create_array(
-            name, **CODECS, shape=(len(rows), *shape), chunks=(1, *shape), dtype=kind
-        )
-        for row, (_, _, values) in enumerate(rows):
-            maps[row] = values[index]
-    group.create_array("feature", **CODECS, data=np.array([row[0] for row in rows]))
-    group.create_array("picture", **CODECS, data=np.array([row[1] for row in rows]))
 
 
 class writing:  # noqa: N801  read as `with writing(path)`

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from mti_lightning import ActivationLayout, InputError, SweepStore, VetoedShapesPictures
 from mti_lightning.registry import public_path
 from mti_lightning.superposition.interference import FeatureProfiles
-from mti_lightning.sweep.measures import COLUMNS, select
+from mti_lightning.sweep.blocks import pending_blocks
+from mti_lightning.sweep.measures import COLUMNS, arrays_of, select
 from mti_lightning.sweep.opening import holds_sweep
 from mti_lightning.sweep.pictures import reopen
+from mti_lightning.sweep.store import shard_of
 from mti_lightning.sweep.writing import SweepWriter, check_place
 
 MADE = {
@@ -61,6 +63,66 @@ def test_a_store_is_read_back_block_by_block(tmp_path: Path) -> None:
         InputError, match=r"holds no attribution maps of fc:0; sweep with --model\.keep"
     ):
         again.kept(0)
+
+
+def test_blocks_become_shards_and_are_read_before_and_after(tmp_path: Path) -> None:
+    rows, rng = 131, np.random.default_rng(0)
+    path, made = tmp_path / "s.zarr", {**MADE, "features": ["fc:0", "fc:1", "fc:2"]}
+    store = SweepWriter.begin(path, made, [f"{i}.png" for i in range(rows)], np.ones(4), 2)
+    assert store.shard == 2 * 64
+    written = {name: rng.random((rows, 3), np.float32) for name in COLUMNS}
+    written["stamp"] = rng.integers(1, 9, (rows, 3))
+    written["reason"] = np.array([f"lost {i}" for i in range(rows)], np.dtypes.StringDType())
+    status = rng.integers(1, 3, rows).astype(np.uint8)
+    order = rng.permutation(range(0, rows, 2))
+    store.makes_shards = False  # as a second process
+    for number, start in enumerate(order):
+        stop = start + 2
+        columns = {name: values[start:stop] for name, values in written.items()}
+        store.makes_shards |= number == len(order) - 2
+        store.write(start, columns, status[start:stop])
+        if number % 30 and not store.makes_shards:
+            continue
+        again, there = SweepStore(path), np.concatenate([np.arange(s, s + 2) for s in order])
+        there = np.sort(there[: 2 * number + 2])
+        there = there[there < rows]
+        done = np.isin(np.arange(rows), there)
+        assert again.status.tolist() == np.where(done, status, 0).tolist()
+        np.testing.assert_array_equal(again.values("tension")[done], written["tension"][done])
+        assert np.isnan(again.values("tension")[~done]).all()
+        chosen = rng.permutation(there)[:7]
+        for features in (1, [2, 0]):
+            np.testing.assert_array_equal(
+                again.values("response", features, chosen), written["response"][chosen][:, features]
+            )
+        span = again.values("inhibition", 2, slice(9, 77))
+        np.testing.assert_array_equal(span[done[9:77]], written["inhibition"][9:77, 2][done[9:77]])
+        bad = [f"lost {i}" for i in range(rows) if done[i] and status[i] == 2]
+        assert list(again.unreadable.values()) == bad
+    assert not list((path / "blocks").glob("*.npz"))
+    store.finish([], ActivationLayout((3,), -1, None))
+    np.testing.assert_array_equal(zarr.open_group(path)["stamp"][:], written["stamp"])
+    assert sum(file.name[0] not in ".z" for file in path.rglob("*") if file.is_file()) == 23
+
+
+def test_a_million_pictures_are_not_as_many_files() -> None:
+    for features, parts in ((500, 0), (500, 3), (8, 0), (1000, 0)):
+        shards = -(-1_000_000 // shard_of(1_000_000, 256, features))
+        of_shards = (*arrays_of(features, parts, 0), "status", "reason", "stamp")
+        assert len(of_shards) * shards + 100 <= 2000
+
+
+def test_a_block_that_was_half_written_is_done_again(tmp_path: Path) -> None:
+    path, columns = tmp_path / "s.zarr", {name: np.ones((1, 2), np.float32) for name in COLUMNS}
+    store = SweepWriter.begin(path, MADE, KEYS, np.ones(4, np.float32), 1)
+    store.write(0, columns, np.ones(1, np.uint8))
+    (block,) = (path / "blocks").glob("*.npz")
+    half = block.with_name(".0000000001.part.npz")
+    half.write_bytes(block.read_bytes()[:99])
+    assert pending_blocks(SweepStore(path)) == [1, 2]
+    block.write_bytes(block.read_bytes()[:-9])  # other than what is whole, and is no more
+    with pytest.raises(InputError, match="is damaged"):
+        pending_blocks(SweepStore(path))
 
 
 def test_an_unfinished_beginning_leaves_nothing(tmp_path: Path) -> None:
