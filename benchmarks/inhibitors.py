@@ -19,11 +19,11 @@ most from B's place, and tells what share of them is active there where B is sho
 the mean of all pictures by more than the unit's standard deviation. Beside it: of all units, and of
 the eight where A is shown without B.
 
-Needs what `benchmarks.real_truth` needs.
+A run that was stopped goes on from its `--work` folder. Needs what `benchmarks.real_truth` needs.
 """
 
 import argparse
-import tempfile
+import pickle
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -80,11 +80,29 @@ class Misled(SweepStore):
         return said
 
 
+def composites(
+    network: Backbone, given: Path, count: int, folder: Path
+) -> tuple[Composites, list[int]]:
+    """Return composites, as files in a folder, too, and the classes of the cut-outs."""
+    kept, pictures = folder / "made.pt", folder / "pictures"
+    if not kept.exists():
+        pictures.mkdir(parents=True, exist_ok=True)
+        photographs = backgrounds(given)
+        stamps, names = named_alike([network], [*cut_outs(given)], photographs)
+        made = compose(stamps, names, photographs, count, seed=1)
+        for place, picture in enumerate(made.shown[0]):
+            to_pil_image(picture).save(pictures / f"{place:04d}.png")
+        torch.save((made.shown, made.masks, made.classes, names), kept)
+    *of, names = torch.load(kept)
+    return Composites(*of), names
+
+
 def sweep(
     backbone: Backbone, features: Sequence[str], layer: str, of: Path, to: Path
 ) -> SweepStore:
     """Sweep a folder of pictures."""
-    module = Sweep(backbone, features, layer, store=str(to), calibrate=64, rivals=0, units=True)
+    options = {"store": str(to), "calibrate": 64, "rivals": 0, "units": True, "block": 16}
+    module = Sweep(backbone, features, layer, **options)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     data = PictureFolder(str(of))
     Trainer(accelerator="cpu", **quiet).predict(module, datamodule=data, return_predictions=False)
@@ -106,9 +124,14 @@ def shuffled(backbone: Backbone, layer: str, path: Path) -> Backbone:
 
 
 def inhibitors(store: SweepStore, tested: int) -> Iterator[Inhibitors]:
-    """Find the inhibitors of each feature of a sweep."""
-    for feature in store.features:
-        yield find_inhibitors(store, feature, NAMED, most=tested)
+    """Find the inhibitors of each feature of a sweep, those not yet found before."""
+    for place, feature in enumerate(store.features):
+        kept = store.path.with_suffix(f".{place}.pkl")
+        if not kept.exists():
+            found = find_inhibitors(store, feature, NAMED, most=tested)
+            kept.write_bytes(pickle.dumps(found))
+        found = pickle.loads(kept.read_bytes())
+        yield found
 
 
 def told(found: Sequence[Inhibitors]) -> str:
@@ -135,7 +158,8 @@ def false_alarms(store: SweepStore, other: SweepStore, order: Array, tested: int
     """Return how many units are confirmed in one sweep by contributions of another."""
     misled = Misled(other.path)
     misled.source, misled.order = store, order
-    found = [unit.is_confirmed for one in inhibitors(misled, tested) for unit in one.units]
+    every = (find_inhibitors(misled, one, NAMED, most=tested) for one in misled.features)
+    found = [unit.is_confirmed for one in every for unit in one.units]
     return f"{np.mean(found):.3f} of {len(found)}"
 
 
@@ -179,43 +203,39 @@ def main() -> None:
     parser.add_argument("--false", action="store_true", help="Count false alarms.")
     parser.add_argument("--parts", action="store_true", help="Name units from a part's place.")
     parser.add_argument("--folder", type=Path, default=INSTALLED, help="What holds the pictures.")
+    parser.add_argument("--work", type=Path, default=Path("tb_logs/inhibitors"))
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
     import_module("mti_efficientnet_lite")  # registers the network
-    network, photographs = Backbone(NETWORK), backgrounds(given.folder)
-    stamps, names = named_alike([network], [*cut_outs(given.folder)], photographs)
-    made = compose(stamps, names, photographs, given.pictures, seed=1)
+    network, folder = Backbone(NETWORK), given.work
+    made, names = composites(network, given.folder, given.pictures, folder)
     asked = sorted({*names}, key=lambda name: (-names.count(name), name))[: given.classes]
-    with tempfile.TemporaryDirectory() as folder:
-        pictures = Path(folder, "pictures")
-        pictures.mkdir()
-        for place, picture in enumerate(made.shown[0]):
-            to_pil_image(picture).save(pictures / f"{place:04d}.png")
-        for layer in given.layers:
-            if given.parts:
-                print(f"| {layer} | {of_parts(network, Layer.parse(layer), made)} |", flush=True)
-                continue
-            features = [f"classifier:{name}" for name in asked]
-            if given.channels:
-                target = BEHIND[layer][0]
-                every = network.layout(Layer.parse(target)).channels
-                chosen = [index * every // given.channels for index in range(given.channels)]
-                features = [f"{target}:{channel}@mean" for channel in chosen]
-            store = sweep(network, features, layer, pictures, Path(folder, f"{layer}.zarr"))
-            if not given.false:
-                found = [*inhibitors(store, given.tested)]
-                print(f"| {layer} | {told(found)} |", flush=True)
-                continue
-            units = np.arange(store.units)
-            for seed in range(2):
-                order = np.random.default_rng(seed).permutation(units)
-                alarms = false_alarms(store, store, order, given.tested)
-                print(f"| {layer} | other units | {alarms} |", flush=True)
-            other = shuffled(network, layer, Path(folder, "shuffled.pth"))
-            of_other = Path(folder, f"{layer}.shuffled.zarr")
-            mixed = sweep(other, features, layer, pictures, of_other)
-            alarms = false_alarms(store, mixed, units, given.tested)
-            print(f"| {layer} | shuffled weights | {alarms} |", flush=True)
+    pictures = folder / "pictures"
+    for layer in given.layers:
+        if given.parts:
+            print(f"| {layer} | {of_parts(network, Layer.parse(layer), made)} |", flush=True)
+            continue
+        features = [f"classifier:{name}" for name in asked]
+        if given.channels:
+            target = BEHIND[layer][0]
+            every = network.layout(Layer.parse(target)).channels
+            chosen = [index * every // given.channels for index in range(given.channels)]
+            features = [f"{target}:{channel}@mean" for channel in chosen]
+        store = sweep(network, features, layer, pictures, folder / f"{layer}_{len(features)}.zarr")
+        if not given.false:
+            found = [*inhibitors(store, given.tested)]
+            print(f"| {layer} | {told(found)} |", flush=True)
+            continue
+        units = np.arange(store.units)
+        for seed in range(2):
+            order = np.random.default_rng(seed).permutation(units)
+            alarms = false_alarms(store, store, order, given.tested)
+            print(f"| {layer} | other units | {alarms} |", flush=True)
+        other = shuffled(network, layer, folder / "shuffled.pth")
+        of_other = folder / f"{layer}_shuffled.zarr"
+        mixed = sweep(other, features, layer, pictures, of_other)
+        alarms = false_alarms(store, mixed, units, given.tested)
+        print(f"| {layer} | shuffled weights | {alarms} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,13 +23,15 @@ from mti_lightning.explanation.result import Explanation
 from mti_lightning.features.bound import BoundFeature
 from mti_lightning.features.feature import Feature
 from mti_lightning.files import at_home, replacing
+from mti_lightning.images.boxes import cut
 from mti_lightning.images.parameters import FourierPhase, ImageParameters, Pixels
 from mti_lightning.images.views import Views
 from mti_lightning.locks import taking
 from mti_lightning.objectives.base import Objective
+from mti_lightning.objectives.chunk import Entry
 from mti_lightning.objectives.inversion import NegativeInversion, PositiveInversion, SignedInversion
 from mti_lightning.objectives.tense import MaximallyTense
-from mti_lightning.objectives.turns import ImageBankStrategy
+from mti_lightning.objectives.turns import ImageBankStrategy, Turn
 from mti_lightning.rendering import Rendering, render
 from mti_lightning.superposition.toys import AbsoluteValue, ExclusiveOr, Toy
 from mti_lightning.sweep.module import Sweep
@@ -51,6 +53,7 @@ __all__ = [
     "BoundFeature",
     "Chart",
     "CompositePictures",
+    "Entry",
     "ExclusiveOr",
     "Explanation",
     "Feature",
@@ -83,6 +86,7 @@ __all__ = [
     "SweepStore",
     "Tension",
     "Toy",
+    "Turn",
     "Validity",
     "VetoedShapes",
     "VetoedShapesClassifier",
@@ -92,6 +96,7 @@ __all__ = [
     "at_home",
     "attribute",
     "check_path",
+    "cut",
     "excitation",
     "explain",
     "inhibition",

@@ -25,6 +25,8 @@ from mti_lightning.log import log_info
 
 BACKBONES = "mti_lightning.backbones"
 ATTRIBUTIONS = "mti_lightning.attributions"
+OBJECTIVES = "mti_lightning.objectives"
+_GROUPS = (BACKBONES, ATTRIBUTIONS, OBJECTIVES)
 SKIP = "MTI_LIGHTNING_SKIP"
 # Of this package itself; by name, as plugins are: they are built on what is built on this module.
 _OWN_BACKBONES = "mti_lightning.vetoed_shapes.backbone"
@@ -37,8 +39,9 @@ _GAINED: WeakKeyDictionary[ModuleType, set[str]] = WeakKeyDictionary()
 class Plugin:
     """An entry point, and what came of loading it.
 
-    `cause` is what is wrong with it, in one line; `offers` the names of its timm models or of its
-    attribution method. A plugin that is `skipped`, by its own name or another's, was not loaded.
+    `cause` is what is wrong with it, in one line; `offers` the names of its timm models, of its
+    attribution method or of its objective. A plugin that is `skipped`, by its own name or
+    another's, was not loaded.
     """
 
     entry_point: EntryPoint
@@ -60,8 +63,10 @@ class Plugin:
         return f"{self.name} ({self.entry_point.value}, from {self.origin})"
 
 
-def load_plugins(attribution_base: type) -> dict[str, list[str]]:
-    """Import every installed plugin: modules that register timm models, and attribution methods.
+def load_plugins(
+    attribution_base: type, objective_base: type | None = None
+) -> dict[str, list[str]]:
+    """Import every installed plugin: modules that register timm models, methods, objectives.
 
     Those whose names are in the environment variable MTI_LIGHTNING_SKIP, parted by commas, are left
     out, and the log says so. With models goes whatever else names their module: its import would
@@ -69,6 +74,7 @@ def load_plugins(attribution_base: type) -> dict[str, list[str]]:
 
     Args:
         attribution_base: What attribution methods derive from.
+        objective_base: What objectives derive from; without it they are left alone.
 
     Returns:
         For each group the names that were loaded.
@@ -77,7 +83,7 @@ def load_plugins(attribution_base: type) -> dict[str, list[str]]:
         InputError: If plugins are broken: all of them, in one message. If one that is to be skipped
             is not installed.
     """
-    plugins = find_plugins(attribution_base)
+    plugins = find_plugins(attribution_base, objective_base)
     if broken := [f"{plugin}: {plugin.cause}" for plugin in plugins if plugin.cause]:
         raise InputError(
             f"broken plugins, to be repaired, uninstalled or left out by {SKIP}=NAME,...: "
@@ -97,7 +103,7 @@ def load_plugins(attribution_base: type) -> dict[str, list[str]]:
     return loaded
 
 
-def find_plugins(attribution_base: type) -> list[Plugin]:
+def find_plugins(attribution_base: type, objective_base: type | None = None) -> list[Plugin]:
     """Load every installed plugin but those to be skipped, and say of each what is wrong with it.
 
     Raises:
@@ -105,9 +111,10 @@ def find_plugins(attribution_base: type) -> list[Plugin]:
     """
     register_own_backbones()
     skipped = _skipped()
+    bases = {ATTRIBUTIONS: attribution_base, OBJECTIVES: objective_base}
     found = [
         entry_point
-        for group in (BACKBONES, ATTRIBUTIONS)
+        for group in _GROUPS
         for entry_point in sorted(entry_points(group=group), key=lambda found: found.name)
     ]
     names = {entry_point.name for entry_point in found}
@@ -116,11 +123,14 @@ def find_plugins(attribution_base: type) -> list[Plugin]:
     modules = {one.module: one.name for one in found if _is_backbone(one) and one.name in skipped}
     plugins: list[Plugin] = []
     for entry_point in found:
+        base = bases.get(entry_point.group)
+        if base is None and not _is_backbone(entry_point):
+            continue
         own = entry_point.name if entry_point.name in skipped else ""
         if by := own or modules.get(entry_point.module, ""):
             plugins.append(Plugin(entry_point, skipped=by))
             continue
-        plugin = _load(entry_point, attribution_base)
+        plugin = _load(entry_point, base or object)
         key = entry_point.group, entry_point.name
         for other in plugins:
             if (other.entry_point.group, other.name) == key and not plugin.cause:
@@ -192,7 +202,7 @@ def check_skipped(class_path: str) -> None:
 def origin_of(module: str) -> str:
     """Return the distribution and version that a module comes from."""
     package = _package(module)
-    for group in (BACKBONES, ATTRIBUTIONS):  # editable distributions do not list their modules
+    for group in _GROUPS:  # editable distributions do not list their modules
         for entry_point in entry_points(group=group):
             if _package(entry_point.module) == package:
                 return Plugin(entry_point).origin
@@ -280,14 +290,15 @@ def _below(base: type) -> list[type]:
 
 
 def _unfit(plugin: Any, base: type, name: str) -> str:
-    """Return what keeps an object from being an attribution method; nothing if it will do."""
+    """Return what keeps an object from being a method or an objective; nothing if it will do."""
     if not (inspect.isclass(plugin) and issubclass(plugin, base)):
         return f"{plugin!r} is no subclass of {base.__name__}"
     if missing := ", ".join(sorted(getattr(plugin, "__abstractmethods__", ()))):
         return f"{plugin.__name__} does not define {missing}"
     if plugin.__name__ != name:
         return f"its class is called {plugin.__name__}; entry point and class need the same name"
-    if any(cls.__name__ == name and cls.__module__ == base.__module__ for cls in _below(base)):
+    own = _package(base.__module__)
+    if any(cls.__name__ == name and _package(cls.__module__) == own for cls in _below(base)):
         return f"mti_lightning itself has a class {name}; call it something else"
     if "<locals>" in plugin.__qualname__ or "._" in f".{plugin.__module__}":
         where = f"{plugin.__module__}.{plugin.__qualname__}"

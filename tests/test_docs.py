@@ -92,7 +92,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("desk")
-@pytest.mark.parametrize("page", sorted({*PAGES} - {"plugins.md"}))  # that is tests/test_guide.py
+# Those have tests of their own: test_guide.py, test_own_objective.py.
+@pytest.mark.parametrize("page", sorted({*PAGES} - {"plugins.md", "own-objective.md"}))
 def test_a_page_runs(
     page: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,6 +134,8 @@ def run_mti(given: list[str]) -> None:
         given = given + short
         if not any("demo" in word for word in given):
             given += [f"--model.backbone.{key}={value}" for key, value in SMALL.items()]
+    if given[0] == "inhibitors":
+        given += ["--icons=1", "--examples=1"]
     if given[0] == "explain":
         network = {DOWNLOADED: "test_resnet"}
         given = [network.get(word, word) for word in given]

@@ -7,6 +7,7 @@ from mti_lightning.attribution.methods import Attribution
 from mti_lightning.cli.errors import own_error
 from mti_lightning.errors import InputError
 from mti_lightning.log import show
+from mti_lightning.objectives.base import Objective
 from mti_lightning.registry import load_plugins, note_skipped
 
 
@@ -18,7 +19,7 @@ def with_plugins() -> Iterator[None]:
         InputError: If plugins are broken.
     """
     show()
-    load_plugins(Attribution)
+    load_plugins(Attribution, Objective)
     try:
         yield
     except Exception as error:

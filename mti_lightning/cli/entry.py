@@ -36,6 +36,7 @@ COMMANDS = {
     "inhibitors": Command(
         "SWEEP --feature F", "name the units that keep a feature silent", "inhibitors:run"
     ),
+    "signs": Command("MODEL ...", "tell the signs of models' weights, layer by layer", "signs:run"),
     "sheet": Command("RUN ...", "lay the pictures of finished runs side by side", "sheet:run"),
     "layers": Command("MODEL", "list a model's layers, by the names to give", "layers:run"),
     "explain": Command(

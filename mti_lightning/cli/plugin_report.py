@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from mti_lightning.errors import InputError, nearest
-from mti_lightning.registry import ATTRIBUTIONS, SKIP, Plugin
-from mti_lightning.testing import Check, attribution_checks, backbone_checks
+from mti_lightning.registry import ATTRIBUTIONS, OBJECTIVES, SKIP, Plugin
+from mti_lightning.testing import Check, attribution_checks, backbone_checks, objective_checks
 
 
 def overview(plugins: Sequence[Plugin]) -> Iterator[str]:
@@ -36,10 +36,12 @@ def find(name: str, plugins: Sequence[Plugin]) -> list[Plugin]:
 
 
 def run_checks(plugin: Plugin) -> list[Check]:
-    """Run the conformance kit on a plugin: its method by its defaults, or each of its models."""
+    """Run the conformance kit on a plugin: a method or objective by its defaults, or its models."""
     if plugin.skipped or plugin.cause:
         return [Check("loads", False, plugin.cause or f"it is skipped by {SKIP}={plugin.skipped}")]
     loads = Check("loads", True)
+    if plugin.entry_point.group == OBJECTIVES:
+        return [loads, *objective_checks(plugin.entry_point.load())]
     if plugin.entry_point.group != ATTRIBUTIONS:
         return [loads] + [
             Check(f"{model}: {check.name}", check.ok, check.cause)
@@ -61,7 +63,8 @@ def check_line(check: Check) -> str:
 
 
 def _kind(plugin: Plugin) -> str:
-    return "method" if plugin.entry_point.group == ATTRIBUTIONS else "model"
+    kinds = {ATTRIBUTIONS: "method", OBJECTIVES: "objective"}
+    return kinds.get(plugin.entry_point.group, "model")
 
 
 def _distribution(plugin: Plugin) -> str:

@@ -22,10 +22,11 @@ def run(args: Sequence[str]) -> None:
     from mti_lightning.attribution.methods import Attribution
     from mti_lightning.cli import plugin_report
     from mti_lightning.log import show
+    from mti_lightning.objectives.base import Objective
     from mti_lightning.registry import find_plugins
 
     show()
-    plugins = find_plugins(Attribution)
+    plugins = find_plugins(Attribution, Objective)
     if given.action is None:
         for line in plugin_report.overview(plugins):
             print(line, flush=True)

@@ -89,7 +89,8 @@ def _strongest(
     store: SweepStore, place: int, units: list[int], pictures: Array, sign: int, count: int
 ) -> dict[int, list[int]]:
     """Return for each unit the pictures to which it adds most of a sign."""
-    values, rows = np.empty((0, len(units))), np.empty((0, len(units)), np.int64)
+    values: Array = np.empty((0, len(units)))
+    rows: Array = np.empty((0, len(units)), np.int64)
     pictures, step = np.sort(pictures), max(1, _READ // store.units)
     for start in range(0, len(pictures), step):
         some = pictures[start : start + step]

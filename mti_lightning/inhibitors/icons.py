@@ -17,7 +17,7 @@ from mti_lightning.rendering import quietly, render
 
 
 @final
-class UnitInversion(Inversion):
+class _UnitInversion(Inversion):
     """Images that make one unit active, everywhere, and keep the others of its layer quiet.
 
     Args:
@@ -74,7 +74,7 @@ def _draw(
     network: Network, method: Attribution, units: Mapping[int, int], steps: int, seed: int
 ) -> dict[int, Image.Image]:
     of = (network.backbone, [str(network.feature.feature)], str(network.layer), method)
-    objective = UnitInversion(*of, units=units, steps_per_epoch=steps, seed=seed)
+    objective = _UnitInversion(*of, units=units, steps_per_epoch=steps, seed=seed)
     device = network.backbone.mean.device
     run = {"enable_progress_bar": False, "accelerator": device.type, "devices": 1}
     with quietly():

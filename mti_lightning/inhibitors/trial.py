@@ -55,15 +55,20 @@ def try_units(
         "mean": [Intervention((unit,), "mean") for unit in every],
         "resampled": [Intervention((unit,), "resampled") for unit in every],
         "drawn": [Intervention(tuple(draw.tolist())) for draw in draws],
-        "together": [Intervention(every, scale) for scale in SCALES],
-        "alone": [Intervention((unit,), scale) for unit in every for scale in SCALES],
+        "doses": [
+            Intervention(units, scale)
+            for units in (every, *((unit,) for unit in every))
+            for scale in SCALES
+            if scale != 1
+        ],
     }
     done, tested = network.respond(tested, plans)
     silenced = {"random": [Intervention((unit,)) for unit in controls.tolist()]}
     some, read = network.respond(tested[:SHOWN], silenced)
     intact = done["intact"][0]
-    alone = done["alone"].reshape(len(every), len(SCALES), -1)
-    own, random = alone[:, 0] - intact, some["random"] - intact[: len(read)]
+    scaled = done["doses"].reshape(1 + len(every), len(SCALES) - 1, -1)
+    together, *alone = np.insert(scaled, SCALES.index(1), intact, axis=1)
+    own, random = scaled[1:, 0] - intact, some["random"] - intact[: len(read)]
     contribution = contributions(tested).astype(np.float64)
     chances = chance_of(own, random, way)
     predicted = -contribution.mean(0)
@@ -75,7 +80,7 @@ def try_units(
             spread=float(ranking.spread[unit]),
             share=float(shares[unit]),
             predicted=float(predicted[unit]),
-            real=describe_change(intact, alone[rank, 0], way),
+            real=describe_change(intact, alone[rank][0], way),
             to_mean=describe_change(intact, done["mean"][rank], way),
             resampled=describe_change(intact, done["resampled"][rank], way),
             chance=float(chances[rank]),
@@ -93,7 +98,7 @@ def try_units(
         ranking=ranking,
         units=units,
         response=intact,
-        doses=done["together"],
+        doses=together,
         predicted=float(predicted[named].sum()),
         random=describe_change(intact, done["drawn"], way),
         agreement=float(np.corrcoef(pairs)[0, 1]) if np.ptp(pairs, 1).all() else float("nan"),

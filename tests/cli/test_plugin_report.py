@@ -8,7 +8,7 @@ import pytest
 
 from mti_lightning import registry
 from mti_lightning.cli import main, plugin_report
-from mti_lightning.registry import ATTRIBUTIONS, BACKBONES
+from mti_lightning.registry import ATTRIBUTIONS, BACKBONES, OBJECTIVES
 from mti_lightning.testing import Check
 from tests.test_registry import GOOD, MODEL, ActivationLayout, site  # noqa: F401  the fixture
 
@@ -81,17 +81,17 @@ def test_a_table_of_what_is_installed(alone: ActivationLayout, capsys, monkeypat
     assert "  failed signs on a linear head: over a linear head" in unfit
 
 
-def test_the_six_plugins_of_this_repository_are_listed(capsys, monkeypatch) -> None:
+def test_the_seven_plugins_of_this_repository_are_listed(capsys, monkeypatch) -> None:
     monkeypatch.setattr(plugin_report, "run_checks", lambda _: [Check("loads", True)])
     code, lines, _ = run(capsys, "plugins")
     assert code == 0
     listed = {tuple(line.split()[:4]) for line in lines[1:]}
     files = sorted((Path(__file__).parents[2] / "plugins").glob("*/pyproject.toml"))
-    assert len(files) == 6
+    assert len(files) == 7
     for file in files:
         project = tomllib.loads(file.read_text())["project"]
         for group, names in project["entry-points"].items():
-            kind = "model" if group == BACKBONES else "method"
+            kind = {BACKBONES: "model", OBJECTIVES: "objective"}.get(group, "method")
             rows = {(name, kind, project["name"], project["version"]) for name in names}
             assert rows <= listed
 
