@@ -1,7 +1,8 @@
-"""What a step of an objective costs beside a bare forward and backward pass.
+"""What a step of an objective, or a batch of a sweep, costs beside bare passes.
 
 `python -m benchmarks.step_cost`. The bare passes go through the same truncated backbone at the same
-batch size; both are timed in turn in one process, and the median of their ratios is what counts.
+batch size, as timm makes it; all are timed in turn in one process, and the median of their ratios
+is what counts: of the network with its batch norms folded into convolutions, and without.
 Attribution is act × grad, one pass: of integrated gradients a tense image takes one for each step.
 """
 
@@ -13,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import Trainer
@@ -26,8 +28,10 @@ from mti_lightning import (
     MaximallyTense,
     Objective,
     PositiveInversion,
+    Sweep,
     VetoedShapesPictures,
 )
+from mti_lightning.features.bound import BoundFeature
 from mti_lightning.objectives.turns import Step
 
 CASES = [
@@ -37,9 +41,13 @@ CASES = [
     ("resnet18", "random", "layer4.0.act2/input:0@mean", "layer3", 8),
     ("resnet50", "random", "layer4.0.act3/input:0@mean", "layer3", 1),
     ("resnet50", "random", "layer4.0.act3/input:0@mean", "layer3", 8),
+    ("efficientnet_lite0", "random", "classifier:0", "blocks.4", 8),
+    ("convnext_tiny", "random", "stages.3.blocks.1.mlp.act/input:0@mean", "stages.2", 8),
+    ("inceptionv1", "random", "inception4d:0@mean", "inception4a", 8),
     ("vit_tiny_patch16_224", "random", "blocks.9.mlp.act/input:0@mean", "blocks.8", 1),
     ("vit_tiny_patch16_224", "random", "blocks.9.mlp.act/input:0@mean", "blocks.8", 8),
 ]
+KINDS = (PositiveInversion, MaximallyTense, Sweep)
 
 
 def _step(objective: Objective) -> Callable[[], None]:
@@ -95,25 +103,42 @@ def truncated(
     raise ValueError(f"{layers} did not all run")
 
 
-def _bare(objective: Objective) -> Callable[[], None]:
-    """Return the bare passes: no image parameters, no views, no loss, none of our taps."""
-    chunk, network = objective.chunks[0], objective.backbone.network
-    pictures = torch.rand(len(chunk.entries), 3, *objective.input_size, device=objective.device)
-    tense = isinstance(objective, MaximallyTense)
-    layers = [objective.layer, *({objective.bound_features[0].layer} if tense else ())]
+def _bare(model: Objective | Sweep, count: int) -> Callable[[], None]:
+    """Return the bare passes of the network as timm makes it, without anything of ours."""
+    network, backbone = model.backbone.network, model.backbone
+    pictures = torch.rand(count, 3, *backbone.preprocessing.size, device=model.device)
+    tense, sweeps = isinstance(model, MaximallyTense), isinstance(model, Sweep)
+    feature, reads = model.bound_features[0], not isinstance(model, PositiveInversion)
+    layers = [model.layer, *([feature.layer] if reads else ())]
 
     def run() -> None:
         shown = pictures.clone().requires_grad_()
         with sdpa_kernel(SDPBackend.MATH if tense else list(SDPBackend.__members__.values())[1:]):
+            if sweeps:
+                _swept(network, layers, pictures, feature)
+                return
             found = truncated(network, layers, shown, cloned=tense)
             if tense:
-                response = objective.bound_features[0](found[1]).sum()
+                response = feature(found[1]).sum()
                 (gradient,) = torch.autograd.grad(response, found[0], create_graph=True)
                 (found[0] * gradient).sum().backward()
             else:
                 found[0].sum().backward()
 
     return run
+
+
+def _swept(
+    network: nn.Module, layers: Sequence[Layer], pictures: Tensor, feature: BoundFeature
+) -> None:
+    """Run forward to a feature, and back from it to the attribution layer."""
+    first, _ = (network.get_submodule(layer.module) for layer in layers)
+    handle = first.register_forward_hook(lambda _m, _i, output: output.detach().requires_grad_())
+    try:
+        found = truncated(network, layers, pictures, cloned=True)
+    finally:
+        handle.remove()
+    torch.autograd.grad(feature(found[1]).sum(), found[0])
 
 
 def _time(run: Callable[[], None], cuda: bool) -> float:
@@ -124,55 +149,77 @@ def _time(run: Callable[[], None], cuda: bool) -> float:
     return time.perf_counter() - start
 
 
+def _made(kind: Any, case: tuple[Any, ...], device: str, fold: bool) -> Objective | Sweep:
+    """Return an objective or a sweep of a case, ready to run."""
+    name, weights, feature, layer, batch = case
+    backbone = Backbone(name, weights, fold=fold)
+    if kind is Sweep:
+        sweep = Sweep(backbone, [feature], layer, ActGrad(), rivals=0).to(device)
+        sweep.prepare()
+        return sweep
+    # A random network may excite nowhere, on the whole: every position is taken.
+    way = {"coherent": False} if kind is PositiveInversion else {}
+    objective: Objective = kind(
+        *(backbone, [feature], layer, ActGrad()), batch_size=batch, seeds=batch, **way
+    )
+    objective.trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    objective.log = lambda *_, **__: None  # outside a loop there is nothing to log to
+    objective.build_bank(VetoedShapesPictures(size=1) if objective.needs_sources else None)
+    return objective.to(device)
+
+
+def _ours(model: Objective | Sweep, count: int) -> Callable[[], Any]:
+    if isinstance(model, Objective):
+        return _step(model)
+    pictures = torch.rand(count, 3, *model.backbone.preprocessing.size, device=model.device)
+    return lambda: model.measure(pictures)
+
+
 def main() -> None:
     """Print a table, and write it as JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only", nargs="+", default=[""], help="backbones; all by default")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    rows = []
+    rows, cuda = [], given.device == "cuda"
     print(
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, "
         f"{given.device}, torch {torch.__version__}"
     )
     print(
         "| backbone | layer | batch | objective | step, ms | bare, ms | step / bare | "
-        "pictures / s |"
+        "unfolded / bare | pictures / s |"
     )
-    print("|---|---|---|---|---|---|---|---|")
-    for name, weights, feature, layer, batch in CASES:
-        for kind in (PositiveInversion, MaximallyTense):
-            # A random network may excite nowhere, on the whole: every position is taken.
-            way = {"coherent": False} if kind is PositiveInversion else {}
-            objective = kind(
-                *(Backbone(name, weights), [feature], layer, ActGrad()),
-                **{"batch_size": batch, "seeds": batch, **way},
-            )
-            objective.trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-            objective.log = lambda *_, **__: None  # outside a loop there is nothing to log to
-            objective.build_bank(VetoedShapesPictures(size=1) if objective.needs_sources else None)
-            objective.to(given.device)
-            step, bare = _step(objective), _bare(objective)
+    print("|---|---|---|---|---|---|---|---|---|")
+    for case in CASES:
+        name, _, _, layer, batch = case
+        if not any(name.startswith(only) for only in given.only):
+            continue
+        for kind in KINDS:
+            models = [_made(kind, case, given.device, fold) for fold in (True, False)]
+            runs = [*(_ours(model, batch) for model in models), _bare(models[0], batch)]
             for _ in range(3):
-                step(), bare()
-            cuda = given.device == "cuda"
-            pairs = [(_time(step, cuda), _time(bare, cuda)) for _ in range(given.rounds)]
+                for run in runs:
+                    run()
+            times = [[_time(run, cuda) for run in runs] for _ in range(given.rounds)]
             row = {
                 "backbone": name,
                 "layer": layer,
                 "batch": batch,
                 "objective": kind.__name__,
-                "step_ms": statistics.median(pair[0] for pair in pairs) * 1e3,
-                "bare_ms": statistics.median(pair[1] for pair in pairs) * 1e3,
-                "ratio": statistics.median(pair[0] / pair[1] for pair in pairs),
+                "step_ms": statistics.median(folded for folded, _, _ in times) * 1e3,
+                "bare_ms": statistics.median(bare for _, _, bare in times) * 1e3,
+                "ratio": statistics.median(folded / bare for folded, _, bare in times),
+                "unfolded_ratio": statistics.median(plain / bare for _, plain, bare in times),
             }
             rows.append(row)
             print(
                 f"| {name} | {layer} | {batch} | {kind.__name__} | {row['step_ms']:.1f} | "
-                f"{row['bare_ms']:.1f} | "
-                f"{row['ratio']:.2f} | {batch / row['step_ms'] * 1e3:.0f} |",
+                f"{row['bare_ms']:.1f} | {row['ratio']:.2f} | {row['unfolded_ratio']:.2f} | "
+                f"{batch / row['step_ms'] * 1e3:.0f} |",
                 flush=True,
             )
     if given.json:
