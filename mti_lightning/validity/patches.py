@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, final
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from scipy.stats import wilcoxon
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
@@ -28,7 +29,7 @@ from mti_lightning.validity.limits import OPPOSITE, Finding, finding, unmeasured
 
 _STEPS: Final = 24  # in which places are told: parts of a picture's height and width
 _SIDE: Final = 8  # of them a patch is high and wide: a third of the picture
-_FEWEST, _MOST = 8, 32  # patches of one sign
+_FEWEST, _MOST = 8, 64  # patches of one sign
 _INTO = 2  # pictures that each is pasted into
 _OVERLAP = 0.25  # most that a random patch has of the one it stands beside, where that can be had
 _BATCH = 32
@@ -64,7 +65,7 @@ class Pairs:
     Attributes:
         sources: Pictures that patches are of, [n].
         own: Where the attribution points at in each, [n, 2].
-        random: Where it points at in another of them, [n, 2].
+        random: Where it points at in another of them, each of these once, [n, 2].
         contrary: Where it points at in each for the opposite sign, [n, 2].
         into: Pictures that each is pasted into, [n, K].
         at: Where, [n, K, 2].
@@ -106,7 +107,9 @@ def choose_pairs(sums: Tensor, response: Tensor, sign: Sign, seed: int) -> Pairs
     far = (own[:, None] - own).abs()  # [n, n, 2]
     overlap = (_SIDE - far).clamp(min=0).prod(2) / _SIDE**2
     chance = torch.rand(overlap.shape, generator=generator)
-    random = own[((overlap - _OVERLAP).clamp(min=0) * 4 + chance).argmin(1)]
+    cost = (overlap - _OVERLAP).clamp(min=0) * _SIDE**2 * count + chance  # any excess above all
+    # Each place stands once as a source's own and once as random: what it does by itself cancels.
+    random = own[torch.from_numpy(linear_sum_assignment(cost)[1])]
     best = (-way * response[testing]).topk(count).indices
     tried = testing[best[torch.randperm(count, generator=generator)]]
     turns = (torch.arange(count)[:, None] + torch.arange(_INTO)) % count
