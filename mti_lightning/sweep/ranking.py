@@ -61,21 +61,25 @@ def layer_table(store: SweepStore, measure: str = "tension") -> list[dict[str, A
     sign, wide, depth = -1 if low else 1, len(store.features), store.size // 100 + 2
     count, total = 0, np.zeros(wide)
     peak, top = np.full(wide, -np.inf), np.zeros(wide, np.int64)
-    highest = np.empty((0, wide), np.float32)
+    held, floor = [np.empty(0, np.float32)] * wide, np.full(wide, -np.inf)
     # Only the top hundredth is held: all pictures by all features of a layer may not fit in memory.
     for span in store.spans:
         values = sign * store.values(name, pictures=span)  # [P', F]
         rows = np.flatnonzero(np.isfinite(values).all(1))
         if not len(rows):
             continue
-        values = values[rows]
-        count, total = count + len(rows), total + values.sum(0, dtype=np.float64)
-        top = np.where(values.max(0) > peak, span.start + rows[values.argmax(0)], top)
-        peak = np.maximum(values.max(0), peak)
-        highest = np.concatenate([highest, values])
-        highest = np.partition(highest, max(len(highest) - depth, 0), axis=0)[-depth:]
+        values = np.ascontiguousarray(values[rows].T)  # [F, P']
+        count, total = count + len(rows), total + values.sum(1, dtype=np.float64)
+        top = np.where(values.max(1) > peak, span.start + rows[values.argmax(1)], top)
+        peak = np.maximum(values.max(1), peak)
+        for place, of_feature in enumerate(values):
+            held[place] = np.append(held[place], of_feature[of_feature > floor[place]])
+            if len(held[place]) > 2 * depth:
+                held[place] = _highest(held[place], depth)
+                floor[place] = held[place].min()
     if not count:
         raise _nothing_to_rank(store, measure)
+    highest = np.stack([_highest(values, depth) for values in held], 1)
     from_top = 0.01 * (count - 1) / max(len(highest) - 1, 1)  # of what is held
     classes = store.classes
     high, mean = sign * np.quantile(highest, 1 - from_top, axis=0), sign * total / count
@@ -90,6 +94,11 @@ def layer_table(store: SweepStore, measure: str = "tension") -> list[dict[str, A
         for place, (feature, key) in enumerate(zip(store.features, store.keys_of(top), strict=True))
     ]
     return [rows_of[place] for place in np.argsort(-sign * high, kind="stable")]
+
+
+def _highest(values: Array, count: int) -> Array:
+    """Return the highest of some values, in no order."""
+    return np.partition(values, max(len(values) - count, 0))[-count:]
 
 
 def _nothing_to_rank(store: SweepStore, measure: str) -> InputError:
