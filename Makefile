@@ -5,10 +5,10 @@ INSTALLED := .venv/installed
 BENCH := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-shapes atlas test test-all lint docs bench train clean
+.PHONY: help demo demo-shapes atlas atlas-shapes test test-all lint docs bench train clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 PLUGINS := $(wildcard plugins/mti-*)
 
@@ -40,7 +40,12 @@ demo-shapes: $(INSTALLED)  ## the same in the vetoed shapes, where the truth is 
 	@$(BIN)/mti sheet tb_logs/demo_inversions tb_logs/demo_mti --out tb_logs/demo_shapes.png --overwrite
 	@echo "The contact sheet is tb_logs/demo_shapes.png."
 
-atlas: $(INSTALLED)  ## the attribution atlas of a class of the vetoed shapes
+atlas: $(INSTALLED)  ## the attribution atlas of a class of ImageNet over parts of photographs
+	@$(BIN)/python -m mti_efficientnet_lite.photographs tb_logs/pairs --pairs 300
+	@$(BIN)/mti atlas tb_logs/pairs --model efficientnet_lite0_in1k --feature "classifier:Egyptian cat"
+	@echo "The pages are atlas_excites.html and atlas_inhibits.html in that folder."
+
+atlas-shapes: $(INSTALLED)  ## the same in the vetoed shapes, where the truth is known
 	@$(BIN)/mti fit --config configs/demo_atlas.yaml
 	@echo "The page is atlas.html in that folder."
 

@@ -9,7 +9,8 @@ from lightning import Callback, LightningModule, Trainer
 from PIL import Image
 
 from mti_lightning.atlas import picture as atlas_picture
-from mti_lightning.atlas.data_set import data_set_of, labels_of, thumbnails_of
+from mti_lightning.atlas.contents import WHERE, Contents, units_of, write_tables
+from mti_lightning.atlas.data_set import labels_of, thumbnails_of
 from mti_lightning.atlas.icons import icons_of, placed_on
 from mti_lightning.atlas.inversion import AtlasInversion
 from mti_lightning.atlas.layout import Face
@@ -37,7 +38,9 @@ class AtlasLog(Callback):
     def __init__(self, chart: Chart | None = None) -> None:
         self.chart = chart
         self._folder: Path | None = None
-        self._maps: dict[int, Map] = {}  # of the objective's features, in the first process
+        # In the first process: of the objective's features, or of an atlas the different ones.
+        self._maps: dict[int, Map] = {}
+        self._contents: list[Contents] = []
 
     def open_maps(self, objective: Objective) -> None:
         """Open the map of each feature of an objective, whose own pictures are to be placed on it.
@@ -65,17 +68,18 @@ class AtlasLog(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if isinstance(pl_module, AtlasInversion) and trainer.is_global_zero:
-            assert pl_module.map is not None
-            self._maps = {0: pl_module.map}
+            self._maps = dict(enumerate(pl_module.different_maps))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._maps = {}
+        self._maps, self._contents = {}, []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._folder and self._maps and trainer.global_step == 0:
             # Of another run, which was killed: nothing of it may stay beside this one's.
             rmtree(self._folder / "atlas", ignore_errors=True)
         self._make_up(trainer, pl_module)
+        if isinstance(pl_module, AtlasInversion) and self._maps:
+            self._open_contents(trainer, pl_module)
         for writer in tensorboards(loggers_of(trainer)):
             for found in self._maps.values():
                 project(found, writer)
@@ -86,7 +90,31 @@ class AtlasLog(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._make_up(trainer, pl_module)  # a run that was finished comes here at once
         if isinstance(pl_module, AtlasInversion) and self._maps and self._folder:
-            _write_page(self._folder / "atlas.html", pl_module, self._maps[0])
+            for contents in self._contents or self._open_contents(trainer, pl_module):
+                name = {"+": "atlas_excites", "-": "atlas_inhibits", None: "atlas"}
+                path = self._folder / f"{name[contents.map.sign]}.html"
+                _write_page(path, pl_module, contents)
+
+    def _open_contents(self, trainer: Trainer, objective: AtlasInversion) -> list[Contents]:
+        """Find what the cells hold, write it down, and show their photographs."""
+        self._contents = [Contents.of(m, objective.backbone) for m in self._maps.values()]
+        if self._folder is None:
+            return self._contents
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_tables(self._folder, self._contents)
+        for of in self._contents:
+            found, title = of.map, _title(objective, of.map)
+            for sign, shown in of.photographs.items():
+                places = [(cell.row, cell.column) for cell in found.cells]
+                icons = dict(zip(places, shown, strict=True))
+                picture = atlas_picture.draw(
+                    found.layout, found.cells, icons, found.columns, title, sign, found.selected
+                )
+                name = f"photographs_{WHERE[sign]}"
+                with replacing(self._folder / f"{name}.png") as part:
+                    picture.save(part)
+                log_picture(loggers_of(trainer), f"atlas/{name}", picture, trainer.current_epoch)
+        return self._contents
 
     def _make_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compose the last epoch's atlas where a run goes on between two epochs.
@@ -116,12 +144,12 @@ class AtlasLog(Callback):
     def _pictures(self, objective: Objective) -> Iterator[tuple[str, Callable[[], Image.Image]]]:
         """Yield name and maker of each picture of the atlas."""
         if isinstance(objective, AtlasInversion):
-            found, title = self._maps[0], _title(objective, self._maps[0])
             icons = cache(partial(icons_of, objective))
 
             def draw(face: Face) -> Image.Image:
+                found = objective.maps[face]
                 of = found.layout, found.cells, icons()[face], found.columns
-                return atlas_picture.draw(*of, title, face, found.selected)
+                return atlas_picture.draw(*of, _title(objective, found), face, found.selected)
 
             yield from ((face, partial(draw, face)) for face in objective.faces)
             return
@@ -136,13 +164,16 @@ class AtlasLog(Callback):
             yield str(objective.features[place]), partial(mark, place, found)
 
 
-def _write_page(path: Path, objective: AtlasInversion, found: Map) -> None:
-    icons = icons_of(objective)
+def _write_page(path: Path, objective: AtlasInversion, of: Contents) -> None:
+    found, icons = of.map, icons_of(objective)
+    own = [face for face, map_ in objective.maps.items() if map_ is found]
     faces: list[dict[str, Image.Image]] = []
-    for cell in found.cells:
+    for number, cell in enumerate(found.cells):
         place = cell.row, cell.column
-        faces.append({face: of[place] for face, of in icons.items() if place in of})
-    places, every, pictures = found.layout.pictures, found.store.keys, data_set_of(found)
+        made: dict[str, Image.Image] = {f: icons[f][place] for f in own if place in icons[f]}
+        shown = {WHERE[sign]: shown[number] for sign, shown in of.photographs.items()}
+        faces.append({**made, **shown})
+    places, every = found.layout.pictures, found.store.keys
     write_page(
         path,
         found.layout,
@@ -150,9 +181,11 @@ def _write_page(path: Path, objective: AtlasInversion, found: Map) -> None:
         faces,
         found.columns,
         [every[place] for place in places],
-        thumbnails_of(found, pictures) if pictures else None,
-        labels_of(found, pictures),
+        thumbnails_of(found, of.pictures) if of.pictures else None,
+        labels_of(found, of.pictures),
         _title(objective, found),
+        [units_of(found, cell) for cell in found.cells],
+        [of.words(cell) for cell in found.cells],
     )
 
 

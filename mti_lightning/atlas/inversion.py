@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mti_lightning.atlas.layout import Cell, Face
 from mti_lightning.atlas.map import Chart, Map, open_map
+from mti_lightning.atlas.placing import MIDDLE, aligned, near_strongest, strongest
 from mti_lightning.atlas.sweeping import ensure_sweep
 from mti_lightning.attribution.signs import Sign, split_target, support_mask
 from mti_lightning.errors import InputError, check_range
@@ -34,7 +35,12 @@ class AtlasInversion(Inversion):
     Args:
         chart: The map. A sweep that is there has to be of this network, layer, attribution and
             tension, and of `--data` and `keep` where data is given.
-        faces: Which faces to make: `positive`, `negative`, `both`.
+        faces: Which faces to make: `positive`, `negative`, `both`; where each sign has a map of its
+            own there is no `both`.
+        align: Move each picture's T⁺ (T⁻) so that its strongest place comes to the middle before
+            they are averaged; in `both`, T⁺ to the left and T⁻ to the right. By default where each
+            sign has a map of its own (`chart.apart`) and the feature has no place: things lie
+            anywhere.
         faint: Leave a face out where the cell's mean E⁺ (E⁻, their sum) is below this share of the
             strongest cell's: divided by its norm, next to nothing would look like something.
         keep: Where the sweep has to be made first: the attribution maps of this many top pictures
@@ -45,7 +51,7 @@ class AtlasInversion(Inversion):
     """
 
     needs_sources = False
-    decisive = ("power", "coherent", "faint")
+    decisive = ("power", "coherent", "faint", "align")
     signs = ()  # it plans its faces itself
 
     def __init__(
@@ -53,6 +59,7 @@ class AtlasInversion(Inversion):
         *args: Any,
         chart: Chart | None = None,
         faces: tuple[Face, ...] = ("positive", "negative", "both"),
+        align: bool | None = None,
         faint: float = 0.05,
         keep: int = 1000,
         rivals: int | None = None,
@@ -68,10 +75,16 @@ class AtlasInversion(Inversion):
         check_range(0, 1, faint=faint)
         check_range(1, keep=keep)
         check_range(0, rivals=rivals or 0)
-        self.chart, self.faces = chart or Chart(), faces
+        self.chart = chart or Chart()
+        self.faces = tuple(f for f in faces if FACES[f] or not self.chart.apart)
+        if not self.faces:
+            raise InputError("faces: with chart.apart there are positive and negative, not both")
+        anywhere = self.bound_features[0].position in (None, "peak", "mean")
+        self.align = (self.chart.apart and anywhere) if align is None else align
         self.faint, self.keep, self.rivals = faint, keep, rivals
-        self.map: Map | None = None
-        self._cells: list[dict[Face, Tensor]] = []  # the targets of each
+        self.maps: dict[Face, Map] = {}  # of each face; mostly the same
+        self._sources: list[tuple[Map, Cell]] = []
+        self._targets: list[dict[Face, Tensor]] = []  # of each source
 
     def build_bank(self, data: object) -> None:
         """Open the map, make the sweep first where there is none, and make the images.
@@ -87,30 +100,66 @@ class AtlasInversion(Inversion):
         if pictures is not None:
             asked = {"keep": self.keep, "keep_by": self.chart.by, "rivals": self.rivals}
         ensure_sweep(self, pictures, at_home(self.chart.sweep), **asked)
-        self.map = open_map(self.chart, str(self.features[0]))
-        self.source_keys = [f"row{c.row:02d}_column{c.column:02d}" for c in self.map.cells]
-        self._maps = hashlib.sha256()
-        self._cells = [self._targets(self.map, cell) for cell in self.map.cells]
+        self.maps = self._open_maps()
+        self._sources = [(found, cell) for found in self.different_maps for cell in found.cells]
+        self.source_keys = [_key(found, cell) for found, cell in self._sources]
+        self._digest = hashlib.sha256()
+        self._targets = [self._targets_of(*source) for source in self._sources]
         super().build_bank(data)
-        self.pictures_digest = f"{self.pictures_digest or ''}{self._maps.hexdigest()[:16]}"
-        self.known_rivals |= find_rivals(self.map.store, self)
+        self.pictures_digest = f"{self.pictures_digest or ''}{self._digest.hexdigest()[:16]}"
+        self.known_rivals |= find_rivals(self.different_maps[0].store, self)
 
-    def _targets(self, found: Map, cell: Cell) -> dict[Face, Tensor]:
+    def _open_maps(self) -> dict[Face, Map]:
+        feature = str(self.features[0])
+        if self.chart.apart:
+            return {face: open_map(self.chart, feature, sign=FACES[face]) for face in self.faces}
+        return dict.fromkeys(self.faces, open_map(self.chart, feature))
+
+    @property
+    def different_maps(self) -> list[Map]:
+        """The maps, each once."""
+        return list({id(found): found for found in self.maps.values()}.values())
+
+    @property
+    def map(self) -> Map | None:
+        """The map, or the first of several; None before it is opened."""
+        return next(iter(self.maps.values()), None)
+
+    def cell(self, source: int) -> Cell:
+        """Return the cell that a source of icons is."""
+        return self._sources[source][1]
+
+    def _targets_of(self, found: Map, cell: Cell) -> dict[Face, Tensor]:
         """Return a cell's target for each face, [1, ...]."""
         rows = found.rows[cell.members]
         attribution = torch.from_numpy(found.store.maps(rows))  # [n, ...]
-        self._maps.update(attribution.numpy().tobytes())
-        sign = torch.from_numpy(found.store.maps(rows, "activation_sign"))
-        norm = torch.linalg.vector_norm(attribution.flatten(1), dim=1).clamp(min=1e-12)
-        unit = attribution / norm.view(-1, *[1] * (attribution.ndim - 1))
+        self._digest.update(attribution.numpy().tobytes())
+        negative = torch.from_numpy(found.store.maps(rows, "activation_sign")) < 0
+        scale = self.tension.scale
 
-        def mean(side: Sign) -> Tensor:
-            target = split_target(unit, side, self.coherent, self.layout, self.tension.scale)
+        def units(values: Tensor) -> Tensor:
+            norm = torch.linalg.vector_norm(values.flatten(1), dim=1).clamp(min=1e-12)
+            return values / norm.view(-1, *[1] * (values.ndim - 1))
+
+        def mean(side: Sign, to: tuple[float, float] = MIDDLE) -> Tensor:
+            if found.sign is None:
+                target = split_target(units(attribution), side, self.coherent, self.layout, scale)
+            else:
+                target = units(near_strongest(attribution, side, self.layout, scale))
             # As for an inversion, an activation that is negative has to become so again.
-            return torch.where(sign < 0, -target, target).mean(0, keepdim=True)
+            wanted = torch.where(negative, -target, target)
+            if self.align and self.layout.grid is not None:
+                wanted = aligned(wanted, strongest(target, self.layout, scale), self.layout, to)
+            averaged: Tensor = wanted.mean(0, keepdim=True)
+            return averaged
 
-        positive, negative = mean("+"), mean("-")
-        return {"positive": positive, "negative": negative, "both": positive + negative}
+        if found.sign is not None:
+            return {face: mean(found.sign) for face in self.faces if FACES[face] == found.sign}
+        targets: dict[Face, Tensor] = {"positive": mean("+"), "negative": mean("-")}
+        both = [targets["positive"], targets["negative"]]
+        if self.align:
+            both = [mean("+", (0.5, 0.25)), mean("-", (0.5, 0.75))]
+        return {**targets, "both": both[0] + both[1]}
 
     def plan(self) -> list[Entry]:
         entries = [
@@ -126,7 +175,7 @@ class AtlasInversion(Inversion):
             for source, cell in enumerate(self.source_keys)
             for seed in range(self.seed, self.seed + self.seeds)
             for face in self.faces
-            if self.shows(source, face)
+            if face in self._targets[source] and self.shows(source, face)
         ]
         if not entries:
             raise InputError(
@@ -138,21 +187,24 @@ class AtlasInversion(Inversion):
 
     def shows(self, source: int, face: Face) -> bool:
         """Return whether there is something to show on a cell's face."""
-        assert self.map is not None
-        strengths = [_strength(cell, face) for cell in self.map.cells]
-        strong = strengths[source] >= self.faint * max(strengths)
-        return strong and bool(self._cells[source][face].any())
+        found, cell = self._sources[source]
+        strong = self.faint * max(_strength(one, face) for one in found.cells)
+        return _strength(cell, face) >= strong and bool(self._targets[source][face].any())
 
     def target(self, chunk: ImageChunk) -> Target:
-        cells = [self._cells[entry.source or 0] for entry in chunk.entries]
-        targets = [
-            cell[cast("Face", entry.objective)]
-            for cell, entry in zip(cells, chunk.entries, strict=True)
-        ]
-        both = torch.cat([cell["both"] for cell in cells]).to(self.device)
-        return torch.cat(targets).to(self.device), support_mask(
-            both, channel_dim=self.layout.channel_dim
-        )
+        targets, supports = [], []
+        for entry in chunk.entries:
+            of = self._targets[entry.source or 0]
+            own = of[cast("Face", entry.objective)].to(self.device)
+            targets.append(own)
+            whole = own if self.align else of.get("both", own).to(self.device)
+            supports.append(support_mask(whole, channel_dim=self.layout.channel_dim))
+        return torch.cat(targets), torch.cat(supports)
+
+
+def _key(found: Map, cell: Cell) -> str:
+    apart = {"+": "excites_", "-": "inhibits_", None: ""}[found.sign]
+    return f"{apart}row{cell.row:02d}_column{cell.column:02d}"
 
 
 def _strength(cell: Cell, face: Face) -> float:

@@ -15,6 +15,7 @@ FEWEST_CELLS: Final = 30  # that a map should have
 MOST_CELLS: Final = 400
 _MOST_SIDES = 40  # rows that are tried
 _ENOUGH = 6  # pictures of a cell
+PICTURES: Final = 25  # for which there is a cell
 _MARGIN = 0.05  # shares of the trimmed span, on every side
 
 
@@ -113,8 +114,9 @@ def fit_grid(
     """Return rows and columns, and how many pictures a cell needs, that suit the pictures.
 
     They suit from some dozens of pictures to very many: a cell needs 6, or fewer where so few cells
-    have as many. Of the square grids the coarsest is taken that has nine tenths of the cells that
-    one can have, and no more than people look at: it leaves fewer pictures out.
+    have as many. Of the square grids the coarsest is taken that has a cell for 25 pictures, 30 to
+    400 of them, or nine tenths of the cells that one can have: it leaves fewer pictures out, and
+    icons of more pictures show what these share.
 
     Args:
         points: As a layout has them, [M, 2].
@@ -127,7 +129,8 @@ def fit_grid(
     for need in [minimum] if minimum else range(_ENOUGH, 0, -1):
         shown = {one: int((of >= need).sum()) for one, of in counts.items()}
         few = {one: cells for one, cells in shown.items() if cells <= MOST_CELLS} or shown
-        found = next(one for one, cells in few.items() if cells >= 0.9 * max(few.values()))
+        wanted = min(0.9 * max(few.values()), max(len(points) / PICTURES, FEWEST_CELLS))
+        found = next(one for one, cells in few.items() if cells >= wanted)
         if few[found] >= FEWEST_CELLS or size:
             break
     return found, need

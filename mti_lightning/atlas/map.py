@@ -6,7 +6,8 @@ from typing import Any, Final, final
 
 from mti_lightning.atlas.embedding import kept_points
 from mti_lightning.atlas.layout import Cell, Layout, find_cells, lay_out
-from mti_lightning.atlas.selection import columns_of, pool_store, select_pictures
+from mti_lightning.atlas.selection import Pooled, columns_of, read_store, select_pictures
+from mti_lightning.attribution.signs import Sign
 from mti_lightning.errors import InputError, check_range
 from mti_lightning.sweep.measures import Array, check_measure
 from mti_lightning.sweep.store import SweepStore
@@ -25,8 +26,12 @@ class Chart:
             not exist; by default `tb_logs/NAME/sweep.zarr`.
         top: Take this many top pictures by each measure of `by`; by default all that were kept.
         by: Measures by which pictures are top; `-` before one means its low end.
-        quiet: Leave pictures out that both excite and inhibit less than this share of what others
-            do, those that 5% surpass: an atlas is of pictures in which something happens.
+        apart: Make a map for each sign: of the pictures in which something excites, by what that
+            is, and of those in which something inhibits. In photographs what excites and what
+            inhibits go together as they please, and one map of both has no room for all pairs.
+        quiet: Leave pictures out in which less excites and inhibits than this share of what does in
+            others, those that 5% surpass: an atlas is of pictures in which something happens. By
+            default 0.1, of a map for a sign 0.3.
         size: Rows and columns of cells; by default as many as suit the pictures: most cells have
             enough, 30 to 400 of them where that can be.
         minimum: Pictures that a cell needs for an icon; by default 6, or fewer where too few cells
@@ -44,7 +49,8 @@ class Chart:
     sweep: str | None = None
     top: int | None = None
     by: tuple[str, ...] = ("tension", "excitation", "inhibition")
-    quiet: float = 0.1
+    apart: bool = False
+    quiet: float | None = None
     size: tuple[int, int] | None = None
     minimum: int | None = None
     exemplars: int = 5
@@ -56,7 +62,7 @@ class Chart:
     def __post_init__(self) -> None:
         given = {} if self.minimum is None else {"minimum": self.minimum}
         check_range(1, **given, size=1 if self.size is None else min(self.size))
-        check_range(0, 1, quiet=self.quiet)
+        check_range(0, 1, quiet=self.quiet or 0)
         check_range(0, exemplars=self.exemplars)
         check_range(0, 2**32 - 1, seed=self.seed)  # which UMAP takes
         check_range(0, 1, min_dist=self.min_dist)
@@ -77,19 +83,26 @@ class Map:
         store: The sweep.
         feature: The feature's column in it.
         rows: Where the pictures' attribution maps are in the store, [M].
-        vectors: Their pooled attributions, [M, D].
+        pooled: What is known of their maps.
         columns: Their numbers by name, [M] each.
         layout: Where they lie.
         cells: Those that have enough pictures.
+        sign: `+` or `-` of a map by what excites or by what inhibits alone.
     """
 
     store: SweepStore
     feature: int
     rows: Array
-    vectors: Array
+    pooled: Pooled
     columns: dict[str, Array]
     layout: Layout
     cells: list[Cell]
+    sign: Sign | None = None
+
+    @property
+    def vectors(self) -> Array:
+        """What it was made from, [M, D]."""
+        return self.pooled.vectors
 
     @property
     def selected(self) -> str:
@@ -97,10 +110,16 @@ class Map:
         count, swept = len(self.rows), self.store.size
         if count == swept:
             return f"all {swept:,} pictures"
-        return f"the {count:,} of {swept:,} pictures in which most excites or inhibits"
+        does = {"+": "excites", "-": "inhibits", None: "excites or inhibits"}[self.sign]
+        return f"the {count:,} of {swept:,} pictures in which most {does}"
 
 
-def open_map(chart: Chart, feature: str, provenance: Mapping[str, Any] | None = None) -> Map:
+def open_map(
+    chart: Chart,
+    feature: str,
+    provenance: Mapping[str, Any] | None = None,
+    sign: Sign | None = None,
+) -> Map:
     """Read or fit the map of a feature.
 
     It is fitted once and kept beside the sweep: it stays the same for every run.
@@ -109,6 +128,7 @@ def open_map(chart: Chart, feature: str, provenance: Mapping[str, Any] | None = 
         chart: How to map which sweep's pictures.
         feature: One of the sweep's.
         provenance: How the sweep has to have been made, as `attributed` tells.
+        sign: `+` or `-` for a map by what excites or by what inhibits alone.
 
     Raises:
         InputError: If the sweep is not there, not complete, made otherwise, has not this feature or
@@ -121,8 +141,10 @@ def open_map(chart: Chart, feature: str, provenance: Mapping[str, Any] | None = 
         raise InputError(f"{store.path} is not complete; run mti predict again to go on with it")
     store.check_provenance(provenance or {}, INSTEAD)
     place = store.feature_index(feature)
-    rows, pictures = select_pictures(store, place, chart.top, chart.by, chart.quiet)
-    vectors = pool_store(store, rows)
+    quiet = (0.3 if sign else 0.1) if chart.quiet is None else chart.quiet
+    rows, pictures = select_pictures(store, place, chart.top, chart.by, quiet, sign)
+    pooled = read_store(store, rows, sign)
+    vectors = pooled.vectors
     points = kept_points(store.path, vectors, chart.seed, chart.neighbours, chart.min_dist)
     layout = lay_out(pictures, points, chart.size, chart.trim, chart.minimum)
     columns = columns_of(store, place, pictures)
@@ -132,4 +154,4 @@ def open_map(chart: Chart, feature: str, provenance: Mapping[str, Any] | None = 
             f"no cell of the map of {len(pictures)} pictures has {layout.minimum}; give a smaller "
             "chart.size or chart.minimum, or sweep more pictures"
         )
-    return Map(store, place, rows, vectors, columns, layout, cells)
+    return Map(store, place, rows, pooled, columns, layout, cells, sign)

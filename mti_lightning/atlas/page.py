@@ -12,10 +12,12 @@ from PIL import Image
 
 from mti_lightning.atlas.columns import COLUMNS, scale
 from mti_lightning.atlas.layout import MOST_DOTS, Cell, Layout, thinned
+from mti_lightning.attribution.signs import Sign
 from mti_lightning.errors import InputError
 from mti_lightning.pages import Images, numbers, write_html
 
-_FACES = ("positive", "negative", "both")
+# Of made pictures, and of photographs.
+_FACES = ("positive", "negative", "both", "exciting", "inhibiting")
 # For the commonest labels: Okabe and Ito's, which people with colour-blindness can tell apart.
 _LABELS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442")
 _ICON, _THUMBNAIL = 96, 80  # pixels: the longer side
@@ -31,6 +33,8 @@ def write_page(
     thumbnails: Callable[[int], Image.Image | None] | None = None,
     labels: Sequence[str] | None = None,
     title: str = "Attribution atlas",
+    units: Sequence[Mapping[Sign, Sequence[tuple[int, float]]]] | None = None,
+    words: Sequence[Sequence[str]] | None = None,
 ) -> None:
     """Write the page: zoom, faces, colours, what a cell holds; equal bytes for equal inputs.
 
@@ -46,14 +50,16 @@ def write_page(
         path: The file; it is replaced in one step.
         layout: Where M pictures lie.
         cells: The cells that are shown.
-        icons: For each cell its faces by name, "positive", "negative" or "both", RGBA; none is an
-            empty mapping.
+        icons: For each cell its faces by name, "positive", "negative" or "both", and "exciting" or
+            "inhibiting" for photographs; none is an empty mapping.
         columns: For each picture its numbers, by names in `COLUMNS`, [M]; NaN is shown as unknown.
             At least one of them.
         keys: For each picture what it is called, such as its path, [M].
         thumbnails: Returns a picture by its place in the layout; asked for exemplars only.
         labels: For each picture its class, [M]; the commonest have colours of their own.
         title: What the page is about, such as the feature.
+        units: For each cell and sign the units that excite (inhibit) most, and by how much.
+        words: For each cell what the network names its exemplars.
 
     Raises:
         InputError: If lengths or names do not fit.
@@ -91,10 +97,17 @@ def write_page(
                 "count": int(cell.count),
                 "exemplars": [dot[int(place)] for place in cell.exemplars],
                 "faces": {face: images.add(faces[face], _ICON) for face in _FACES if face in faces},
+                "units": [
+                    [[unit, *_numbers([value])] for unit, value in of.get(sign, ())]
+                    for sign in ("+", "-")
+                ],
+                "words": list(said),
                 "labels": _commonest([group[place] for place in cell.members]) if named else [],
                 **{name: numbers([cell.means[name]])[0] for name in measured},
             }
-            for cell, faces in zip(cells, icons, strict=True)
+            for cell, faces, of, said in zip(
+                cells, icons, units or [{}] * len(cells), words or [()] * len(cells), strict=True
+            )
         ],
         "keys": [str(keys[place]) for place in drawn],
         "thumbnails": small,

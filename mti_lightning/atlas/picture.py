@@ -13,9 +13,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mti_lightning.atlas.columns import scale
 from mti_lightning.atlas.layout import MOST_DOTS, Cell, Face, Layout, thinned
+from mti_lightning.attribution.signs import Sign
 from mti_lightning.sweep.measures import Array
 
-_FACES = {"positive": "+ inversions", "negative": "− inversions", "both": "+ and − inversions"}
+_FACES = {
+    "positive": "+ inversions",
+    "negative": "− inversions",
+    "both": "+ and − inversions",
+    "+": "photographs, cut to where they excite most,",
+    "-": "photographs, cut to where they inhibit most,",
+}
 _BELOW = ("excitation", "inhibition")  # columns that have no scatter; tension shows both
 _GROUND, _OUTLINE = "#f2f2f2", "#5a5a5a"
 _DPI = 100
@@ -32,7 +39,7 @@ def draw(
     icons: Mapping[tuple[int, int], Image.Image],
     columns: Mapping[str, Array],
     title: str,
-    face: Face = "both",
+    face: Face | Sign = "both",
     of: str | None = None,
 ) -> Image.Image:
     """Draw the atlas, 1,800 pixels wide: its icons, and beneath them the pictures of the map.
@@ -46,7 +53,7 @@ def draw(
         icons: For (row, column) of a cell its icon, RGBA; a cell without one is only its border.
         columns: The pictures' numbers, [M] each, response among them.
         title: What the atlas is of.
-        face: What the icons show.
+        face: What the icons show: a face, or photographs of a sign.
         of: Which pictures the map is of, in words.
     """
     colours, norm = _colours("response", columns["response"])

@@ -42,6 +42,6 @@ def project(found: Map, writer: SummaryWriter) -> None:
         found.vectors[list(chosen)],
         rows,
         sprites,
-        tag=file_name(found.store.shown[found.feature]),
+        tag=file_name(found.store.shown[found.feature] + (found.sign or "")),
         metadata_header=["picture", *columns],
     )

@@ -1,11 +1,13 @@
 """Which pictures of a sweep a map is of, their numbers, and the vectors that it is made from."""
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, final
 
 import numpy as np
 import torch
 
 from mti_lightning.atlas.columns import ALWAYS, COLUMNS
+from mti_lightning.atlas.placing import near_strongest, strongest
 from mti_lightning.attribution.signs import Sign, split_target
 from mti_lightning.backbone import ActivationLayout
 from mti_lightning.errors import InputError
@@ -13,6 +15,8 @@ from mti_lightning.sweep.measures import Array, check_measure, select
 from mti_lightning.sweep.store import SweepStore
 
 _SIGNS: Final[tuple[Sign, ...]] = ("+", "-")
+STRENGTH: Final[dict[Sign, str]] = {"+": "excitation", "-": "inhibition"}
+_LOUDEST = 60  # pictures that a map is of at least, where there are as many
 _AT_ONCE = 256  # maps read from the store at once
 
 
@@ -22,6 +26,7 @@ def select_pictures(
     top: int | None = None,
     measures: tuple[str, ...] = ("tension", "response", "-response"),
     quiet: float = 0,
+    sign: Sign | None = None,
 ) -> tuple[Array, Array]:
     """Choose pictures for an atlas among those whose attribution maps were kept.
 
@@ -31,7 +36,8 @@ def select_pictures(
         top: How many of the top pictures by each measure; None takes all that were kept.
         measures: By what they are top; `-` before one means its low end.
         quiet: Leave those out whose E⁺ and E⁻ are both below this share of what is strong in the
-            sweep, the 95th percentile.
+            sweep, the 95th percentile; but not of the 60 in which most happens.
+        sign: `+` or `-` where only E⁺ or only E⁻ is to count.
 
     Returns:
         Where their maps are, [M], for `SweepStore.maps`, and the pictures, [M], in the sweep's
@@ -50,11 +56,12 @@ def select_pictures(
     finite = np.isfinite([columns[name] for name in ALWAYS]).all(0)
     rows, pictures = rows[finite], pictures[finite]
     if quiet:
-        happens = np.zeros(len(pictures), bool)
-        for name in ("excitation", "inhibition"):
+        loud = np.zeros(len(pictures))  # as shares of what is strong
+        for name in STRENGTH.values() if sign is None else [STRENGTH[sign]]:
             strong = np.nanpercentile(store.values(name, feature), 95)
-            happens |= columns[name][finite] >= quiet * strong
-        rows, pictures = rows[happens], pictures[happens]
+            loud = np.maximum(loud, columns[name][finite] / max(strong, 1e-12))
+        least = np.sort(loud)[-_LOUDEST:].min(initial=quiet)
+        rows, pictures = rows[loud >= least], pictures[loud >= least]
     if top is not None:
         chosen: set[int] = set()
         for measure in measures:
@@ -76,26 +83,72 @@ def columns_of(store: SweepStore, feature: int, pictures: Array) -> dict[str, Ar
     return {n: v for n, v in held.items() if n in ALWAYS or np.isfinite(v).any()}
 
 
+@final
+@dataclass(frozen=True)
+class Pooled:
+    """What is known of kept maps.
+
+    Attributes:
+        vectors: What the map is made from, [M, D]; see `pool`.
+        added: What each unit adds to the response and takes from it, [M, 2, C].
+        places: Where in the picture most excites and where most inhibits, y and x in 0..1,
+            [M, 2, 2]; the middle for a layer without a grid.
+    """
+
+    vectors: Array
+    added: Array
+    places: Array
+
+
+def read_store(store: SweepStore, rows: Array, sign: Sign | None = None) -> Pooled:
+    """Read kept maps, a few at a time."""
+    layout, scale = store.map_layout, scale_of(store)
+    parts = []
+    for start in range(0, len(rows), _AT_ONCE):
+        maps = store.maps(rows[start : start + _AT_ONCE])
+        added = pool(maps, layout, scale)
+        vectors = added if sign is None else pool(maps, layout, scale, sign)
+        parts.append((vectors, added, _places(maps, layout, scale)))
+    vectors, added, places = map(np.concatenate, zip(*parts, strict=True))
+    return Pooled(vectors, added.reshape(len(rows), len(_SIGNS), -1), places)
+
+
+def _places(maps: Array, layout: ActivationLayout, scale: float) -> Array:
+    if layout.grid is None:
+        return np.full((len(maps), len(_SIGNS), 2), 0.5)
+    found = []
+    for side in _SIGNS:
+        target = split_target(torch.from_numpy(maps), side, True, layout, scale)
+        found.append((strongest(target, layout, scale) + 0.5) / torch.tensor(layout.grid))
+    return torch.stack(found, 1).numpy()
+
+
 def pool_store(store: SweepStore, rows: Array) -> Array:
-    """Pool kept maps, a few at a time, [M, D]."""
-    layout, scale = store.map_layout, store.provenance.get("tension", {}).get("scale", 0.0)
-    parts = range(0, len(rows), _AT_ONCE)
-    return np.concatenate(
-        [pool(store.maps(rows[start : start + _AT_ONCE]), layout, scale) for start in parts]
-    )
+    """Pool kept maps of both signs, a few at a time, [M, 2 · C]."""
+    return read_store(store, rows).vectors
 
 
-def pool(maps: Array, layout: ActivationLayout, scale: float) -> Array:
+def scale_of(store: SweepStore) -> float:
+    """Return the scale at which a sweep's signs were split."""
+    return float(store.provenance.get("tension", {}).get("scale", 0.0))
+
+
+def pool(maps: Array, layout: ActivationLayout, scale: float, sign: Sign | None = None) -> Array:
     """Pool attribution maps [M, C, ...] over space: what the map is made from, [M, 2 · C].
 
     T⁺ of the positions that excite, at a scale as `split_target` takes it, beside T⁻ of those that
     inhibit, as inversions show them: shape and veto do not cancel. In the vetoed shapes the worst
     group of 16 maps, measured as in `embed` with UMAP's 10 neighbours and 0.1, kept 0.961 so, with
     a scale of 0; 0.951 with A or with T of all positions.
+
+    Of one sign, [M, C], it is the square root of T⁺ (T⁻) around the place where most of it is: of a
+    photograph much else excites a little. benchmarks/atlas_of_photographs.py compares.
     """
     given = torch.from_numpy(np.ascontiguousarray(maps))
+    if sign is not None:
+        return layout.pool_sum(near_strongest(given, sign, layout, scale)).sqrt().numpy()
     halves = []
-    for sign in _SIGNS:
-        target = split_target(given, sign, coherent=True, layout=layout, scale=scale)
+    for side in _SIGNS:
+        target = split_target(given, side, coherent=True, layout=layout, scale=scale)
         halves.append(layout.pool_sum(target))
     return torch.cat(halves, 1).numpy()

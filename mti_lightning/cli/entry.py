@@ -42,6 +42,11 @@ COMMANDS = {
     "explain": Command(
         "PICTURE ... --model NAME", "say what excites and inhibits in a picture", "explain:run"
     ),
+    "atlas": Command(
+        "FOLDER --model NAME --feature F",
+        "map what excites and inhibits in pictures",
+        "atlas:run",
+    ),
     "configs": Command("[NAME]", "list the shipped configurations, or print one", "configs:run"),
     "plugins": Command("[check NAME]", "list the installed plugins, or check one", "plugins:run"),
 }

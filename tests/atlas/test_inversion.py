@@ -34,10 +34,12 @@ from mti_lightning import (
     VetoedShapesPictures,
 )
 from mti_lightning.atlas.columns import COLUMNS
+from mti_lightning.atlas.contents import crop
 from mti_lightning.atlas.projector import project
 from mti_lightning.attribution.methods import ActGrad, attribute
 from mti_lightning.attribution.signs import at_scale
 from mti_lightning.callbacks import PictureLog, Results
+from mti_lightning.tables import read_table
 
 PICTURES, CLASS = 48, "fc:3"
 
@@ -262,6 +264,45 @@ def test_where_nothing_excites_or_inhibits_there_is_no_atlas(tmp_path: Path) -> 
         objective.build_bank(VetoedShapesPictures(12))
 
 
+@pytest.fixture(scope="module")
+def apart(chart: Chart) -> AtlasInversion:
+    """Of a map for each sign."""
+    made = inversion(replace(chart, apart=True, quiet=0.3))
+    made.build_bank(None)
+    return made
+
+
+def test_each_sign_may_have_a_map_of_its_own(apart: AtlasInversion) -> None:
+    assert {*apart.maps} == {"positive", "negative"}
+    for face, name in (("positive", "excitation"), ("negative", "inhibition")):
+        found = apart.maps[face]
+        every = found.store.values(name, 0)
+        strong = np.flatnonzero(every >= 0.3 * np.percentile(every, 95))
+        assert {*strong} <= {*found.layout.pictures.tolist()}
+        entries = [entry for entry in apart.entries if entry.objective == face]
+        assert entries
+        for entry in entries:
+            assert entry.id.startswith({"positive": "excites", "negative": "inhibits"}[face])
+            target = apart._targets[entry.source][face]
+            strength = target.sum(1)[0]
+            row, column = divmod(int(strength.argmax()), strength.shape[1])
+            # The middle: where the strongest place of each picture was brought to.
+            assert abs(row - strength.shape[0] // 2) <= 1
+            assert abs(column - strength.shape[1] // 2) <= 1
+    with pytest.raises(InputError, match=r"with chart\.apart there are positive and negative"):
+        inversion(apart.chart, faces=("both",))
+
+
+def test_of_both_signs_what_excites_stands_left_and_what_inhibits_right(chart: Chart) -> None:
+    objective = inversion(chart, align=True)
+    objective.build_bank(None)
+    for targets in objective._targets:
+        both = targets["both"].sum(1)[0]
+        half = both.shape[1] // 2
+        assert both[:, :half].sum() > 0
+        assert both[:, half:].sum() > 0
+
+
 def test_a_run_from_python_makes_its_sweep_first(whole: Path, tmp_path: Path) -> None:
     """Of the sweep and of the run, each has the batches that are its own."""
     made = Chart(str(tmp_path / "sweep.zarr"), size=(2, 2), minimum=5, exemplars=3)
@@ -272,7 +313,10 @@ def test_an_atlas_at_the_end_of_each_epoch(whole: Path) -> None:
     assert_same(whole, whole)
     events = EventAccumulator(str(whole), size_guidance={"images": 0}).Reload()
     shown = {tag for tag in events.Tags()["images"] if tag.startswith("atlas/")}
-    assert shown == {"atlas/positive", "atlas/negative", "atlas/both"}
+    assert shown == {
+        *("atlas/positive", "atlas/negative", "atlas/both"),
+        *("atlas/photographs_exciting", "atlas/photographs_inhibiting"),
+    }
     assert [image.step for image in events.Images("atlas/both")] == [0, 1]
 
 
@@ -346,6 +390,41 @@ def test_what_a_killed_run_left_is_not_taken_for_another_s(
     for name in ("results.csv", "atlas.html"):  # which a kill comes before
         (left / name).unlink()
     assert_same(run(tmp_path, inversion(chart), version=0), whole)
+
+
+def test_what_cells_hold_is_told(chart: Chart, apart: AtlasInversion, whole: Path) -> None:
+    folder = run(whole.parent.parent, inversion(apart.chart, steps_per_epoch=1), epochs=1)
+    assert (folder / "atlas_excites.html").is_file()
+    assert (folder / "atlas_inhibits.html").is_file()
+    cells = read_table(folder / "atlas_cells.csv")
+    assert {row["map"] for row in cells} == {"excites", "inhibits"}
+    first = apart.maps["positive"]
+    assert [int(row["pictures"]) for row in cells[: len(first.cells)]] == [
+        cell.count for cell in first.cells
+    ]
+    units = read_table(folder / "atlas_units.csv")
+    shown = first.cells[0]
+    maps = torch.from_numpy(first.store.maps(first.rows[shown.members]))
+    excites = at_scale(maps.sum(1, keepdim=True), 0.1, first.store.map_layout) > 0
+    added = (maps.clamp(min=0) * excites).sum((2, 3)).mean(0)
+    best = int(added.argmax())
+    assert (units[0]["map"], units[0]["unit"]) == ("excites", str(best))
+    assert float(units[0]["adds"]) == pytest.approx(float(added[best]), rel=1e-4)
+    assert any(float(row["adds"]) < 0 for row in units)
+    for name in ("photographs_exciting", "photographs_inhibiting"):
+        with Image.open(folder / f"{name}.png") as picture:
+            assert picture.width == 1800
+    events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+    assert "atlas/photographs_exciting" in events.Tags()["images"]
+
+
+def test_photographs_are_cut_to_where_they_excite_most() -> None:
+    picture = Image.fromarray(np.arange(100 * 200, dtype=np.uint16).reshape(100, 200) % 251 + 0)
+    part = np.asarray(crop(picture, 0.5, 0.25))
+    assert part.shape == (45, 45)
+    np.testing.assert_array_equal(part, np.asarray(picture)[28:73, 28:73])
+    corner = np.asarray(crop(picture, 1.0, 1.0))
+    np.testing.assert_array_equal(corner, np.asarray(picture)[55:, 155:])
 
 
 def test_where_a_run_s_own_pictures_lie(chart: Chart, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -114,6 +115,20 @@ def test_data_say_what_was_given(tmp_path: Path) -> None:
     scale = data["measures"]["response"]
     assert (scale["low"], scale["high"]) == (-top, top)
     assert np.ptp(scale["stops"][8]) < 5, "zero is grey"
+
+
+def test_cells_say_what_they_are_made_of(tmp_path: Path) -> None:
+    given = world()
+    units = [{"+": [(7, 1.25), (3, 0.5)], "-": [(9, 2.0)]} for _ in given["cells"]]
+    words = [["bee", EVIL] for _ in given["cells"]]
+    shown = [{**faces, "exciting": Image.new("RGB", (9, 9))} for faces in given["icons"]]
+    write_page(tmp_path / "a.html", **given | {"units": units, "words": words, "icons": shown})
+    for cell in data_of(tmp_path / "a.html")["cells"]:
+        assert cell["units"] == [[[7, 1.25], [3, 0.5]], [[9, 2.0]]]
+        assert cell["words"] == ["bee", EVIL]
+        assert "exciting" in cell["faces"]
+    write_page(tmp_path / "b.html", **given)
+    assert data_of(tmp_path / "b.html")["cells"][0]["units"] == [[], []]
 
 
 def test_equal_pictures_are_held_once(tmp_path: Path) -> None:
@@ -559,6 +574,28 @@ def test_a_large_map_stays_fluid(opened: Browser, tmp_path: Path) -> None:
     opened.open(tmp_path / "a.html")
     assert len(given["cells"]) >= 900
     assert frames(opened) < 50, "milliseconds: four times what it takes on a machine at rest"
+
+
+@pytest.mark.slow
+def test_a_map_of_400_cells_answers_within_three_seconds(opened: Browser, tmp_path: Path) -> None:
+    given = many(10_000, (17, 17), 400)
+    assert len(given["cells"]) >= 350
+    shown = {"exciting": Image.new("RGB", (96, 96)), "inhibiting": Image.new("RGB", (96, 96))}
+    given["icons"] = [{**faces, **shown} for faces in given["icons"]]
+    given["units"] = [{"+": [(1, 0.5)] * 8, "-": [(2, 0.5)] * 8}] * len(given["cells"])
+    write_page(tmp_path / "a.html", **given)
+    opened.open(tmp_path / "a.html")
+    start = time.monotonic()
+    opened.mouse(5.5, 5.5).click().perform()
+    assert opened.texts("#cell h2")[0].endswith("row 5, column 5")
+    answered = time.monotonic() - start
+    loaded = opened.driver.execute_script(
+        "return performance.getEntriesByType('navigation')[0].loadEventEnd"
+    )
+    rate = 1000 / frames(opened)
+    print(f"loaded in {loaded:.0f} ms, answered in {answered:.2f} s, {rate:.0f} frames a second")
+    assert loaded / 1000 + answered < 3
+    assert rate > 30
 
 
 @pytest.mark.slow

@@ -10,9 +10,13 @@ domain) and scikit-learn (pagoda: by danielbuechele, CC BY 2.0).
 Which photographs and classes: of all pairs of them, and the four classes that EfficientNet-Lite0
 says first of either photograph alone, some of those where covering the one lowers the logit and
 covering the other raises it the most.
+
+With `--pairs N` it is N pictures of random parts of two photographs, for an atlas; more of the
+packages' photographs are among them (CC0 or public domain; flower: by dany13, CC BY 2.0).
 """
 
-import sys
+import argparse
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,6 +27,12 @@ from PIL import Image, ImageFilter
 from timm.data import ImageNetInfo
 
 SIDE = 512  # pixels
+# Those that parts are drawn from, for an atlas.
+PHOTOGRAPHS = (
+    *("astronaut.png", "brick.png", "camera.png", "chelsea.png", "china.jpg", "clock_motion.png"),
+    *("coffee.png", "coins.png", "flower.jpg", "grass.png", "gravel.png", "moon.png"),
+    *("motorcycle_left.png", "rocket.jpg"),
+)
 _FOLDERS = {"skimage": "data", "sklearn": "datasets/images"}
 Cover = Literal["grey", "blur"]
 
@@ -119,12 +129,44 @@ def write(folder: Path) -> list[Path]:
     return paths
 
 
-def main(arguments: Sequence[str]) -> None:
+def write_pairs(folder: Path, count: int) -> list[Path]:
+    """Write pictures of random parts of two photographs, side by side, and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    opened = {name: photograph(name) for name in PHOTOGRAPHS}
+    paths = []
+    for number in range(count):
+        draw = random.Random(number)
+        picture = Image.new("RGB", (SIDE // 2, SIDE // 2))
+        names = draw.sample(PHOTOGRAPHS, 2)
+        for place, name in enumerate(names):
+            part = _part(opened[name], draw)
+            size = (picture.width // 2, picture.height)
+            picture.paste(part.resize(size, Image.Resampling.LANCZOS), (place * size[0], 0))
+        first, second = (name.partition(".")[0] for name in names)
+        paths.append(folder / f"{number:05d}_{first}_{second}.jpg")
+        picture.save(paths[-1], quality=92)
+    return paths
+
+
+def _part(whole: Image.Image, draw: random.Random) -> Image.Image:
+    """Return a part of a photograph, twice as high as wide."""
+    high = round(min(whole.height, 2 * whole.width) * draw.uniform(0.5, 1))
+    wide = high // 2
+    left, top = draw.randint(0, whole.width - wide), draw.randint(0, whole.height - high)
+    return whole.crop((left, top, left + wide, top + high))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Write the pictures to the folder that is named."""
-    if len(arguments) != 1:
-        sys.exit("usage: python -m mti_efficientnet_lite.photographs FOLDER")
-    write(Path(arguments[0]))
+    parser = argparse.ArgumentParser("mti_efficientnet_lite.photographs")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--pairs", type=int, help="So many pictures of parts of two photographs.")
+    given = parser.parse_args(arguments)
+    if given.pairs is None:
+        write(given.folder)
+    else:
+        write_pairs(given.folder, given.pairs)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -62,11 +62,24 @@ def test_the_pictures_lie_in_the_order_of_the_demo_s_features(tmp_path: Path) ->
     assert config["data"]["init_args"]["path"] == "tb_logs/photographs"
 
 
-def test_the_command_takes_one_folder(tmp_path: Path) -> None:
+def test_the_command_takes_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photographs.main([str(tmp_path)])
     assert len([*tmp_path.glob("*.png")]) == len(SCENES)
-    with pytest.raises(SystemExit, match="usage: "):
+    with pytest.raises(SystemExit):
         photographs.main([])
+    assert "usage: " in capsys.readouterr().err
+
+
+def test_pairs_are_of_two_photographs_and_the_same_each_time(tmp_path: Path) -> None:
+    photographs.main([str(tmp_path / "a"), "--pairs=5"])
+    paths = sorted((tmp_path / "a").iterdir())
+    assert paths == photographs.write_pairs(tmp_path / "a", 5)
+    again = photographs.write_pairs(tmp_path / "b", 3)
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in paths[:3]]
+    for path in paths:
+        names = {name.partition(".")[0] for name in photographs.PHOTOGRAPHS}
+        first = next(n for n in names if path.stem[6:].startswith(f"{n}_"))
+        assert path.stem[7 + len(first) :] in names - {first}
 
 
 def test_without_the_packages_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
