@@ -227,10 +227,9 @@ def main() -> None:
             print(f"| {layer} | {told(found)} |", flush=True)
             continue
         units = np.arange(store.units)
-        for seed in range(2):
-            order = np.random.default_rng(seed).permutation(units)
-            alarms = false_alarms(store, store, order, given.tested)
-            print(f"| {layer} | other units | {alarms} |", flush=True)
+        order = np.random.default_rng(0).permutation(units)
+        alarms = false_alarms(store, store, order, given.tested)
+        print(f"| {layer} | other units | {alarms} |", flush=True)
         other = shuffled(network, layer, folder / "shuffled.pth")
         of_other = folder / f"{layer}_shuffled.zarr"
         mixed = sweep(other, features, layer, pictures, of_other)
