@@ -98,7 +98,7 @@ def write_page(
                 "exemplars": [dot[int(place)] for place in cell.exemplars],
                 "faces": {face: images.add(faces[face], _ICON) for face in _FACES if face in faces},
                 "units": [
-                    [[unit, *_numbers([value])] for unit, value in of.get(sign, ())]
+                    [[unit, *numbers([value])] for unit, value in of.get(sign, ())]
                     for sign in ("+", "-")
                 ],
                 "words": list(said),
