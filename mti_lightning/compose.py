@@ -12,6 +12,7 @@ from torchvision.transforms.functional import gaussian_blur
 from torchvision.utils import make_grid
 
 from mti_lightning.errors import InputError
+from mti_lightning.files import open_file
 from mti_lightning.tables import read_table
 
 _GROUND = 0.92  # light grey behind transparent pictures
@@ -179,11 +180,12 @@ def contact_sheet(folders: Sequence[Path], most: int = 16, caption: str = "") ->
             if kind not in cells[key]:
                 continue
             path, row = cells[key][kind]
-            with Image.open(path, formats=["PNG"]) as image:
+            with open_file(path) as file, Image.open(file, formats=["PNG"]) as image:
+                shown = (0, 0, image.width, min(image.height, image.width))
+                high = max(1, round(_TILE * shown[3] / image.width))
                 tile = image.convert("RGBA").resize(
-                    (_TILE, round(_TILE * image.height / image.width)), Image.Resampling.LANCZOS
+                    (_TILE, high), Image.Resampling.LANCZOS, box=shown
                 )
-            tile = tile.crop((0, 0, _TILE, min(tile.height, _TILE)))
             ground = Image.new("RGBA", tile.size, (round(_GROUND * 255),) * 3 + (255,))
             sheet.paste(
                 Image.alpha_composite(ground, tile).convert("RGB"), (_MARGIN + column * step, y)

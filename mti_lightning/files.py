@@ -3,15 +3,19 @@
 import ctypes
 import errno
 import hashlib
+import io
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISREG
+from typing import IO
 
 from mti_lightning.errors import InputError, RunError
 
 MOST_BYTES = 200  # bytes of a name: file systems take 255, and endings are added
+MOST_TEXT = 2**27  # bytes of a text that is read as a whole
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -33,6 +37,37 @@ def at_home(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:  # there is no such user
         return Path(path)
+
+
+def open_file(path: str | Path, most: int | None = None) -> IO[bytes]:
+    """Open a file that someone named, to read it.
+
+    A pipe would have it wait for who writes, and a device may never end.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have.
+
+    Raises:
+        OSError: If it is no regular file, is larger, or cannot be opened.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    found, told = os.fstat(file.fileno()), None
+    if not S_ISREG(found.st_mode):
+        told = errno.ENODEV, "it is no regular file"
+    elif most is not None and found.st_size > most:
+        held, may = (f"{size / 2**20:,.0f}" for size in (found.st_size, most))
+        told = errno.EFBIG, f"it has {held} MiB, and {may} are read at most"
+    if told is not None:
+        file.close()
+        raise OSError(*told, str(path))
+    return file
+
+
+def read_text(path: str | Path, most: int = MOST_TEXT) -> str:
+    """Return what a file holds as text in UTF-8; what it raises is as of `open_file`, too."""
+    with io.TextIOWrapper(open_file(path, most), "utf-8-sig") as file:
+        return file.read()
 
 
 @contextmanager

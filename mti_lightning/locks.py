@@ -4,7 +4,7 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import final
@@ -90,11 +90,19 @@ def taking(*paths: Path, overwrite: bool) -> Iterator[None]:
     """
     with ExitStack() as held:
         for path in paths:
+            held.callback(_remove_empty, [f for f in path.absolute().parents if not f.exists()])
             check_output(path, overwrite)
             if path.is_file() or not path.exists():  # no pipe, for example
                 held.enter_context(hold(path))
                 check_output(path, overwrite)  # another process may just have made it
         yield
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove what was made for files that were not written, the innermost first."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def release_all() -> None:

@@ -1,6 +1,7 @@
 """Tables as CSV and Markdown, in which no text of a user's runs as a formula or is markup."""
 
 import csv
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mti_lightning.errors import printable
-from mti_lightning.files import replacing
+from mti_lightning.files import open_file, replacing
 
 _FORMULA = (*"=+-@", *"＝＋－＠", "\t", "\r")  # what a spreadsheet takes for the start of one
 
@@ -46,7 +47,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def read_table(path: Path) -> list[dict[str, str]]:
     """Return the rows of a table as they were before `write_table`."""
-    with path.open(newline="", encoding="utf-8") as file:
+    with io.TextIOWrapper(open_file(path), "utf-8", newline="") as file:
         return [
             {
                 name: value[1:] if value[:1] == "'" and _guarded(value[1:]) == value else value

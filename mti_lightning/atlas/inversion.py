@@ -96,6 +96,7 @@ class AtlasInversion(Inversion):
         if self.chart.sweep is None:
             raise InputError("chart.sweep: name the sweep's folder")
         pictures = check_source_data(data, None)
+        self._check_memory(1)  # before the sweep, which takes long
         asked: dict[str, Any] = {}
         if pictures is not None:
             asked = {"keep": self.keep, "keep_by": self.chart.by, "rivals": self.rivals}

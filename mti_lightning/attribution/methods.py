@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
-from pathlib import Path
 from typing import Any, ClassVar, Final, Self, final
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from mti_lightning.backbone import ActivationLayout, Backbone, Layer
 from mti_lightning.errors import InputError, RunError, check_range
 from mti_lightning.features.bound import BoundFeature
+from mti_lightning.files import MOST_TEXT, at_home, open_file
 from mti_lightning.registry import origin_of
 
 MOST_STEPS: Final = 16
@@ -261,9 +261,11 @@ def _baseline_of(content: bytes) -> Tensor:
 
 def _read_baseline(path: str) -> Tensor:
     try:
-        return _baseline_of(Path(path).read_bytes())
+        with open_file(at_home(path), MOST_TEXT) as file:
+            return _baseline_of(file.read())
     except (OSError, ValueError, TypeError, EOFError) as error:
-        raise InputError(f"baseline {path!r} is no .npy of activations: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"baseline {path!r} is no .npy of activations: {reason}") from error
 
 
 def load_baseline(method: Attribution, layout: ActivationLayout) -> Tensor:

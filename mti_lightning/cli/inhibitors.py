@@ -53,7 +53,7 @@ def run(args: Sequence[str]) -> None:
     parser.add_argument("--tensorboard", help="A folder for TensorBoard, such as tb_logs/NAME.")
     parser.add_argument("--overwrite", action="store_true", help="Replace what is there.")
     given = parser.parse_args(list(args))
-    out, figure = at_home(given.out), at_home(given.figure) if given.figure else None
+    out, figure = at_home(given.out), None if given.figure is None else at_home(given.figure)
     page = out.with_suffix(".html")
     if figure is not None and figure.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise InputError(f"{figure}: give a name that ends in .png, .svg or .pdf")

@@ -4,9 +4,9 @@ import errno
 import os
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
-from stat import S_ISREG
 from typing import ClassVar, Final, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
@@ -15,13 +15,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mti_lightning.backbone import Preprocessing
-from mti_lightning.data.decode import decode, prepare
+from mti_lightning.data.decode import MOST_BYTES, decode, prepare
 from mti_lightning.errors import InputError, RunError, printable
 from mti_lightning.features.feature import Feature
+from mti_lightning.files import open_file
 
-MOST_BYTES: Final = 2**30  # of a picture's file
 # What is wrong with one file, for good, and not with the disk.
-_ODD: Final = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV)
+_ODD: Final = (
+    *(errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV),
+    errno.EFBIG,
+)
 
 
 class Stamp(NamedTuple):
@@ -34,6 +37,12 @@ class Stamp(NamedTuple):
     size: int  # bytes
     modified: int  # of the file, or of the tar file around it, ns
     checksum: int  # CRC-32
+
+    @classmethod
+    def of_all(cls, stamps: Iterable["Stamp"]) -> "Stamp":
+        """Return the stamp of what is put together of several."""
+        sizes, times, checksums = zip(*stamps, strict=True)
+        return cls(sum(sizes), sum(times), zlib.crc32(repr(checksums).encode()))
 
 
 class Picture(TypedDict):
@@ -73,10 +82,6 @@ class LostError(RunError):
     """A picture is out of reach, as of a disk that is gone; that says nothing of the picture."""
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
 def _leads_nowhere(path: Path) -> bool:
     """Return whether it is a link to a file that is not there, in a folder that is."""
     return path.is_symlink() and Path(os.path.realpath(path)).parent.is_dir()
@@ -92,23 +97,20 @@ class StoredPictures(Pictures):
     def _place(self, index: int) -> tuple[Path, int, int | None]:
         """Return a picture's file, its first byte there and its number of bytes, None for all."""
 
-    def _read(self, index: int) -> tuple[bytes, Stamp]:
+    def read(self, index: int) -> tuple[bytes, Stamp]:
+        """Return a picture's bytes, and what tells it from another.
+
+        Raises:
+            InputError: If its file cannot be read.
+            LostError: If the disk cannot.
+        """
         path, first, size = self._place(index)
         try:
-            # Opened each time, which is quick: worker processes must not share a handle. A pipe
-            # would have it wait for who writes.
-            with open(path, "rb", opener=_open_at_once) as file:
-                found = os.fstat(file.fileno())
-                if not S_ISREG(found.st_mode):
-                    raise InputError(f"{path} cannot be read: it is no regular file")
-                if size is None and found.st_size > MOST_BYTES:
-                    raise InputError(
-                        f"{path} cannot be read: {found.st_size / 2**30:.1f} GiB, and a picture's "
-                        f"file may have {MOST_BYTES >> 30} at most"
-                    )
+            # Opened each time, which is quick: worker processes must not share a handle.
+            with open_file(path, MOST_BYTES if size is None else None) as file:
                 file.seek(first)
-                raw = file.read(size)
-                modified = found.st_mtime_ns
+                raw = file.read(-1 if size is None else size)
+                modified = os.fstat(file.fileno()).st_mtime_ns
         except OSError as error:
             told = f"{path} cannot be read: {error.strerror}"
             if error.errno in _ODD or _leads_nowhere(path):
@@ -117,20 +119,33 @@ class StoredPictures(Pictures):
         return raw, Stamp(len(raw), modified, zlib.crc32(raw))
 
     def __getitem__(self, index: int) -> Picture:
-        raw, stamp = self._read(index)
+        raw, stamp = self.read(index)
         key = self.keys[index]
         image = decode(BytesIO(raw), self.root / key)
         return Picture(picture=prepare(image, self.preprocessing), key=key, stamp=stamp)
 
     def changed(self, index: int, stamp: Stamp) -> bool:
+        return have_changed([(self, index)], stamp)
+
+    def state(self, index: int) -> tuple[int, int]:
+        """Return a picture's size and time, as of its stamp, without reading it."""
         path, _, size = self._place(index)
-        try:
-            now = path.stat()
-        except OSError:
-            return True
-        if (now.st_size if size is None else size) != stamp.size:
-            return True
-        return now.st_mtime_ns != stamp.modified and self._read(index)[1].checksum != stamp.checksum
+        now = path.stat()
+        return now.st_size if size is None else size, now.st_mtime_ns
+
+
+def have_changed(places: Sequence[tuple[StoredPictures, int]], stamp: Stamp) -> bool:
+    """Return whether pictures, of which one is put together, are others than by its stamp."""
+    try:
+        sizes, times = zip(*(pictures.state(index) for pictures, index in places), strict=True)
+    except OSError:
+        return True
+    if sum(sizes) != stamp.size:
+        return True
+    if sum(times) == stamp.modified:
+        return False
+    now = [pictures.read(index)[1] for pictures, index in places]
+    return (now[0] if len(now) == 1 else Stamp.of_all(now)).checksum != stamp.checksum
 
 
 class PictureFiles(StoredPictures):

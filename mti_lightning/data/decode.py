@@ -6,6 +6,7 @@ timm does to evaluate the backbone.
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import IO, BinaryIO, Final
@@ -17,10 +18,12 @@ from torch import Tensor
 
 from mti_lightning.backbone import Preprocessing
 from mti_lightning.errors import InputError, reason_of
+from mti_lightning.files import open_file
 from mti_lightning.log import log_info
 
 # The shorter side is brought to the backbone's: one pixel by a million would fill the memory.
 MOST_ELONGATED = 100
+MOST_BYTES: Final = 2**30  # of a picture's file
 _SEEN = 16  # of 255: a cut-out's edge is where it is more opaque
 MOST_MEGAPIXELS: Final = "MTI_LIGHTNING_MOST_MEGAPIXELS"
 
@@ -143,16 +146,16 @@ def decode(file: Path | BinaryIO, name: Path | None = None) -> Image.Image:
     return _decode(file, to_rgb, name)
 
 
-def decode_cut_out(file: Path) -> Image.Image:
+def decode_cut_out(file: Path | BinaryIO, name: Path | None = None) -> Image.Image:
     """Read a picture with transparency, upright, in 8 bit RGBA, cropped to what can be seen.
 
     Raises:
         InputError: If it cannot be read, as `decode` says, or nothing in it can be seen.
     """
-    picture = _decode(file, lambda image: ImageOps.exif_transpose(image).convert("RGBA"))
+    picture = _decode(file, lambda image: ImageOps.exif_transpose(image).convert("RGBA"), name)
     box = picture.getchannel("A").point(lambda opaque: 255 * (opaque > _SEEN)).getbbox()
     if box is None:
-        raise InputError(f"{file} is transparent all over")
+        raise InputError(f"{name or file} is transparent all over")
     return picture.crop(box)
 
 
@@ -163,12 +166,18 @@ def _decode(
 ) -> Image.Image:
     called = name or file
     try:
-        with Image.open(file, formats=formats()) as image:
+        with ExitStack() as opened:
+            source: IO[bytes] = open_file(file, MOST_BYTES) if isinstance(file, Path) else file
+            if source is not file:
+                opened.enter_context(source)
+            image = opened.enter_context(Image.open(source, formats=formats()))
             _check_size(image)
             picture = convert(image)
     except UnidentifiedImageError:
         raise InputError(f"{called} is not a picture in a format that Pillow reads") from None
     except Exception as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{called} cannot be read: {error.strerror}") from error
         # On bad bytes a decoder raises what it trips over: SyntaxError, struct.error, IndexError.
         raise InputError(f"{called} cannot be read as a picture: {reason_of(error)}") from error
     if max(picture.size) > MOST_ELONGATED * min(picture.size):

@@ -16,7 +16,7 @@ from webdataset.tariterators import base_plus_ext
 from mti_lightning.data.decode import suffixes
 from mti_lightning.data.folders import existing
 from mti_lightning.errors import InputError
-from mti_lightning.files import at_home
+from mti_lightning.files import at_home, open_file
 from mti_lightning.log import log_info
 
 
@@ -60,7 +60,7 @@ def list_members(tar_file: Path) -> tuple[list[str], list[tuple[int, int]]]:
     try:
         # "r:" is without compression: what is compressed can only be read from its beginning.
         with (
-            tar_file.open("rb") as file,
+            open_file(tar_file) as file,
             tarfile.open(fileobj=file, mode="r:", errors="backslashreplace") as tar,
         ):
             with suppress(tarfile.ReadError):  # the end is looked at below

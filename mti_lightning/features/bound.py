@@ -4,7 +4,6 @@ import copy
 import pickle
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -17,6 +16,7 @@ from mti_lightning.backbone.layers import read_after
 from mti_lightning.errors import InputError
 from mti_lightning.features.classes import display, names_of, read_feature, short
 from mti_lightning.features.feature import Feature, Position, parse_position
+from mti_lightning.files import at_home
 
 
 class BoundFeature(Module):
@@ -220,17 +220,17 @@ def _load_direction(feature: Feature, channels: int) -> Tensor:
 
 
 def _read_vector(name: str, given: str) -> Tensor:
-    path, _, row = (given, "", "") if Path(given).is_file() else given.rpartition("#")
+    path, _, row = (given, "", "") if at_home(given).is_file() else given.rpartition("#")
     path = path or given
-    if not Path(path).is_file():
+    if not (file := at_home(path)).is_file():
         raise InputError(
             f"{name}: no file {path!r}; a direction is a .npy or .pt file, or a vector [v0,v1,...]"
         )
     try:
         if path.endswith((".pt", ".pth")):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
         else:
-            loaded = np.load(path, allow_pickle=False)
+            loaded = np.load(file, allow_pickle=False)
         matrix = torch.as_tensor(loaded).float()
     except (OSError, EOFError, ValueError, TypeError, RuntimeError, pickle.PickleError) as error:
         reason = f"{path} holds no array of numbers, or it is no .npy or .pt file"

@@ -21,7 +21,7 @@ from mti_lightning.backbone.layout import Layer
 from mti_lightning.backbone.network import Backbone
 from mti_lightning.errors import InputError
 from mti_lightning.features.feature import Feature
-from mti_lightning.files import at_home
+from mti_lightning.files import at_home, read_text
 
 _MOST_NAMED = 4
 _LONGEST = 60
@@ -246,7 +246,7 @@ def one_line(text: str) -> str:
 
 def _read(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = read_text(path).split("\n")
     except OSError as error:
         raise InputError(f"labels {str(path)!r} cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -258,5 +258,5 @@ def _read(path: Path) -> list[str]:
 
 def _is_file(text: str) -> bool:
     with suppress(OSError, ValueError):  # a name may be too long for a path
-        return bool(re.search(r"\.(npy|pt|pth)(#.*)?$", text)) or Path(text).is_file()
+        return bool(re.search(r"\.(npy|pt|pth)(#.*)?$", text)) or at_home(text).is_file()
     return False

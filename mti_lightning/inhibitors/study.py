@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from mti_lightning.errors import InputError, check_range, nearest
+from mti_lightning.files import at_home, read_text
 from mti_lightning.inhibitors.examples import find_examples
 from mti_lightning.inhibitors.icons import draw_icons
 from mti_lightning.inhibitors.network import Network, method_of
@@ -57,7 +57,7 @@ def find_inhibitors(
             pictures are gone, there are too few, or there is no earlier layer.
     """
     check_range(1, count=count, depth=depth)
-    check_range(0, examples=examples, icons=icons)
+    check_range(0, examples=examples, icons=icons, seed=seed)
     if kind not in KINDS:
         raise InputError(f"{kind!r} is neither of {', '.join(KINDS)}")
     place = store.feature_index(feature)
@@ -122,11 +122,13 @@ def _choose(store: SweepStore, place: int, pictures: str) -> Array:
     if pictures == "tensest":
         return np.array(store.top(place, "tension", max(_TENSEST, len(measured) // 10)), np.int64)
     try:
-        names = [line.strip() for line in Path(pictures).read_text("utf-8").splitlines()]
+        names = [line.strip() for line in read_text(at_home(pictures)).split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         near = nearest(pictures, ("all", "tensest"))
+        why = f" ({error.strerror})" if isinstance(error, OSError) else ""
         raise InputError(
-            f"pictures {pictures!r}: give all, tensest, or a text file of names, one a line{near}"
+            f"pictures {pictures!r}{why}: give all, tensest, or a text file of names, one a "
+            f"line{near}"
         ) from error
     keys = {key: index for index, key in enumerate(store.keys)}
     for name in filter(None, names):

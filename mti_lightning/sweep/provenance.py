@@ -10,6 +10,7 @@ from mti_lightning.attribution.methods import Attribution
 from mti_lightning.attribution.steps import recorded
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.data.base import PLACES
+from mti_lightning.files import at_home
 from mti_lightning.registry import current_path, public_path
 
 
@@ -29,8 +30,8 @@ def as_made(backbone: Backbone) -> dict[str, Any]:
     """Return by what `Backbone` makes a network again, as JSON, from any working directory."""
     made: dict[str, Any] = dict(backbone.made)
     for name in ("weights", "labels"):
-        if made[name] and Path(made[name]).is_file():
-            made[name] = str(Path(made[name]).absolute())
+        if made[name] and at_home(made[name]).is_file():
+            made[name] = str(at_home(made[name]).absolute())
     return as_read_back(made)
 
 
@@ -61,9 +62,9 @@ def _told(thing: object) -> str:
 def _digests(arguments: Mapping[str, Any]) -> dict[str, str]:
     """Return what tells the files that arguments name from others by the same names."""
     return {
-        name: hashlib.sha256(Path(value).read_bytes()).hexdigest()[:16]
+        name: hashlib.sha256(at_home(value).read_bytes()).hexdigest()[:16]
         for name, value in arguments.items()
-        if isinstance(value, str | Path) and Path(value).is_file()
+        if isinstance(value, str | Path) and at_home(value).is_file()
     }
 
 

@@ -13,7 +13,7 @@ from mti_lightning.attribution.steps import CHOSEN_ON
 from mti_lightning.attribution.tension import Measure, Tension
 from mti_lightning.backbone import Backbone
 from mti_lightning.data.base import Loaded, PictureData
-from mti_lightning.data.composites import PARTS, Composites
+from mti_lightning.data.composites import MOST_COMPOSITES, PARTS, Composites
 from mti_lightning.data.datasets import Picture
 from mti_lightning.errors import InputError, RunError, check_range
 from mti_lightning.objectives.inversion import SignedInversion
@@ -78,7 +78,8 @@ class Validity(AttributionModule):
     ) -> None:
         check_range(2, pictures=pictures)
         check_range(1, tensest=tensest, steps=steps)
-        check_range(0, rendered=rendered, composites=composites)
+        check_range(0, rendered=rendered)
+        check_range(0, MOST_COMPOSITES, composites=composites)
         super().__init__(backbone, features, attribution_layer, attribution, tension)
         self.pictures, self.tensest, self.rendered = pictures, tensest, rendered
         self.steps, self.seed, self.composites = steps, seed, composites

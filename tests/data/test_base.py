@@ -50,7 +50,7 @@ def test_odd_files_are_unreadable_at_once(tmp_path):
         (
             "it is no regular file",
             "it is no regular file",
-            "10.0 GiB, and a picture's file may have 1 at most",
+            "it has 10,240 MiB, and 1,024 are read at most",
             "Too many levels of symbolic links",
             "No such file or directory",
             "Is a directory",

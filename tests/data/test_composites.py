@@ -1,5 +1,7 @@
 """Composites: parts whose place is known, and the same pictures without them."""
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 
 from mti_lightning import CompositePictures, InputError
 from mti_lightning.backbone import Preprocessing
+from mti_lightning.data.datasets import LostError
 from tests.data.files import colours
 
 SEEN = Preprocessing((48, 64), 1.0, "center", "bilinear")
@@ -131,3 +134,36 @@ def test_a_cut_out_that_shows_nothing_is_left_out(photographs, cut_outs) -> None
     at = next(i for i, key in enumerate(pictures.keys) if "bar.png" in key)
     with pytest.raises(InputError, match="transparent all over"):
         pictures[at]
+
+
+@pytest.mark.parametrize("kind", ["photographs", "cut-outs"])
+def test_a_picture_that_has_changed_is_noticed(photographs, cut_outs, kind) -> None:
+    pictures = composites(photographs, cut_outs if kind == "cut-outs" else None, 6)
+    stamp = pictures[0]["stamp"]
+    assert not pictures.changed(0, stamp)
+    name = pictures.keys[0].split()[1]
+    file = (photographs if kind == "photographs" else cut_outs) / name
+    held = file.read_bytes()
+    os.utime(file, (1, 1))
+    assert not pictures.changed(0, stamp)  # the same, copied
+    file.write_bytes(held[::-1])
+    assert pictures.changed(0, stamp)
+    file.unlink()
+    assert pictures.changed(0, stamp)
+
+
+def test_odd_files_neither_hang_nor_hide_a_lost_disk(photographs, cut_outs) -> None:
+    for name in ("disc", "square", "bar"):
+        (cut_outs / f"{name}.png").unlink()
+        os.mkfifo(cut_outs / f"{name}.png")
+    pictures = composites(photographs, cut_outs, 1)
+    with pytest.raises(InputError, match="it is no regular file"):
+        pictures[0]
+    shutil.rmtree(cut_outs)
+    with pytest.raises(LostError, match="is its disk still there"):
+        pictures[0]
+
+
+def test_there_are_not_too_many(photographs) -> None:
+    with pytest.raises(InputError, match="size 1000000000000: give 1 to 1000000"):
+        CompositePictures(photographs, size=10**12)

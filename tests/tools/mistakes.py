@@ -22,6 +22,7 @@ TAKEN = {
     "rendered": "0 1000000000000",
     "steps": "1000000000000",
     "steps_per_epoch": "1000000000000",
+    "composites": "0",
     "power": "0 1000000000000",
     "faint": "0",
     "exemplars": "0 1000000000000",
