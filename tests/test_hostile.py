@@ -334,8 +334,15 @@ def results_of(path: str) -> None:
 
 def a_configuration_with(text: str) -> None:
     Path("c.yaml").write_text(text)
+    Path("other.yaml").write_text("model: {class_path: evil.Evil}")
     with pytest.raises(SystemExit):
         main(["fit", "--config", "demo_mti", "--trainer.logger", "false", "--config", "c.yaml"])
+
+
+def an_option_with_a_file(key: str) -> None:
+    Path("part.yaml").write_text("class_path: evil.Evil")
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", "demo_mti", "--trainer.logger", "false", f"--{key}", "part.yaml"])
 
 
 def an_entry_point(name: str, value: str) -> None:
@@ -394,8 +401,18 @@ CASES = [
             "model: {init_args: {attribution: {class_path: antigravity.fly}}}",
             "model: {init_args: {backbone: {class_path: evil.Evil}}}",
             "trainer: {callbacks: [{class_path: subprocess.Popen, init_args: {args: touch}}]}",
+            "model.class_path: evil.Evil",
+            "model.init_args.image.class_path: evil.Evil",
+            "model: {init_args: {views: evil.Evil}}",
+            "model: {init_args: {tension: evil.Evil}}",
+            "model: {init_args: {backbone: evil.Evil}}",
+            "config: other.yaml",
+            "model: {class_path: mti_lightning.__main__.main}",
+            "model: {class_path: mti_lightning.files.os.system}",
+            "model: {init_args: {optimizer: unittest.__main__.main}}",
         )
     ),
+    *(case(an_option_with_a_file, key) for key in ("data", "model.image", "trainer.callbacks")),
     case(an_entry_point, "Evil", "os:system"),
     case(an_entry_point, "Evil\x1b[31m", "os:system"),
     case(an_entry_point, "Evil", "json:loads"),

@@ -118,7 +118,7 @@ def in_one_line(message: str, classes: Mapping[str, Sequence[str]]) -> str:
             reasons.append(_plain(text, classes.get(keys[-1] if keys else "", ())))
     telling = [reason for reason in reasons if not reason.startswith("expected")]
     expected = [reason.removeprefix("expected ") for reason in reasons if reason not in telling]
-    what = "; ".join(telling) or f"expected {' or '.join(expected)}"
+    what = "; ".join(dict.fromkeys(telling)) or f"expected {' or '.join(expected)}"
     if not telling and value and "got " not in what:
         what += f", got {value}"
     elif what.startswith("there is no class") and {*expected} - {"null"}:
@@ -144,9 +144,16 @@ def _without_files(message: str) -> str:
 
 
 def _plain(text: str, classes: Sequence[str]) -> str:
+    if match := re.search(r"Importing '(.+?)' is not allowed, denied by", text):
+        return (
+            f"{match[1]!r} is none of this package's, its plugins' or Lightning's classes, and a "
+            "configuration imports no others; make it a plugin (mti plugins)"
+        )
     text = re.sub(
         r"^Type typing\.Callable.* callable class: (.*?)(\. Got value: .*)?$", r"\1", text
     )
+    if re.fullmatch(r"'\w+' object has no attribute 'keys'", text):
+        return "give init_args as keys"
     if match := re.fullmatch(r"Expected a dot import path string: (.*)", text):
         return f"there is no class {match[1]!r}{nearest(match[1], classes) or _one_of(classes)}"
     if match := re.fullmatch(r"the following arguments are required: (.*)", text):

@@ -13,6 +13,7 @@ from mti_lightning.locks import taking
 def run(args: Sequence[str]) -> None:
     """Run `mti explain`."""
     from mti_lightning.attribution.methods import Attribution  # imports PyTorch, as do the next
+    from mti_lightning.cli.classes import naming_classes
     from mti_lightning.cli.discovery import with_plugins
     from mti_lightning.explanation.explain import explain
     from mti_lightning.explanation.result import check_out
@@ -60,7 +61,7 @@ def run(args: Sequence[str]) -> None:
     parser.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto.")
     parser.add_argument("--out", default="explain.png", help="The sheet to write.")
     parser.add_argument("--overwrite", action="store_true", help="Replace what is there.")
-    with with_plugins():
+    with with_plugins(), naming_classes(args):
         given = parser.parse_args(list(args))
         out, crop = at_home(given.out), _box(given.crop)
         check_out(out, given.overwrite)

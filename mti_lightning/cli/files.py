@@ -1,23 +1,24 @@
 """The configurations that `--config` names: files, or those that are shipped."""
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import yaml  # type: ignore[import-untyped]  # its types would be one more thing to install
 
 from mti_lightning.errors import InputError, nearest
-from mti_lightning.files import at_home
+from mti_lightning.files import at_home, read_text
 
 _FLAG = "--config="
-# Keys at which a class may stand, by its path or as the value of `class_path`.
-_CLASSES = (
-    *("class_path", "model", "data", "attribution", "image", "optimizer", "lr_scheduler"),
-    *("callbacks", "logger", "strategy", "plugins", "profiler", "accelerator"),
+# Keys whose value may be a file with more of the configuration.
+_PARTS = (
+    *("model", "data", "trainer", "init_args", "dict_kwargs", "config", "backbone", "arguments"),
+    *("attribution", "image", "views", "tension", "chart", "optimizer", "callbacks", "logger"),
+    *("strategy", "plugins", "profiler", "accelerator"),
 )
-_ENDINGS = ("yaml", "yml", "json")
+MOST_BYTES: Final = 2**20
 MOST_VALUES: Final = 100_000
 
 
@@ -41,13 +42,39 @@ def locate(arguments: Sequence[str]) -> list[str]:
 
 
 def check(arguments: Sequence[str]) -> None:
-    """Make sure that all configurations can be read.
+    """Make sure that all configurations can be read, and those that are named in them.
 
     Raises:
         InputError: If one cannot, with the line where that is.
     """
-    for path in files(arguments):
-        read(path)
+    given, seen = files(arguments), set[Path]()
+    waiting = [*given, *(p for option in _options(arguments) for p in _parts(*option, Path()))]
+    while waiting:
+        if (path := waiting.pop()) in seen:
+            continue
+        seen.add(path)
+        root = read(path) if path in given else compose(path)
+        for key, node in nested_values(root) if root is not None else ():
+            if node.id == "scalar":
+                waiting += _parts(key, node.value, path.parent)
+
+
+def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield options and their values."""
+    for option, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        key, has_value, value = option.removeprefix("--").partition("=")
+        if option.startswith("--"):
+            yield key, value if has_value else following
+
+
+def _parts(key: str, value: str, folder: Path) -> list[Path]:
+    """Return the file with more of a configuration that a value names, if it does."""
+    if key.rpartition(".")[2] in _PARTS:
+        with suppress(OSError, ValueError):  # it may be too long for a name
+            for path in (Path(value), folder / value):
+                if path.exists() and not path.is_dir():
+                    return [path]
+    return []
 
 
 def files(arguments: Sequence[str]) -> list[Path]:
@@ -55,14 +82,14 @@ def files(arguments: Sequence[str]) -> list[Path]:
     return [at_home(value) for _, _, value in _given(arguments) if not _is_text(value)]
 
 
-def read(path: Path) -> yaml.MappingNode:
-    """Read a configuration, with the place of each value.
+def compose(path: Path) -> yaml.Node | None:
+    """Read YAML, with the place of each value; None where there is nothing in it.
 
     Raises:
-        InputError: If it is not there, or holds none.
+        InputError: If it is not there, or none, or stands for more than anyone writes.
     """
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+        root: yaml.Node | None = yaml.compose(read_text(path, MOST_BYTES), yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise InputError(f"{path}, line {line}: {error.problem or 'no YAML'}") from error
@@ -74,14 +101,24 @@ def read(path: Path) -> yaml.MappingNode:
         raise InputError(f"config {str(path)!r} is a folder; give a file") from error
     except UnicodeDecodeError as error:
         raise InputError(f"config {str(path)!r} is no text in UTF-8; save it as that") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise InputError(f"config {str(path)!r} cannot be read: {reason}") from error
     if _values(root, {}) > MOST_VALUES:
         raise InputError(
             f"config {str(path)!r} stands for more than {MOST_VALUES} values, as anchors within "
             "anchors do; write out what is meant"
         )
+    return root
+
+
+def read(path: Path) -> yaml.MappingNode:
+    """Read a configuration, with the place of each value.
+
+    Raises:
+        InputError: If it is not there, or holds none.
+    """
+    root = compose(path)
     if not isinstance(root, yaml.MappingNode):
         raise InputError(
             f"config {str(path)!r} holds no keys; it begins with name: or trainer:, for example"
@@ -122,32 +159,12 @@ def class_paths(arguments: Sequence[str], package: str) -> set[str]:
     return {text for text in given if re.fullmatch(rf"{package}(\.\w+)+", text)}
 
 
-def check_classes(arguments: Sequence[str]) -> None:
-    """Make sure that configurations name no class whose module would be imported for them.
-
-    To import a module is to run it. What is there is this package, its plugins, what they use, and
-    in Python whatever was imported.
-
-    Raises:
-        InputError: If one does, with the line where that is.
-    """
-    waiting, seen = files(arguments), set[Path]()
-    while waiting:
-        if (path := waiting.pop()) in seen:
-            continue
-        seen.add(path)
-        for key, node in nested_values(read(path)):
-            if node.id != "scalar" or key not in _CLASSES:
-                continue
-            package, _, name = node.value.partition(".")
-            if name in _ENDINGS and Path(node.value).is_file():
-                waiting.append(Path(node.value))  # a part of the configuration
-            elif name and package.isidentifier() and package not in sys.modules:
-                raise InputError(
-                    f"{path}, line {node.start_mark.line + 1}: {key}: {node.value} is none of this "
-                    "package's, its plugins' or Lightning's classes, and a configuration imports "
-                    "no others; make it a plugin (mti plugins)"
-                )
+def typed_packages(arguments: Sequence[str]) -> set[str]:
+    """Return the packages of what arguments themselves name by its path, as my_package.Mine."""
+    given = [argument.rpartition("=")[2] for argument in arguments]
+    return {
+        text.partition(".")[0] for text in given if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", text)
+    }
 
 
 def _given(arguments: Sequence[str]) -> Iterator[tuple[int, str, str]]:

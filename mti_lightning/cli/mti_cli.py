@@ -33,7 +33,7 @@ from mti_lightning import (
 )
 from mti_lightning.checkpoints import Unfinished
 from mti_lightning.cli.errors import told_in_a_line, unexpected
-from mti_lightning.cli.files import check_classes, class_paths
+from mti_lightning.cli.files import class_paths
 from mti_lightning.cli.hooks import Hooks
 from mti_lightning.cli.parser import Parser
 from mti_lightning.files import MOST_BYTES, replacing
@@ -164,7 +164,6 @@ class MtiCLI(Hooks):
         return {self.command: others if self.command == "fit" else others | of_fit}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        check_classes(args)
         for path in sorted(class_paths(args, "mti_lightning")):
             if (public := current_path(path)) != path:
                 raise InputError(f"class_path {path!r} will not do: it is {public} now")

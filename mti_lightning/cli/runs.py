@@ -32,11 +32,12 @@ def _run(command: str, args: Sequence[str]) -> None:
     given, args = list(args), locate(args)
     check(args)
     # Only now, as they import PyTorch.
+    from mti_lightning.cli.classes import naming_classes
     from mti_lightning.cli.discovery import with_plugins
     from mti_lightning.cli.mti_cli import MtiCLI
 
     try:
-        with with_plugins():
+        with with_plugins(), naming_classes(args):
             MtiCLI(command, args)
     except Exception as error:
         cause = own_error(error)

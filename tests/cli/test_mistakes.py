@@ -1,6 +1,7 @@
 """Every mistake costs a line or two, no time, no memory, and writes nothing."""
 
 import logging
+import os
 import resource
 import time
 from collections.abc import Iterator
@@ -50,6 +51,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         Path("page.pth").write_text("<!DOCTYPE html><html>Not found</html>")
         Path("pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
         Path("nothing.pth").touch()
+        os.mkfifo("pipe")
+        with Path("large").open("wb") as file:
+            file.truncate(10 * 2**30)
         main([*SWEEP, *CHEAP])
         yield folder
 
@@ -98,6 +102,31 @@ LISTED: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "UTF-16": (("fit", "--config=utf16.yaml"), "config 'utf16.yaml' is no text in UTF-8"),
     "anchors": ((*FIT, "--config=bomb.yaml"), "config 'bomb.yaml' stands for more than 100000"),
+    "pipe as a configuration": (("fit", "--config=pipe"), "config 'pipe' cannot be read: it is no"),
+    "pipe as a part of one": ((*FIT, "--model=pipe"), "config 'pipe' cannot be read: it is no reg"),
+    "anchors in a part": ((*FIT, "--model=bomb.yaml"), "config 'bomb.yaml' stands for more than"),
+    "large configuration": (
+        ("fit", "--config=large"),
+        "config 'large' cannot be read: it has 10,240 MiB, and 1 are read at most",
+    ),
+    "pipe as labels": (
+        (*FIT, "--model.backbone.labels=pipe"),
+        "labels 'pipe' cannot be read: it is no regular file",
+    ),
+    "large labels": ((*FIT, "--model.backbone.labels=large"), "10,240 MiB, and 128 are read at"),
+    "pipe as a picture": (
+        ("explain", "pipe", "--model=test_resnet", "--weights=random", "--out=new/x.png"),
+        "pipe cannot be read: it is no regular file",
+    ),
+    "pipe as shards": (
+        (*FIT, "--data=PictureShards", "--data.path=pipe"),
+        "pipe cannot be read: it is no regular file",
+    ),
+    "views of an atlas": ((*ATLAS, f"--model.views={10**12}"), "GiB of memory, and the machine"),
+    "composites": (
+        (*SWEEP[:-1], "--data=CompositePictures", "--data.path=pictures", f"--data.size={10**12}"),
+        "1000000",
+    ),
     "empty store": ((*SWEEP, "--model.store="), "store '': give the name of a folder"),
     "store in /proc": ((*SWEEP, "--model.store=/proc/x.zarr"), "/proc/x.zarr cannot be written"),
     "no batches": ((*REPORT, "--trainer.limit_val_batches=0"), "limit_val_batches: 0 will not do"),
