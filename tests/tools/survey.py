@@ -138,15 +138,34 @@ def _verdicts(
 
 
 def _lies_so(values: Tensor, layout: ActivationLayout) -> bool | None:
-    """Say whether changes move along positions and not along channels; None if that is unclear."""
+    """Say whether changes move along positions as in this layout; None if that is unclear.
+
+    Of a map they have to move as in it rather than as in the other one.
+    """
     if values.ndim < 3 or layout.grid is None or min(layout.grid) < 3:
         return None
     change = (values[1:] - values[:1]).double().square()
     if layout.is_tokens:
-        tokens = change[:, layout.prefix_tokens :]
-        change = tokens.reshape(4, *layout.grid, layout.channels)
-    else:
-        change = change.movedim(layout.channel_dim, -1)  # [4, rows, columns, C]
+        tokens = change[:, layout.prefix_tokens :].reshape(4, *layout.grid, layout.channels)
+        moves = _moves(tokens)
+        if moves is None or max(moves) < _CLEAR:
+            return None
+        return min(moves[:2]) > moves[2]
+    clear = [
+        min(moves[:2]) - moves[2] if moves else 0.0
+        for moves in (_moves(change.movedim(1, -1)), _moves(change))
+    ]
+    if max(clear) < _CLEAR / 2:
+        return None
+    return (clear[0] > clear[1]) == (layout.channel_dim == 1)
+
+
+def _moves(change: Tensor) -> tuple[float, float, float] | None:
+    """Return how far changes of four corners move along rows, columns and channels.
+
+    Args:
+        change: [4, rows, columns, C].
+    """
     moves = []
     for dim in (1, 2, 3):
         along = change.sum([d for d in (1, 2, 3) if d != dim])
@@ -158,10 +177,7 @@ def _lies_so(values: Tensor, layout: ActivationLayout) -> bool | None:
         moves.append((at.view(2, 2).mean(1), at.view(2, 2).mean(0), at))
     down = float(moves[0][0][1] - moves[0][0][0])
     across = float(moves[1][1][1] - moves[1][1][0])
-    channels = float(moves[2][2].max() - moves[2][2].min())
-    if max(down, across, channels) < _CLEAR:
-        return None
-    return min(down, across) > channels
+    return down, across, float(moves[2][2].max() - moves[2][2].min())
 
 
 def main() -> None:
