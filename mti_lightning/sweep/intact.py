@@ -19,7 +19,7 @@ from mti_lightning.sweep.measures import COLUMNS, OF_PARTS, OF_UNITS, TRUTH, Arr
 # where it holds nothing but empty values, so that one which is lost is not taken for such.
 CODECS: Final[dict[str, Any]] = {"compressors": (ZstdCodec(level=0), Crc32cCodec())}
 EVERY_CHUNK: Final = {"array.write_empty_chunks": True}
-_IN_SHARDS: Final = (*COLUMNS, *TRUTH, *OF_PARTS, OF_UNITS, "reason")
+_IN_SHARDS: Final = (*COLUMNS, *TRUTH, *OF_PARTS, OF_UNITS)
 
 
 @contextmanager
@@ -113,7 +113,7 @@ def check_intact(
         raise damaged(path, "status is lost in part")
     shard: Any = group.attrs["shard"]
     done = np.unique(np.flatnonzero(status) // shard).tolist()
-    for name in (*measured, "reason"):
+    for name in measured:
         ends = ["0"] * (arrays[name].ndim - 1)
         if not all(path.joinpath(name, "c", str(number), *ends).is_file() for number in done):
             raise damaged(path, f"{name} is lost in part")

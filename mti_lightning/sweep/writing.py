@@ -128,7 +128,8 @@ class SweepWriter(SweepStore):
         }
         status = group.create_array("status", **CODECS, dtype="uint8", **per_picture)
         status[:] = PENDING
-        group.create_array("reason", **CODECS, dtype=texts, fill_value="", **per_picture)
+        reason = group.create_array("reason", **CODECS, dtype=texts, fill_value="", **per_picture)
+        reason[:] = ""
         stamped = np.zeros((rows, len(Stamp._fields)), np.int64)
         for index, stamp in stamps.items():
             stamped[index] = stamp
