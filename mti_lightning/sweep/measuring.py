@@ -23,58 +23,19 @@ from mti_lightning.attribution.methods import (
 )
 from mti_lightning.attribution.tension import Tension
 from mti_lightning.backbone import ActivationLayout, Backbone, Layer
-from mti_lightning.features.bound import BoundFeature, FeatureGroup
-from mti_lightning.features.receptive_field import find_window
-from mti_lightning.features.window import Window, respond
+from mti_lightning.features.window import respond
 from mti_lightning.images.boxes import Box, cut
-from mti_lightning.log import log_info
 from mti_lightning.superposition.interference import (
     FeatureProfiles,
     interference_index,
     profile_features,
 )
-from mti_lightning.superposition.rivals import MOST_RIVALS, choose_rivals
+from mti_lightning.sweep.groups import Part
+from mti_lightning.sweep.linear import LinearHead, find_linear_head
 from mti_lightning.sweep.measures import OF_PARTS, OF_UNITS, TRUTH, columns_of
 
 _AT_ONCE: Final = 2**25  # numbers of a Jacobian that are computed at once: 128 MiB
 _AUTHORS: Final = Tension("l2")
-
-
-@final
-@dataclass(frozen=True)
-class Part:
-    """Features that are read together, and the part of the pictures that they depend on.
-
-    Attributes:
-        group: The features; behind the sweep's own may stand others that may explain them.
-        places: Which of the sweep's features they are; of the others there are none.
-        window: The part of the pictures; None for the whole.
-        has_rivals: Whether the interference index is measured of them.
-    """
-
-    group: FeatureGroup
-    places: list[int]
-    window: Window | None
-    has_rivals: bool
-
-    @property
-    def names(self) -> list[str]:
-        """What all features of the group are called."""
-        first = self.group.bound_features[0].feature
-        if self.group.directions is not None:
-            return [str(bound_feature.feature) for bound_feature in self.group.bound_features]
-        return [str(replace(first, channel=channel)) for channel in self.group.channels]
-
-    @property
-    def box(self) -> Box | None:
-        """The part of the attribution layer's map that is computed; None for all of it."""
-        if self.window is None:
-            return None
-        top, left, *size = self.window.map_box
-        if self.window.head is not None:
-            inner = self.window.head.box
-            top, left, size = top + inner[0], left + inner[1], list(inner[2:])
-        return top, left, size[0], size[1]
 
 
 @dataclass(frozen=True)
@@ -150,6 +111,12 @@ class Measurement:
         numbers = self._nothing(pictures, masks)
         maps: dict[int, Tensor] = {}
         for part in self.parts:
+            if part.linear is not None and masks is None and self._takes_sums(part):
+                of_part, kept = self._measure_linear(part, part.linear, pictures, keep)
+                for name, values in of_part.items():
+                    numbers[name][part.places] = values.float()
+                maps |= kept
+                continue
             slices = []  # pooled, of features that may explain each other
             for piece in self._attributions(part, pictures):
                 if piece.places:
@@ -157,10 +124,9 @@ class Measurement:
                         numbers[name][piece.places] = values.float()
                 if part.has_rivals and piece.centred is not None:
                     slices.append(self._pool(piece))
-                for place, attribution in zip(piece.places, piece.attribution, strict=False):
-                    if place in keep:
-                        kept = (attribution, piece.activations.sign())
-                        maps[place] = torch.stack([self._on_map(piece, values) for values in kept])
+                pairs = zip(piece.places, piece.attribution, strict=False)
+                own = [(place, found) for place, found in pairs if place in keep]
+                maps |= {p: self._kept(piece.box, piece.activations, found) for p, found in own}
             if slices and (profiles := self.profiles.get(part.places[0])):
                 activations, attributions = slices[0][0], torch.cat([one[1] for one in slices], 1)
                 with torch.autocast(pictures.device.type, enabled=False):
@@ -220,13 +186,20 @@ class Measurement:
                 told = activations.float(), response[None].float(), attribution[None].float()
                 yield _Slice([place], *told, None, None)
             return
-        activations, responses, head = self._respond(part, pictures)
+        head: Callable[[Tensor], Tensor]
+        if part.linear is not None:
+            activations, head = self._activations(part, pictures), part.linear.respond
+            responses = head(activations)
+        else:
+            activations, responses, head = self._respond(part, pictures)
         values, at_once = activations.detach().float(), max(1, _AT_ONCE // activations.numel())
         baseline = load_baseline(self.method, self.layout).to(activations)
         centred = None
         if self.mean_activation is not None:
             centred = centre(values, self.mean_activation, self.layout)
-        if (points := self.method.points) == (1.0,):
+        if part.linear is not None:
+            each = part.linear.slices(at_once)
+        elif (points := self.method.points) == (1.0,):
             each = gradients(responses, activations, at_once)
         else:
             of = (baseline, points, responses.shape[1], at_once)
@@ -242,6 +215,63 @@ class Measurement:
                 None if centred is None else centred * gradient,
                 part.box,
             )
+
+    def _activations(self, part: Part, pictures: Tensor) -> Tensor:
+        """Return activations [N, ...] of the smallest part of the map that a part depends on."""
+        with torch.no_grad():
+            shown = pictures if part.window is None else part.window.crop(pictures)
+            found = self.backbone.run(shown, [self.layer])[self.layer].float()
+        head = part.window and part.window.head
+        return cut(found, head.box) if head else found
+
+    def _takes_sums(self, part: Part) -> bool:
+        """Say whether sums over channels are all that is measured of a part's attributions."""
+        whole = self.units or part.has_rivals or not self.layout.position_dims
+        return not whole and self.tension.summed == "channels" and self.tension.measure != "l2"
+
+    def _measure_linear(
+        self, part: Part, linear: LinearHead, pictures: Tensor, keep: Collection[int]
+    ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
+        """Return numbers, [F, N], and maps that are kept, without attributions of each channel."""
+        values, of = self._activations(part, pictures), (self.layout, part.box)
+        baseline = load_baseline(self.method, self.layout).to(values)
+        with torch.autocast(pictures.device.type, enabled=False):
+            moved = values if self.method.baseline is None else values - baseline
+            signed = linear.signed_map(moved).flatten(0, 1)  # [F · N, ...]
+            excited, inhibited = self.tension.split(signed, *of)
+            found = {
+                "excitation": excited,
+                "inhibition": inhibited,
+                "tension": self.tension(signed, *of),
+            }
+            if self.mean_activation is not None:
+                centred = linear.signed_map(centre(values, self.mean_activation, self.layout))
+                found["tension_centred"] = self.tension(centred.flatten(0, 1), *of)
+            numbers = {name: column.view(-1, len(values)) for name, column in found.items()}
+            numbers["response"] = linear.respond(values).T
+            numbers["tension_l2"] = linear.norms(moved)
+        rows = {place: row for row, place in enumerate(part.places) if place in keep}
+        kept = {place: moved * linear.gradient[row] for place, row in rows.items()}
+        return numbers, {p: self._kept(part.box, values, found) for p, found in kept.items()}
+
+    def with_linear_heads(self) -> "Measurement":
+        """Return the same measurement, for which heads that are linear have been found."""
+        if not isinstance(self.method, PathGradient):
+            return self
+        parts = [replace(part, linear=self._find_linear(part)) for part in self.parts]
+        return replace(self, parts=parts)
+
+    @torch.inference_mode(mode=False)
+    def _find_linear(self, part: Part) -> LinearHead | None:
+        target = part.group.bound_features[0].layer
+        has_head = part.window is not None and part.window.head is not None
+        if not (has_head or self.backbone.is_only_way(self.layer, (target,))):
+            return None  # other pictures would give other responses
+        activations, responses, head = self._respond(part, self.backbone.noise(2))
+        if activations[0].numel() * responses.shape[1] > _AT_ONCE:
+            return None
+        at_once = max(1, _AT_ONCE // activations.numel())
+        return find_linear_head(head, activations, self.layout.channel_dim, at_once)
 
     def _respond(
         self, part: Part, pictures: Tensor
@@ -282,7 +312,7 @@ class Measurement:
         if piece.centred is not None:
             found["tension_centred"] = self.tension(piece.centred[:own].flatten(0, 1), *of)
         if masks is not None:
-            shown = self._on_map(piece, attribution)  # [F · N, ...]
+            shown = self._on_map(piece.box, attribution)  # [F · N, ...]
             places = masks.repeat(own, 1, 1, 1)
             found[OF_PARTS[1]] = attributed_to_parts(shown, places, self.layout)
         if self.units:
@@ -297,52 +327,14 @@ class Measurement:
         attributions = self.layout.pool_sum(piece.centred)  # [F, N, C]
         return self.layout.pool_mean(piece.activations), attributions.transpose(0, 1)
 
-    def _on_map(self, piece: _Slice, values: Tensor) -> Tensor:
+    def _kept(self, box: Box | None, activations: Tensor, attribution: Tensor) -> Tensor:
+        """Return what is kept: the attribution, and the sign of the activations, [2, N, ...]."""
+        return torch.stack([self._on_map(box, v) for v in (attribution, activations.sign())])
+
+    def _on_map(self, box: Box | None, values: Tensor) -> Tensor:
         """Put values [N, ...] in their place on the whole map; they are 0 elsewhere."""
-        if piece.box is None:
+        if box is None:
             return values
         whole = values.new_zeros(len(values), *self.layout.shape)
-        cut(whole, piece.box).copy_(values)
+        cut(whole, box).copy_(values)
         return whole
-
-
-def find_parts(
-    bound_features: Sequence[BoundFeature],
-    backbone: Backbone,
-    layer: Layer,
-    method: Attribution,
-    rivals: int | None,
-) -> list[Part]:
-    """Group features, and find the part of the pictures that each group depends on.
-
-    Args:
-        bound_features: The features of a sweep.
-        backbone: The network.
-        layer: The attribution layer.
-        method: The attribution method; the interference index is measured by gradients alone.
-        rivals: How many features of a group may explain each other, as in `Sweep`.
-    """
-    parts = []
-    for group, places in FeatureGroup.of(bound_features).items():
-        found = find_window(backbone, layer, group)
-        if isinstance(found, str):
-            first = group.bound_features[0].shown
-            log_info(f"whole pictures are computed for {first}: {found}")
-        window = None if isinstance(found, str) else found
-        among = _with_rivals(group, rivals) if isinstance(method, PathGradient) else None
-        if among is not None and window is not None:
-            window = window.of(among)
-        parts.append(Part(among or group, places, window, among is not None))
-    return parts
-
-
-def _with_rivals(group: FeatureGroup, count: int | None) -> FeatureGroup | None:
-    """Return the features and their rivals; None where no index is measured."""
-    if count == 0:
-        return None
-    channels = group.bound_features[0].layout.channels
-    if count is None:
-        every = group.directions is None and len(group.channels) == channels
-        return group if every and 1 < channels <= MOST_RIVALS else None
-    rivals = choose_rivals(group, count)
-    return rivals if len(rivals.channels) > 1 else None

@@ -33,8 +33,9 @@ from mti_lightning.sweep.blocks import (
     pending_blocks,
 )
 from mti_lightning.sweep.calibration import evenly_spread, learn_profiles, mean_activation
+from mti_lightning.sweep.groups import find_parts
 from mti_lightning.sweep.measures import TRUTH
-from mti_lightning.sweep.measuring import Measurement, find_parts
+from mti_lightning.sweep.measuring import Measurement
 from mti_lightning.sweep.opening import holds_sweep
 from mti_lightning.sweep.provenance import as_made, as_read_back, attributed
 from mti_lightning.sweep.store import SweepStore
@@ -122,7 +123,8 @@ class Sweep(AttributionModule):
         self.settle([])
         of = (self.backbone, self.layer, self.attribution)
         parts = find_parts(self.bound_features, *of, self.rivals)
-        self.measurement = Measurement(*of, self.tension, parts, mean_activation, units=self.units)
+        measured = Measurement(*of, self.tension, parts, mean_activation, units=self.units)
+        self.measurement = measured.with_linear_heads()
 
     def measure(self, pictures: Tensor) -> dict[str, Tensor]:
         """Measure pictures [N, 3, H, W] in 0..1: for each of `COLUMNS` a number, [N, F]."""
