@@ -1,7 +1,7 @@
 """A run's pictures as an atlas shows them: icons of its cells, or its own pictures on a map."""
 
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,14 +19,9 @@ from mti_lightning.images.views import whole
 from mti_lightning.objectives.base import Objective
 from mti_lightning.sweep.measures import Array
 
-_MIDDLE: Final = 0.7  # share of the sides that is shown of an icon whose content is there
-
 
 def icons_of(objective: AtlasInversion) -> dict[Face, dict[tuple[int, int], Image.Image]]:
-    """Return the icons of each face by row and column; of several seeds the first.
-
-    Where what is shown was brought to the middle, the icon is the middle.
-    """
+    """Return the icons of each face by row and column; of several seeds the first."""
     icons: dict[Face, dict[tuple[int, int], Image.Image]] = {face: {} for face in objective.faces}
     size = within(objective.canvas, LARGEST)
     with torch.no_grad():
@@ -36,17 +31,8 @@ def icons_of(objective: AtlasInversion) -> dict[Face, dict[tuple[int, int], Imag
             ):
                 cell = objective.cell(entry.source or 0)
                 icon = to_image(picture, alpha)
-                if objective.align and entry.objective != "both":
-                    icon = middle(icon)
                 icons[cast("Face", entry.objective)].setdefault((cell.row, cell.column), icon)
     return icons
-
-
-def middle(icon: Image.Image) -> Image.Image:
-    """Return the middle of an icon."""
-    sides = [round(_MIDDLE * side) for side in icon.size]
-    left, top = ((full - side) // 2 for full, side in zip(icon.size, sides, strict=True))
-    return icon.crop((left, top, left + sides[0], top + sides[1]))
 
 
 def placed_on(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mti_lightning.atlas.layout import Cell, Face
 from mti_lightning.atlas.map import Chart, Map, open_map
-from mti_lightning.atlas.placing import MIDDLE, aligned, near_strongest, strongest
+from mti_lightning.atlas.placing import MIDDLE, aligned, strongest
 from mti_lightning.atlas.sweeping import ensure_sweep
 from mti_lightning.attribution.signs import Sign, split_target, support_mask
 from mti_lightning.errors import InputError, check_range
@@ -143,10 +143,10 @@ class AtlasInversion(Inversion):
             return values / norm.view(-1, *[1] * (values.ndim - 1))
 
         def mean(side: Sign, to: tuple[float, float] = MIDDLE) -> Tensor:
-            if found.sign is None:
-                target = split_target(units(attribution), side, self.coherent, self.layout, scale)
-            else:
-                target = units(near_strongest(attribution, side, self.layout, scale))
+            whole = attribution if found.sign else units(attribution)
+            target = split_target(whole, side, self.coherent, self.layout, scale)
+            if found.sign:  # only this one counts
+                target = units(target)
             # As for an inversion, an activation that is negative has to become so again.
             wanted = torch.where(negative, -target, target)
             if self.align and self.layout.grid is not None:

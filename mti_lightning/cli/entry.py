@@ -43,7 +43,7 @@ COMMANDS = {
         "PICTURE ... --model NAME", "say what excites and inhibits in a picture", "explain:run"
     ),
     "atlas": Command(
-        "FOLDER --model NAME --feature F",
+        "FOLDER --model NAME",
         "map what excites and inhibits in pictures",
         "atlas:run",
     ),
