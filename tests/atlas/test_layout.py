@@ -278,6 +278,7 @@ def store(tmp_path: Path) -> SweepStore:
     # A sweep writes every column, NaN where it measures nothing.
     columns = dict.fromkeys(SWEEP_COLUMNS, np.full_like(values, np.nan))
     columns |= dict.fromkeys(names, values) | {"response": -values}
+    columns |= {"reason": np.full(10, "", np.dtypes.StringDType()), "stamp": np.zeros((10, 3), int)}
     status = np.ones(10, np.uint8)
     status[1] = 2
     store.write(0, columns, status)
