@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import final
+from typing import Any, final
 
 import torch
 from lightning import Trainer
@@ -50,7 +50,7 @@ class _Trial:
 
     def make(self, batch_size: int = 2) -> Tensor:
         """Make two pictures, in two steps each, [2, 3, H, W]."""
-        options = {"steps_per_epoch": 2, "batch_size": batch_size}
+        options: dict[str, Any] = {"steps_per_epoch": 2, "batch_size": batch_size}
         objective = self.kind(self.backbone, ["fc:0"], "layer3", seeds=2, **options)
         data = VetoedShapesPictures(1) if objective.needs_sources else None
         run = Trainer(

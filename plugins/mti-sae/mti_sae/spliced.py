@@ -3,7 +3,7 @@
 from typing import Any, final
 
 import timm
-from timm.models import register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from mti_lightning import InputError
@@ -31,7 +31,12 @@ class Spliced(nn.Module):
         codes = self._dictionary.encode(values)
         rest = values - codes @ atoms
         passed = self.codes(codes.movedim(-1, dim)).movedim(dim, -1)
-        return (passed @ atoms + rest).movedim(-1, dim)
+        whole: Tensor = passed @ atoms + rest
+        return whole.movedim(-1, dim)
+
+
+# timm looks for weights where the network that is named has its own; a file has to stand here.
+default_cfgs = generate_default_cfgs({"with_dictionary": {"file": __file__}})
 
 
 @register_model
@@ -55,7 +60,10 @@ def with_dictionary(
         top: How many codes are kept.
         **arguments: Further ones of timm's.
     """
-    arguments = {name: value for name, value in arguments.items() if name != "pretrained_cfg"}
+    given = arguments.pop("pretrained_cfg", None)
+    if state := getattr(given, "state_dict", None):  # a file of weights for it
+        own = {"state_dict": state, "file": "", "url": "", "hf_hub_id": None, "source": ""}
+        arguments["pretrained_cfg_overlay"] = own
     model: nn.Module = timm.create_model(network, pretrained=pretrained, **arguments)
     try:
         module = model.get_submodule(layer)
