@@ -42,6 +42,7 @@ class Limit:
     least: float = -math.inf
     most: float = math.inf
     decisive: bool = False  # one such figure is enough not to believe anything
+    slight: bool = False  # it warns that nothing was seen, which is no sign that a check failed
 
 
 MORE, OPPOSITE = "more than random", "p of the opposite"
@@ -78,12 +79,22 @@ CHECKS: dict[str, tuple[str, *tuple[Limit, ...]]] = {
     ),
     "pasting inhibitory patches": (
         "r of other pictures with them, less r with random ones, in sds of r; p is corrected.",
-        Limit("p", "what is called inhibitory is not seen to inhibit elsewhere", most=MOST_P),
+        Limit(
+            "p",
+            "what is called inhibitory is not seen to inhibit elsewhere",
+            most=MOST_P,
+            slight=True,
+        ),
         Limit(OPPOSITE, "what is called inhibitory excites", least=MOST_P, decisive=True),
     ),
     "pasting excitatory patches": (
         "r of other pictures with them, less r with random ones, in sds of r; p is corrected.",
-        Limit("p", "what is called excitatory is not seen to excite elsewhere", most=MOST_P),
+        Limit(
+            "p",
+            "what is called excitatory is not seen to excite elsewhere",
+            most=MOST_P,
+            slight=True,
+        ),
         Limit(OPPOSITE, "what is called excitatory inhibits", least=MOST_P, decisive=True),
     ),
     "randomised layers": (
@@ -144,6 +155,7 @@ class Finding:
     meaning: str
     warnings: tuple[str, ...]
     decisive: bool = False
+    slight: bool = False  # whether the warnings say that nothing was seen, and no more
 
 
 def finding(check: str, values: dict[str, float]) -> Finding:
@@ -152,7 +164,9 @@ def finding(check: str, values: dict[str, float]) -> Finding:
     held = [(limit, values[limit.figure]) for limit in limits if limit.figure in values]
     broken = [limit for limit, value in held if not limit.least <= value <= limit.most]
     why = tuple(limit.why for limit in broken)
-    return Finding(check, values, meaning, why, any(limit.decisive for limit in broken))
+    decisive = any(limit.decisive for limit in broken)
+    slight = bool(broken) and all(limit.slight for limit in broken)
+    return Finding(check, values, meaning, why, decisive, slight)
 
 
 def unmeasured(check: str, why: str) -> Finding:

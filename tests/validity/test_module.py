@@ -406,6 +406,17 @@ def test_one_decisive_check_is_enough(check, values):
     assert Report({}, {"x": [*sound, *figures]}).verdicts["x"].endswith(": 0 of 11 checks warn")
     slight = Report({}, {"x": [*sound, finding("completeness", {"median error": 0.6})]})
     assert slight.verdicts["x"] == "believe it with care: 1 of 12 checks warn"
+    # That no pasted patch was seen to do anything is no failed check, however many there are.
+    unseen = [
+        finding(f"pasting {which} patches", {"p": 0.3, "p of the opposite": 0.6})
+        for which in ("inhibitory", "excitatory")
+    ]
+    page = Report({}, {"x": [*sound[:4], *unseen]})
+    assert page.verdicts["x"] == "believe it with care: 2 of 6 checks warn"
+    assert all(found.warnings and found.slight for found in unseen)
+    contrary = finding("pasting inhibitory patches", {"p": 0.9, "p of the opposite": 0.01})
+    assert contrary.decisive
+    assert not contrary.slight
 
 
 def test_what_was_not_measured_speaks_neither_for_nor_against():

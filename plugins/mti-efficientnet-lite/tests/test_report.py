@@ -1,20 +1,39 @@
-"""The report's patch test on a real network: what it finds, and that it does not find chance."""
+"""The report on a real network: it tells wrong attributions from right ones, and from chance."""
 
+from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import mti_efficientnet_lite  # noqa: F401  registers the networks
 import numpy as np
 import pytest
 import torch
+from lightning import Trainer
 from mti_efficientnet_lite.photographs import photograph
+from PIL import Image
 from torch import Tensor
 
-from mti_lightning import Backbone, BoundFeature, Feature, IntGrad, Layer, Tension, attribute
+from mti_lightning import (
+    ActGrad,
+    Attribution,
+    Backbone,
+    BoundFeature,
+    Feature,
+    IntGrad,
+    Layer,
+    PictureFolder,
+    Tension,
+    Validity,
+    attribute,
+)
+from mti_lightning.attribution.methods import Pass
+from mti_lightning.validity.checks import modules_between, shuffled
 from mti_lightning.validity.limits import Finding
 from mti_lightning.validity.patches import check_patches, patch_sums
 
 NAMES = ("chelsea.png", "coffee.png", "china.jpg", "rocket.jpg", "astronaut.png", "flower.jpg")
 NAMES += ("motorcycle_left.png", "camera.png")
+NETWORK = "efficientnet_lite0_in1k"
 LABELS = (285, 967, 663, 670)  # Egyptian cat, espresso, monastery, motor scooter
 COUNT, FEW, DRAWS = 128, 32, 20
 LAYER, METHOD = Layer("blocks.6"), IntGrad(4)
@@ -38,7 +57,7 @@ def crops() -> Tensor:
 @cache
 def measured() -> tuple[Backbone, Tensor, list[BoundFeature], Measured]:
     """Return a network, pictures, features, and of each the attributions and the responses."""
-    backbone, pictures = Backbone("efficientnet_lite0_in1k"), crops()
+    backbone, pictures = Backbone(NETWORK), crops()
     features = [BoundFeature(Feature("classifier", label), backbone) for label in LABELS]
     found = []
     for feature in features:
@@ -87,3 +106,60 @@ def test_shuffled_attributions_pass_no_more_often_than_the_level():
         for of_sign in zip(*findings(drawn, 2), strict=True):
             alarms += min(found.values["p"] for found in of_sign) <= 0.05
     assert alarms <= 0.05 * 2 * DRAWS
+
+
+class Wrong(Attribution):
+    """An attribution that a mistake gives: of the pass as it is, and the layer."""
+
+    def __init__(self, mistake: Callable[[Pass], Tensor]) -> None:
+        self.mistake = mistake
+
+    def attribute(self, forward: Pass, create_graph: bool) -> Tensor:
+        return self.mistake(forward)
+
+
+def wrong(layer: str, right: IntGrad) -> dict[str, Attribution]:
+    """Return attributions of a class that are wrong, by what is wrong with them."""
+    backbone, at = Backbone(NETWORK), Layer(layer)
+    other = shuffled(backbone, modules_between(backbone, at, Layer("classifier")))
+    elsewhere = {
+        "weights shuffled": BoundFeature(Feature("classifier", LABELS[0]), other),
+        "wrong layer": BoundFeature(Feature.parse(f"bn2.act/input:{LABELS[0]}@mean"), backbone),
+    }
+
+    def flip(forward: Pass) -> Tensor:
+        found = right.attribute(forward, create_graph=False)
+        return found * torch.randn(found.shape).sign()
+
+    def of(name: str) -> Callable[[Pass], Tensor]:
+        network, feature = (other if "shuffled" in name else backbone), elsewhere[name]
+        return lambda forward: attribute(
+            network, forward.pictures, [feature] * len(forward.pictures), at, right
+        )[1]
+
+    found: dict[str, Attribution] = {name: Wrong(of(name)) for name in elsewhere}
+    found["signs flipped"] = Wrong(flip)
+    found["all signs turned"] = Wrong(lambda f: -right.attribute(f, create_graph=False))
+    return found | ({"act × grad": ActGrad()} if layer != "blocks.6" else {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("layer", "steps"), [("blocks.6", 4), ("blocks.4", 8)])
+def test_the_verdict_tells_wrong_runs_from_the_right_one(tmp_path: Path, layer: str, steps: int):
+    for number, picture in enumerate(crops()[:48]):
+        levels = (picture.movedim(0, 2) * 255).round().byte().numpy()
+        Image.fromarray(levels).save(tmp_path / f"{number:03d}.png")
+    feature, right = f"classifier:{LABELS[0]}", IntGrad(steps)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+
+    def verdict(method: Attribution) -> str:
+        module = Validity(Backbone(NETWORK), [feature], layer, method, pictures=48, rendered=0)
+        data = PictureFolder(tmp_path, batch_size=16)
+        trainer = Trainer(accelerator="cpu", inference_mode=False, **quiet)
+        trainer.validate(module, datamodule=data, verbose=False)
+        assert module.report is not None
+        return module.report.verdicts[feature]
+
+    verdicts = {name: verdict(method) for name, method in wrong(layer, right).items()}
+    assert all(told.startswith("do not believe it") for told in verdicts.values()), verdicts
+    assert not (told := verdict(right)).startswith("do not believe it"), told
