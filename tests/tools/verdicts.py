@@ -148,7 +148,7 @@ def judge_atlas(
     chart: dict[str, Any] | None = None,
     **options: Any,
 ) -> dict[str, FaceVerdict]:
-    """Make the + and − faces of an atlas of a class, of random pictures, with its defaults.
+    """Make the + and − faces of an atlas of a class, of random pictures, by default as the demo's.
 
     Of the whole atlas only the icons of those cells in which more than half of the pictures hold
     the shape and its veto: they do not depend on the others. A face that is left out as too faint
@@ -163,7 +163,7 @@ def judge_atlas(
         Backbone("vetoed_shapes_resnet"),
         [CLASSES[kind]],
         layer,
-        chart=Chart(str(store), **(chart or {})),
+        chart=Chart(str(store), **(chart or {"size": (20, 20), "quiet": 0})),
         faces=("positive", "negative"),
         keep=pictures,
         batch_size=64,
