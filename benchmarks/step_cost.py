@@ -141,12 +141,12 @@ def _swept(
     torch.autograd.grad(feature(found[1]).sum(), found[0])
 
 
-def _time(run: Callable[[], None], cuda: bool) -> float:
-    start = time.perf_counter()
+def _time(run: Callable[[], Any], cuda: bool, clock: Callable[[], float]) -> float:
+    start = clock()
     run()
     if cuda:
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _made(kind: Any, case: tuple[Any, ...], device: str, fold: bool) -> Objective | Sweep:
@@ -181,10 +181,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", nargs="+", default=[""], help="backbones; all by default")
+    parser.add_argument("--busy", action="store_true", help="count the processor's time alone")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     rows, cuda = [], given.device == "cuda"
+    clock = time.process_time if given.busy else time.perf_counter
     print(
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, "
         f"{given.device}, torch {torch.__version__}"
@@ -204,7 +206,7 @@ def main() -> None:
             for _ in range(3):
                 for run in runs:
                     run()
-            times = [[_time(run, cuda) for run in runs] for _ in range(given.rounds)]
+            times = [[_time(run, cuda, clock) for run in runs] for _ in range(given.rounds)]
             row = {
                 "backbone": name,
                 "layer": layer,

@@ -1,7 +1,9 @@
 """What the data modules of pictures have in common, and the batches that they load."""
 
+import os
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any, Final, Literal, NamedTuple
 
 import torch
@@ -17,8 +19,10 @@ from mti_lightning.files import at_home
 from mti_lightning.registry import public_path
 
 NAMED_WHEN_SKIPPED = 3
+_FEW: Final = 64  # pictures: read before processes are up
 MOST_WORKERS: Final = 512  # more would flood any machine
-READING: Final = ("batch_size", "num_workers")  # how pictures are read, not which
+# How pictures are read, not which.
+READING: Final = ("batch_size", "num_workers", "reduced", "cache")
 PLACES: Final = ("path", "sweep", "cut_outs")  # arguments that say where pictures lie
 
 
@@ -88,22 +92,32 @@ class _Loader(DataLoader[Any]):
             yield batch
 
 
+def _workers(pictures: int) -> int:
+    """Return how many processes are worth it to read some pictures: the network needs some, too."""
+    if pictures < _FEW:
+        return 0
+    processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of this run
+    return min(8, max(0, processors // beside - 1) // 2)
+
+
 class PictureData(LightningDataModule, ABC):
     """Pictures that an objective starts from, or a sweep goes through.
 
     Args:
         batch_size: Pictures per batch.
-        num_workers: Processes that read pictures; 0 reads them in the main one.
+        num_workers: Processes that read pictures; 0 reads them in the main one; None: as many as
+            are worth it.
 
     Raises:
         InputError: If one of them is out of range.
     """
 
-    def __init__(self, *, batch_size: int = 32, num_workers: int = 0) -> None:
+    def __init__(self, *, batch_size: int = 32, num_workers: int | None = 0) -> None:
         super().__init__()
         check_range(1, batch_size=batch_size)
-        check_range(0, num_workers=num_workers)
-        check_range(0, MOST_WORKERS, num_workers=num_workers)
+        check_range(0, num_workers=num_workers or 0)
+        check_range(0, MOST_WORKERS, num_workers=num_workers or 0)
         self.batch_size, self.num_workers = batch_size, num_workers
         self._pictures: Pictures | None = None
         self.save_hyperparameters(logger=False)
@@ -149,11 +163,14 @@ class PictureData(LightningDataModule, ABC):
             indices: Which.
             of: Others than its own, made from these.
         """
+        workers = self.num_workers
+        if workers is None:
+            workers = _workers(len(indices) if isinstance(indices, Sized) else 0)
         return _Loader(
             _Tolerant(of or self.pictures),  # by name, or Lightning cannot make the loader anew
             batch_size=self.batch_size,
             sampler=indices,
-            num_workers=self.num_workers,
+            num_workers=workers,
             collate_fn=_loaded,
         )
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mti_lightning.backbone import Preprocessing
-from mti_lightning.data.decode import MOST_BYTES, decode, prepare
+from mti_lightning.data.cache import PictureCache
+from mti_lightning.data.decode import MOST_BYTES, decode, least_side, resize
 from mti_lightning.errors import InputError, RunError, printable
 from mti_lightning.features.feature import Feature
 from mti_lightning.files import open_file
@@ -88,10 +89,17 @@ def _leads_nowhere(path: Path) -> bool:
 
 
 class StoredPictures(Pictures):
-    """Pictures that are read from a disk."""
+    """Pictures that are read from a disk.
+
+    Attributes:
+        reduced: Whether JPEGs that are much larger than needed are decoded at a reduced scale.
+        cache: Where those that were decoded are kept, if anywhere.
+    """
 
     root: Path
     preprocessing: Preprocessing
+    reduced: bool = True
+    cache: PictureCache | None = None
 
     @abstractmethod
     def _place(self, index: int) -> tuple[Path, int, int | None]:
@@ -119,10 +127,33 @@ class StoredPictures(Pictures):
         return raw, Stamp(len(raw), modified, zlib.crc32(raw))
 
     def __getitem__(self, index: int) -> Picture:
+        levels, stamp = self._cached(index) or self._decoded(index)
+        return Picture(picture=levels / 255, key=self.keys[index], stamp=stamp)
+
+    def _cached(self, index: int) -> tuple[Tensor, Stamp] | None:
+        if self.cache is None:
+            return None
+        held = self.cache.get(*self._place(index)[:2])
+        try:
+            if held is None or held[1][:2] != self.state(index):
+                return None
+        except OSError:
+            return None  # reading it will say why
+        return held[0], Stamp(*held[1])
+
+    def _decoded(self, index: int) -> tuple[Tensor, Stamp]:
+        """Return a picture in 8 bit, [3, H, W]."""
         raw, stamp = self.read(index)
-        key = self.keys[index]
-        image = decode(BytesIO(raw), self.root / key)
-        return Picture(picture=prepare(image, self.preprocessing), key=key, stamp=stamp)
+        least = least_side(self.preprocessing) if self.reduced else None
+        image = decode(BytesIO(raw), self.root / self.keys[index], least)
+        levels = resize(image, self.preprocessing)
+        if self.cache is not None:
+            try:
+                self.cache.put(*self._place(index)[:2], levels, stamp)
+            except OSError as error:
+                told = f"the cache {self.cache.folder} cannot be written: {error.strerror}"
+                raise LostError(told) from error
+        return levels, stamp
 
     def changed(self, index: int, stamp: Stamp) -> bool:
         return have_changed([(self, index)], stamp)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache
+from math import ceil
 from pathlib import Path
 from typing import IO, BinaryIO, Final
 
@@ -133,17 +134,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def decode(file: Path | BinaryIO, name: Path | None = None) -> Image.Image:
+def decode(
+    file: Path | BinaryIO, name: Path | None = None, least: int | None = None
+) -> Image.Image:
     """Read a picture of any format Pillow knows, the first frame, upright, in 8 bit RGB.
 
     Args:
         file: Its path, or a stream that can seek.
         name: What errors call it; with a path that is the path by default.
+        least: Decode a JPEG at a half, a quarter or an eighth of its size, which takes less time,
+            where its shorter side keeps at least so many pixels; None: at its own.
 
     Raises:
         InputError: If it cannot be opened, is no picture, is cut off, too large or too narrow.
     """
-    return _decode(file, to_rgb, name)
+    return _decode(file, to_rgb, name, least)
 
 
 def decode_cut_out(file: Path | BinaryIO, name: Path | None = None) -> Image.Image:
@@ -163,6 +168,7 @@ def _decode(
     file: Path | BinaryIO,
     convert: Callable[[Image.Image], Image.Image],
     name: Path | None = None,
+    least: int | None = None,
 ) -> Image.Image:
     called = name or file
     try:
@@ -172,7 +178,7 @@ def _decode(
                 opened.enter_context(source)
             image = opened.enter_context(Image.open(source, formats=formats()))
             _check_size(image)
-            picture = convert(image)
+            picture = convert(_reduced(image, least) if least else image)
     except UnidentifiedImageError:
         raise InputError(f"{called} is not a picture in a format that Pillow reads") from None
     except Exception as error:
@@ -186,6 +192,15 @@ def _decode(
             f"the longer side may be {MOST_ELONGATED} times the shorter at most"
         )
     return picture
+
+
+def _reduced(image: Image.Image, least: int) -> Image.Image:
+    """Have a JPEG be decoded at a half, a quarter or an eighth, no side below `least` pixels."""
+    drafted = image.draft(image.mode, (least, least)) if image.format == "JPEG" else None
+    if drafted is None or drafted[1][2:] == image.size:
+        return image
+    # The last row and column stand for fewer pixels: what was there is not to move.
+    return image.resize(image.size, Image.Resampling.BICUBIC, drafted[1])
 
 
 def _check_size(image: Image.Image) -> None:
@@ -214,6 +229,21 @@ def _transform(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
     return transform
 
 
+def least_side(preprocessing: Preprocessing) -> int | None:
+    """Return how many pixels the shorter side has to keep, more than twice what is seen of it.
+
+    Then pixels differ by less than 1 of 255 on average from those of the whole picture.
+    """
+    if preprocessing.interpolation == "nearest":
+        return None  # single pixels count
+    return ceil(2.5 * max(preprocessing.size) / preprocessing.crop_pct)
+
+
+def resize(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
+    """Resize and crop an RGB picture as timm does to evaluate a model: [3, H, W] of 8 bits."""
+    return _transform(preprocessing)(image)
+
+
 def prepare(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
     """Resize and crop an RGB picture as timm does to evaluate a model: [3, H, W] in 0..1."""
-    return _transform(preprocessing)(image) / 255
+    return resize(image, preprocessing) / 255

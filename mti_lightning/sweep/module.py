@@ -37,6 +37,7 @@ from mti_lightning.sweep.groups import find_parts
 from mti_lightning.sweep.measures import TRUTH
 from mti_lightning.sweep.measuring import Measurement
 from mti_lightning.sweep.opening import holds_sweep
+from mti_lightning.sweep.progress import Pace
 from mti_lightning.sweep.provenance import as_made, as_read_back, attributed
 from mti_lightning.sweep.store import SweepStore
 from mti_lightning.sweep.writing import SweepWriter, check_place
@@ -110,6 +111,7 @@ class Sweep(AttributionModule):
         # A process may find nothing left to do while others do.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.measurement: Measurement | None = None
+        self.pace = Pace()  # of the run
         self._hold: Hold | None = None
 
     # --- what a picture gives ---
@@ -255,6 +257,7 @@ class Sweep(AttributionModule):
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         sampler = Blocks(pending, store.block, store.size, rank, world_size)
         data.serve("predict", data.loader(sampler))
+        self.pace = Pace()
         self.trainer.strategy.barrier()  # every process sees the same done before one does more
 
     def predict_step(self, batch: Loaded, batch_idx: int) -> int:
@@ -263,8 +266,14 @@ class Sweep(AttributionModule):
         measured: Any = ({}, {})
         if len(batch.indices):
             of = (batch.pictures, self.kept, batch.without, batch.masks)
-            measured = self.measurement.measure(*of)
-        self._open_blocks.add(batch, *measured)
+            with self.pace.spending("network"):  # which is done once its numbers are here
+                measured = [
+                    {of_what: values.cpu() for of_what, values in found.items()}
+                    for found in self.measurement.measure(*of)
+                ]
+        with self.pace.spending("writing"):
+            self._open_blocks.add(batch, *measured)
+        self.pace.pictures += len(batch.indices)
         return len(batch.indices)
 
     def teardown(self, stage: str) -> None:
@@ -272,5 +281,7 @@ class Sweep(AttributionModule):
         self.trainer.strategy.barrier()
         if self.trainer.is_global_zero:
             finish(self._store, self.kept, self.keep_by, self.keep, self.layout)
+            if self.pace.pictures:
+                log_info(str(self.pace))
             if self._hold is not None:
                 self._hold.release()

@@ -11,7 +11,7 @@ from PIL import EpsImagePlugin, Image, ImageCms, PngImagePlugin
 
 from mti_lightning.backbone import Preprocessing
 from mti_lightning.data import decode as decoding
-from mti_lightning.data.decode import MOST_MEGAPIXELS, decode, prepare, suffixes
+from mti_lightning.data.decode import MOST_MEGAPIXELS, decode, least_side, prepare, suffixes
 from mti_lightning.errors import InputError
 from tests.data.files import GREYS, PHOTOGRAPHS, levels
 
@@ -22,6 +22,24 @@ def test_photographs_decode_as_pillow_does():
             expected = np.asarray(image)
         assert expected.shape == (427, 640, 3)
         np.testing.assert_array_equal(np.asarray(decode(PHOTOGRAPHS / name)), expected)
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+def test_large_jpegs_come_out_the_same_at_a_reduced_scale(tmp_path, crop_mode):
+    preprocessing = Preprocessing((32, 32), 0.9, crop_mode, "bicubic")
+    least = least_side(preprocessing)
+    assert least == 89
+    for name in ("china.jpg", "flower.jpg"):
+        reduced = decode(PHOTOGRAPHS / name, least=least)
+        assert reduced.size == (160, 107)
+        found, wanted = (
+            prepare(image, preprocessing) for image in (reduced, decode(PHOTOGRAPHS / name))
+        )
+        assert (found - wanted).abs().mean() < 1 / 255
+    Image.open(PHOTOGRAPHS / "china.jpg").save(tmp_path / "china.png")
+    for path, at_least in ((PHOTOGRAPHS / "china.jpg", 214), (tmp_path / "china.png", 32)):
+        assert decode(path, least=at_least).size == (640, 427)  # not large enough, or no JPEG
+    assert least_side(Preprocessing((32, 32), 0.9, crop_mode, "nearest")) is None
 
 
 @pytest.mark.parametrize(
