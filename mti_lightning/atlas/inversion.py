@@ -140,7 +140,8 @@ class AtlasInversion(Inversion):
 
         def units(values: Tensor) -> Tensor:
             norm = torch.linalg.vector_norm(values.flatten(1), dim=1).clamp(min=1e-12)
-            return values / norm.view(-1, *[1] * (values.ndim - 1))
+            unit: Tensor = values / norm.view(-1, *[1] * (values.ndim - 1))
+            return unit
 
         def mean(side: Sign, to: tuple[float, float] = MIDDLE) -> Tensor:
             whole = attribution if found.sign else units(attribution)
