@@ -134,13 +134,17 @@ def activations(store: SweepStore, network: Backbone, layer: str, path: Path) ->
     return np.asarray(np.load(path))
 
 
+def today(chart: Chart) -> Chart:
+    """Return one map of both signs on 20×20 cells."""
+    return replace(chart, apart=False, quiet=0, size=(20, 20), minimum=6)
+
+
 def rows(store: SweepStore, truth: Truth, plain: Array, chart: Chart) -> Iterator[str]:
     """Yield the table's lines."""
     random = np.random.default_rng(0)
     for place, feature in enumerate(store.features):
-        today = replace(chart, apart=False, quiet=0, size=(20, 20), minimum=6)
         for sign in FACES:
-            for name, of, own in (("own map", chart, sign), ("today", today, None)):
+            for name, of, own in (("own map", chart, sign), ("today", today(chart), None)):
                 found = open_map(of, feature, sign=own)
                 layout = found.layout
                 kinds = truth.strongest(place, layout.pictures, sign)
@@ -186,7 +190,7 @@ def judged(
 ) -> Iterator[dict[str, Any]]:
     """Make icons, and yield how far up the judges name what they should, for each map and sign."""
     for feature in SweepStore(str(chart.sweep)).features:
-        for name, of in (("own map", chart), ("today", replace(chart, apart=False, quiet=0))):
+        for name, of in (("own map", chart), ("today", today(chart))):
             start = time.monotonic()
             faces = (*FACES.values(),)
             options: Any = {"faces": faces, "steps_per_epoch": given.steps, "batch_size": 16}
