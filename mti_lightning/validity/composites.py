@@ -1,6 +1,7 @@
 """Truth by intervention: what parts of composites do, beside what is attributed to their places."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,6 +17,10 @@ from mti_lightning.validity.limits import Finding, finding, unmeasured
 
 CHECK = "truth by intervention"
 _LEAST = 16  # composites: of fewer a rank correlation says little
+_OF_CHANNELS = (
+    " Of a channel tension hardly follows it on real networks: what parts stand on excites and "
+    "inhibits it as much as they do."
+)
 
 
 def check_composites(
@@ -60,13 +65,16 @@ def check_composites(
     return {name: torch.cat(values, 1).cpu() for name, values in found.items() if values}
 
 
-def judge_composites(effect: Tensor, attributed: Tensor, tension: Tensor) -> Finding:
+def judge_composites(
+    effect: Tensor, attributed: Tensor, tension: Tensor, of_class: bool = True
+) -> Finding:
     """Judge a feature's attributions by what parts do.
 
     Args:
         effect: e, [N, K].
         attributed: A summed over the parts' places, [N, K].
         tension: [N].
+        of_class: Whether the feature is a class.
     """
     if len(effect) < _LEAST:
         return unmeasured(CHECK, f"only {len(effect)} composites can be made; {_LEAST} are needed")
@@ -78,4 +86,5 @@ def judge_composites(effect: Tensor, attributed: Tensor, tension: Tensor) -> Fin
         "signs right": float(right.double().mean()),
         "tension": float(spearman_corrcoef(tension, true_signs(effect)[2])),
     }
-    return finding(CHECK, values)
+    found = finding(CHECK, values)
+    return found if of_class else replace(found, meaning=found.meaning + _OF_CHANNELS)

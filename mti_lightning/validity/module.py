@@ -16,6 +16,7 @@ from mti_lightning.data.base import Loaded, PictureData
 from mti_lightning.data.composites import MOST_COMPOSITES, PARTS, Composites
 from mti_lightning.data.datasets import Picture
 from mti_lightning.errors import InputError, RunError, check_range
+from mti_lightning.features.classes import gives_classes
 from mti_lightning.objectives.inversion import SignedInversion
 from mti_lightning.sweep.calibration import evenly_spread
 from mti_lightning.validity.composites import check_composites, judge_composites
@@ -162,7 +163,9 @@ class Validity(AttributionModule):
             found = judge_feature(columns, self.tensest, rendered, interference.get(place), tense)
             found += pasted[place]
             if of_parts:
-                found.append(judge_composites(*(values[place] for values in of_parts.values())))
+                is_class = gives_classes(self.bound_features[place].layer, self.backbone)
+                effect, attributed, tensions = (of[place] for of in of_parts.values())
+                found.append(judge_composites(effect, attributed, tensions, is_class))
             self.report.findings[str(self.features[place])] = found
         write_report(self.report, self.trainer)
 

@@ -59,3 +59,12 @@ def test_few_composites_say_nothing() -> None:
     found = judge_composites(few, few, few[:, 0])
     assert not found.values
     assert "only 15 composites" in found.meaning
+
+
+def test_of_a_channel_it_says_that_tension_hardly_follows() -> None:
+    options = {"layer": "layer3", "rendered": 0, "pictures": 3, "composites": 16}
+    told = {
+        feature: report(Backbone(WORLD), ActGrad(), features=[feature], **options)[CHECK].meaning
+        for feature in ("fc:3", "layer4.0.act2/input:5@mean")
+    }
+    assert ["Of a channel tension hardly" in meaning for meaning in told.values()] == [False, True]
