@@ -13,7 +13,7 @@ from mti_lightning.backbone.batch_invariance import BatchInvariance
 from mti_lightning.backbone.changes import Change
 from mti_lightning.backbone.folding import Fold, find_folds, folded, is_hooked
 from mti_lightning.backbone.layout import ActivationLayout, Layer
-from mti_lightning.backbone.preprocessing import find_preprocessing
+from mti_lightning.backbone.preprocessing import find_preprocessing, own_ways
 from mti_lightning.backbone.survey import Survey
 from mti_lightning.backbone.taps import check_tensor, tapped
 from mti_lightning.backbone.weights import create_network
@@ -71,6 +71,7 @@ class Backbone(nn.Module):
         self._unregistered = (network.eval().requires_grad_(False),)
         self._lay_out(torch.device("cpu"))
         self.preprocessing, moments = find_preprocessing(network, name, input_size)
+        self._own = own_ways(name, arguments or {}, moments)
         for moment, values in moments.items():
             self.register_buffer(moment, values[:, None, None], persistent=False)
         self._hashed: tuple[list[tuple[int, int, torch.dtype]], str] | None = None
@@ -86,7 +87,7 @@ class Backbone(nn.Module):
         return self._unregistered[0]
 
     def digest(self) -> str:
-        """Return what tells the network's weights, and changes of it, from others.
+        """Return what tells the network's weights, and how it computes, from others.
 
         What is written to a weight's `data`, behind PyTorch's back, is not seen once it is hashed.
         """
@@ -99,10 +100,9 @@ class Backbone(nn.Module):
                 plain = value.detach().cpu().contiguous().flatten()
                 weights.update(name.encode() + plain.view(torch.uint8).numpy().tobytes())
             self._hashed = now, weights.hexdigest()[:16]
-        if self._changes:
-            told = [self._hashed[1].encode(), *(change.digest for change in self._changes)]
-            return hashlib.sha256(b"".join(told)).hexdigest()[:16]
-        return self._hashed[1]
+        hashed, told = self._hashed[1], [self._own.encode(), *(c.digest for c in self._changes)]
+        ours = b"".join([hashed.encode(), *told])
+        return hashlib.sha256(ours).hexdigest()[:16] if any(told) else hashed
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         dtype = self.mean.dtype

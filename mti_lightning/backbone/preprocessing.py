@@ -1,12 +1,22 @@
 """What a backbone was trained to see."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Final
 
+import timm
 import torch
 from timm.data import resolve_data_config
 from torch import Tensor, nn
 
 from mti_lightning.errors import InputError
+
+# Arguments of timm's that say which weights there are, or what else is looked at here.
+_OF_WEIGHTS: Final = (
+    *("num_classes", "pretrained_strict", "pretrained_cfg", "pretrained_cfg_overlay"),
+    *("checkpoint_path", "cache_dir"),
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,26 @@ def find_preprocessing(
     if not (moments["std"] > 0).all():
         raise InputError(f"std of {name} is {config['std']}; give three numbers above 0")
     return found, moments
+
+
+def own_ways(name: str, arguments: Mapping[str, Any], moments: Mapping[str, Tensor]) -> str:
+    """Say how a network computes otherwise than the model of its name does, by equal weights.
+
+    Args:
+        name: The model's.
+        arguments: Those it was made with.
+        moments: Its `mean` and `std`.
+
+    Returns:
+        Nothing of a model as it is.
+    """
+    is_known = timm.is_model(name.partition(".")[0])
+    usual: Any = timm.get_pretrained_cfg(name) if is_known else None
+    told = {k: v for k, v in arguments.items() if k not in _OF_WEIGHTS}
+    for of, values in moments.items():
+        if usual is None or not torch.equal(values, torch.tensor(getattr(usual, of))):
+            told[of] = values.tolist()
+    return json.dumps(told, sort_keys=True, default=str) if told else ""
 
 
 def _per_channel(what: str, values: object) -> Tensor:

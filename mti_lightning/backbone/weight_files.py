@@ -21,6 +21,7 @@ _WRAPPERS: Final = (
     *("state_dict_ema", "model_ema", "ema_state_dict", "ema"),
     *("state_dict", "model_state_dict", "model", "net", "network", "module", "backbone", "weights"),
 )
+_DEEPEST: Final = 8  # wrappers in one another: a pickle may hold itself
 _AVERAGED: Final = ("ema_model.", "model_ema.", "ema.")
 _PREFIXES: Final = (
     *_AVERAGED,
@@ -98,14 +99,24 @@ def check_archive(file: Path) -> None:
 def _unwrapped(found: Any) -> tuple[State, list[str]]:
     """Return the tensors that are somewhere in what a file holds, and where."""
     within: list[str] = []
-    while isinstance(found, Mapping):
-        inner = [key for key in _WRAPPERS if isinstance(found.get(key), Mapping)]
+    while isinstance(found, Mapping) and len(within) < _DEEPEST:
+        inner = [key for key in _WRAPPERS if _holds_tensors(found.get(key))]
         if not inner:
             tensors = {k: v for k, v in found.items() if isinstance(v, Tensor)}
             return {str(name): value for name, value in tensors.items()}, within
         within.append(inner[0])
         found = found[inner[0]]
     return {}, within
+
+
+def _holds_tensors(found: Any, depth: int = _DEEPEST) -> bool:
+    """Return whether it wraps tensors: what is called `ema` may hold no more than its settings."""
+    if not isinstance(found, Mapping) or not depth:
+        return False
+    return any(
+        isinstance(value, Tensor) or (key in _WRAPPERS and _holds_tensors(value, depth - 1))
+        for key, value in found.items()
+    )
 
 
 def _without_prefixes(held: State) -> tuple[State, list[str], list[str]]:

@@ -108,6 +108,7 @@ class Objective(ImageBank, ABC):
             **as_read_back(told),
             "image": f"{type(self.image).__name__}({', '.join(given)})",
             "canvas": list(self.canvas),
+            "input_size": list(self.input_size),
             "accentuate": self.accentuate,
             "precision": self._precision,
             "batch_size": self.batch_size,

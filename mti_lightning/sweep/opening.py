@@ -1,12 +1,14 @@
 """Opening the zarr group of a sweep."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import zarr
 
 from mti_lightning.errors import InputError
+from mti_lightning.sweep.intact import damaged, reading
 
 
 def holds_sweep(path: Path) -> bool:
@@ -36,6 +38,21 @@ def open_group(path: Path, mode: Literal["r", "r+"] = "r") -> zarr.Group:
             "by mti predict"
         ) from error
     return group
+
+
+def array_names(path: Path, group: zarr.Group, wanted: Iterable[str]) -> set[str]:
+    """Return what the arrays of a sweep are called.
+
+    Raises:
+        InputError: If one that is wanted has lost what says how it is stored.
+    """
+    with reading(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr's, of what it does not recognise
+        there = {*group.array_keys()}
+    for name in wanted:
+        if name not in there and (path / name).is_dir():
+            raise damaged(path, f"{name} is lost in part")
+    return there
 
 
 def _check_told(made: Mapping[str, Any]) -> None:

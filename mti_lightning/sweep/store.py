@@ -49,7 +49,7 @@ from mti_lightning.sweep.measures import (
     select,
 )
 from mti_lightning.sweep.naming import column_of
-from mti_lightning.sweep.opening import open_group
+from mti_lightning.sweep.opening import array_names, open_group
 from mti_lightning.sweep.provenance import first_difference
 from mti_lightning.sweep.rivals import PROFILES, find_rivals, read_rivals
 
@@ -86,8 +86,7 @@ class SweepStore:
         self.path = at_home(path)
         self._group = open_group(self.path, self.mode)
         self.provenance = cast("dict[str, Any]", self._group.attrs["sweep"])
-        with reading(self.path):
-            there = {*self._group.array_keys()}
+        there = array_names(self.path, self._group, _ARRAYS)
         self._need(
             [name for name in _ATTRIBUTES if name not in self._group.attrs]
             + [name for name in _MADE if name not in self.provenance]

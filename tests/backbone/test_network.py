@@ -304,3 +304,19 @@ def test_weights_are_hashed_once_until_they_change(monkeypatch: pytest.MonkeyPat
     assert backbone.digest() not in (first, changed)
     backbone.network.load_state_dict(Backbone("test_resnet", "random").network.state_dict())
     assert backbone.digest() == first
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"pretrained_cfg_overlay": {"mean": [0.4, 0.4, 0.4]}},
+        {"pretrained_cfg_overlay": {"std": [0.4, 0.4, 0.4]}},
+        {"act_layer": "gelu"},
+        {"global_pool": "max"},
+    ],
+)
+def test_what_computes_otherwise_by_the_same_weights_is_another(arguments):
+    own = Backbone("test_resnet", "random").digest()
+    assert Backbone("test_resnet", "random", arguments=arguments).digest() != own
+    same = {"pretrained_cfg_overlay": {"crop_pct": 0.9}}  # how pictures are read is told elsewhere
+    assert Backbone("test_resnet", "random", arguments=same).digest() == own

@@ -106,6 +106,20 @@ def test_known_wrappers_are_taken_off_and_the_log_says_so(
     assert f"those in {key}" in caplog.text
 
 
+def test_a_wrapper_without_tensors_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    trained = save_trained(file, lambda state: {"ema": {"decay": 0.99}, "model": state})
+    assert_same_backbone(Backbone("test_resnet", str(file)), trained)
+
+
+def test_a_file_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    held: dict[str, object] = {"bias": torch.ones(1)}
+    held["model"] = held
+    torch.save(held, tmp_path / "weights.pth")
+    with pytest.raises(InputError, match="holds no tensors by the names"):
+        Backbone("test_resnet", str(tmp_path / "weights.pth"))
+
+
 def test_what_lies_beside_the_weights_in_a_checkpoint_is_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

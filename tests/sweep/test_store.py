@@ -309,6 +309,13 @@ def test_what_is_lost_or_changed_in_a_store_is_noticed(measured: Path, how: str)
     assert same(read(measured), whole)
 
 
+@pytest.mark.parametrize("name", ["tension", "key", "status"])
+def test_an_array_that_has_lost_its_description_is_damage(measured: Path, name: str) -> None:
+    (measured / name / "zarr.json").unlink()
+    with pytest.raises(InputError, match=rf"is damaged \({name} is lost in part\)"):
+        SweepStore(measured)
+
+
 def test_a_byte_that_changed_in_what_a_store_says_of_itself_is_noticed(measured: Path) -> None:
     looks = FeatureProfiles(*(torch.ones([1] * dims) for dims in (1, 2, 3, 1)))
     SweepWriter(measured).write_rivals([0], ["fc:0"], None, looks)
