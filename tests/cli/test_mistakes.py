@@ -190,11 +190,15 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "sheet": ("sheet", "empty"),
     "explain": EXPLAIN,
     "layers": ("layers", "test_resnet"),
+    "inhibitors": ("inhibitors", STORE),
 }
 PLACES: dict[str, tuple[tuple[str, ...], str]] = {
     "rank": (("rank",), ""),
     "rank --out": (("rank", STORE), "--out="),
     "rank --sheet": (("rank", STORE, "--feature=fc:3"), "--sheet="),
+    "inhibitors": (("inhibitors",), ""),
+    "inhibitors --out": (("inhibitors", STORE), "--out="),
+    "inhibitors --figure": (("inhibitors", STORE), "--figure="),
     "sheet": (("sheet",), ""),
     "sheet --out": (("sheet", "empty"), "--out="),
     "explain": (("explain", *EXPLAIN[2:]), ""),

@@ -17,17 +17,21 @@ from tests.tools.moments import Deed, Ended, Moments
 
 WRITING: dict[str, tuple[str, ...]] = {
     "fit": ("fit", "--config=base.yaml"),
-    "predict": (*SWEEP, "--model.keep=1", "--model.rivals=0", "--model.block=4"),
+    "predict": (
+        *(*SWEEP, "--model.keep=1", "--model.rivals=0", "--model.block=4"),
+        "--model.units=true",
+    ),
     "validate": (*REPORT, "--model.rendered=0", "--model.pictures=8", "--model.features=[fc:3]"),
     "rank": ("rank", STORE, "--feature=fc:3", "--sheet=rank.png"),
     "sheet": ("sheet", "tb_logs/small"),
+    "inhibitors": ("inhibitors", STORE, "--feature=fc:3", "--count=2", "--figure=units.png"),
     "explain": (
         *("explain", "good.png", "--model=test_resnet", "--weights=random", "--accelerator=cpu"),
         *("--steps=1", "--classes=1"),
     ),
 }
-NEEDS = {"rank": "predict", "sheet": "fit"}
-REPLACES = ("rank", "sheet", "explain")  # where something is there, by --overwrite
+NEEDS = {"rank": "predict", "sheet": "fit", "inhibitors": "predict"}
+REPLACES = ("rank", "sheet", "explain", "inhibitors")  # where something is there, by --overwrite
 
 
 class Whole(NamedTuple):
@@ -77,6 +81,7 @@ def left_by(command: str, folder: Path) -> dict[str, bytes]:
             return {"status": done}
         maps = store.maps(range(len(store.features))).tobytes()
         return {"status": done, "tension": store.values("tension").tobytes(), "maps": maps}
+    here = str(folder.absolute()).encode()  # another one each time, where a file names it
     if command in ("fit", "validate"):
         versions = sorted(folder.glob("tb_logs/*/version_*"), key=lambda path: int(path.name[8:]))
         folder = versions[-1] if versions else folder / "tb_logs"
@@ -88,7 +93,7 @@ def left_by(command: str, folder: Path) -> dict[str, bytes]:
         for name, path in kept.items()
         if command in ("fit", "validate") or "/" not in name
     }
-    return {name: path.read_bytes() for name, path in sorted(mine.items())}
+    return {n: path.read_bytes().replace(here, b"") for n, path in sorted(mine.items())}
 
 
 @pytest.fixture(scope="module")
