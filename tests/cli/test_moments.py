@@ -24,7 +24,14 @@ WRITING: dict[str, tuple[str, ...]] = {
     "validate": (*REPORT, "--model.rendered=0", "--model.pictures=8", "--model.features=[fc:3]"),
     "rank": ("rank", STORE, "--feature=fc:3", "--sheet=rank.png"),
     "sheet": ("sheet", "tb_logs/small"),
-    "inhibitors": ("inhibitors", STORE, "--feature=fc:3", "--count=2", "--figure=units.png"),
+    "inhibitors": (
+        "inhibitors",
+        STORE,
+        "--feature=fc:3",
+        "--count=2",
+        "--icons=0",
+        "--figure=units.png",
+    ),
     "explain": (
         *("explain", "good.png", "--model=test_resnet", "--weights=random", "--accelerator=cpu"),
         *("--steps=1", "--classes=1"),
