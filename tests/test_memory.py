@@ -16,6 +16,18 @@ Trainer(accelerator="cpu", logger=False, enable_progress_bar=False).predict(
     sweep, datamodule=VetoedShapesPictures({count}), return_predictions=False
 )
 """
+KEPT = """
+from lightning import Trainer
+from mti_lightning import Backbone, Sweep, SweepStore, VetoedShapesPictures
+from mti_lightning.atlas.selection import pool_store, select_pictures
+sweep = Sweep(Backbone("vetoed_shapes_resnet"), ["fc:0"], "layer2", store="s.zarr", keep={count})
+Trainer(accelerator="cpu", logger=False, enable_progress_bar=False).predict(
+    sweep, datamodule=VetoedShapesPictures({count}), return_predictions=False
+)
+store = SweepStore("s.zarr")
+rows, pictures = select_pictures(store, 0)
+assert len(pool_store(store, rows)) == {count}
+"""
 BANK = """
 from mti_lightning import Backbone, SignedInversion, VetoedShapesPictures, render
 objective = SignedInversion(
@@ -45,6 +57,15 @@ def test_a_sweep_of_ten_times_the_pictures(tmp_path: Path) -> None:
     few.mkdir()
     many.mkdir()
     assert peak(SWEEP.format(count=10_000), many) <= 1.1 * peak(SWEEP.format(count=1000), few)
+
+
+def test_maps_of_eight_times_the_pictures(tmp_path: Path) -> None:
+    few, many = (tmp_path / name for name in ("few", "many"))
+    few.mkdir()
+    many.mkdir()
+    # 370 MB of maps; those of two shards are held at once.
+    assert peak(KEPT.format(count=2400), many) <= 1.1 * peak(KEPT.format(count=300), few)
+    assert sum(file.is_file() for file in (many / "s.zarr").rglob("*")) < 100
 
 
 def test_a_bank_of_eight_times_the_images(tmp_path: Path) -> None:
