@@ -21,8 +21,8 @@ from mti_lightning.registry import public_path
 NAMED_WHEN_SKIPPED = 3
 _FEW: Final = 64  # pictures: read before processes are up
 MOST_WORKERS: Final = 512  # more would flood any machine
-# How pictures are read, not which.
-READING: Final = ("batch_size", "num_workers", "reduced", "cache")
+# How pictures are read, not which, and to the same values.
+READING: Final = ("batch_size", "num_workers", "cache")
 PLACES: Final = ("path", "sweep", "cut_outs")  # arguments that say where pictures lie
 
 

@@ -50,7 +50,7 @@ def test_a_second_sweep_decodes_nothing(source, shards, tmp_path, decoded):
     other = Preprocessing((16, 16), 1.0, "center", "bilinear")
     assert all_of(PictureFolder(source, cache=tmp_path / "cache"), other)
     assert len(decoded) == 7
-    assert not {"cache", "reduced"} - {*READING}
+    assert "cache" in READING
 
 
 def test_what_has_changed_or_is_damaged_is_decoded_again(source, tmp_path, rng, decoded):

@@ -476,8 +476,8 @@ def test_a_picture_that_changed_is_not_mixed_in(tmp_path: Path) -> None:
     save_pictures(folder, 6, "bmp")
     first, last = folder / "1.bmp", folder / "4.bmp"
 
-    def go_on(where: Path, **options: object) -> None:
-        data = PictureFolder(where, batch_size=2)
+    def go_on(where: Path, reduced: bool = True, **options: object) -> None:
+        data = PictureFolder(where, batch_size=2, reduced=reduced)
         predict(sweep(path, block=2, calibrate=1), data, **options)
 
     go_on(folder, limit_predict_batches=1)
@@ -487,6 +487,8 @@ def test_a_picture_that_changed_is_not_mixed_in(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"^1\.bmp has changed since .*s\.zarr was made of it"):
             go_on(folder)
     first.write_bytes(good)  # the same again, only newer
+    with pytest.raises(InputError, match=r"was made with data\.init_args\.reduced True, not False"):
+        go_on(folder, reduced=False)
     last.write_bytes(good)  # was not looked at yet
     moved = folder.rename(tmp_path / "moved")
     go_on(moved)
