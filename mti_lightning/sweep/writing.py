@@ -95,6 +95,7 @@ class SweepWriter(SweepStore):
         _remove(half)
         # With its attributes from the start: by them a half-made one is known.
         rows, wide = len(keys), len(features)
+        block = min(block, max(1, rows))  # what is larger is no array that a shard can be
         measured = arrays_of(wide, parts, units)
         shard = shard_of(rows, block, wide * max(1, units))
         told = {"sweep": dict(provenance), "block": block, "shard": shard, "complete": False}
