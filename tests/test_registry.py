@@ -399,7 +399,7 @@ def installed() -> list[EntryPoint]:
     return [*entry_points(group=BACKBONES), *entry_points(group=ATTRIBUTIONS)]
 
 
-NETWORKS = ("efficientnet_lite", "inceptionv1")
+NETWORKS = ("efficientnet_lite", "inceptionv1", "with_dictionary")
 PLUGINS = {  # a run with each that is installed
     "efficientnet_lite": [
         "--model.backbone.name=efficientnet_lite0_in1k",
@@ -412,6 +412,11 @@ PLUGINS = {  # a run with each that is installed
         "--model.backbone.input_size=[64,64]",
         "--model.features=['mixed3b_pre_relu:3@mean']",
         "--model.attribution_layer=mixed3a",
+    ],
+    "with_dictionary": [
+        "--model.backbone.name=with_dictionary",
+        "--model.features=['fc:3']",
+        "--model.attribution_layer=layer3",
     ],
     "AtomGradient": ["--model.attribution=AtomGradient"],
     "Conductance": ["--model.attribution=Conductance", "--model.attribution.steps=4"],

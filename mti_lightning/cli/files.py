@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -61,7 +62,7 @@ def check(arguments: Sequence[str]) -> None:
 
 def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield options and their values."""
-    for option, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for option, following in pairwise([*arguments, ""]):
         key, has_value, value = option.removeprefix("--").partition("=")
         if option.startswith("--"):
             yield key, value if has_value else following
