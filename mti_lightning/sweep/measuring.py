@@ -64,6 +64,7 @@ class Measurement:
         mean_activation: ā, [C]; without it no centred tension and no interference is measured.
         profiles: What features with rivals look like, by their part's first place.
         units: Whether contributions are measured of each unit.
+        linear_of: The digest of the network whose linear heads `parts` hold.
     """
 
     backbone: Backbone
@@ -74,6 +75,7 @@ class Measurement:
     mean_activation: Tensor | None = None
     profiles: Mapping[int, FeatureProfiles] = field(default_factory=dict)
     units: bool = False
+    linear_of: str = ""
 
     @property
     def layout(self) -> ActivationLayout:
@@ -110,7 +112,10 @@ class Measurement:
         pictures = pictures.clone()  # of inference mode no gradient can be taken
         numbers = self._nothing(pictures, masks)
         maps: dict[int, Tensor] = {}
-        for part in self.parts:
+        parts = self.parts
+        if self.backbone.digest() != self.linear_of:  # its units or weights have been changed
+            parts = [replace(part, linear=None) for part in parts]
+        for part in parts:
             if part.linear is not None and masks is None and self._takes_sums(part):
                 of_part, kept = self._measure_linear(part, part.linear, pictures, keep)
                 for name, values in of_part.items():
@@ -259,7 +264,7 @@ class Measurement:
         if not isinstance(self.method, PathGradient):
             return self
         parts = [replace(part, linear=self._find_linear(part)) for part in self.parts]
-        return replace(self, parts=parts)
+        return replace(self, parts=parts, linear_of=self.backbone.digest())
 
     @torch.inference_mode(mode=False)
     def _find_linear(self, part: Part) -> LinearHead | None:

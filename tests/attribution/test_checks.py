@@ -50,7 +50,7 @@ def check(method: Attribution, layer: str = "layer4") -> None:
 @pytest.mark.parametrize(
     ("content", "cause"),
     [
-        (None, "is no .npy of activations: [Errno 2] No such file"),
+        (None, "is no .npy of activations: No such file"),
         (b"no array", "is no .npy of activations: "),
         (np.zeros(3), "is of shape (3,); the attribution layer has 192 channels, so it takes (192"),
         (np.zeros((192, 1)), "is of shape (192, 1); the attribution layer has 192 channels"),

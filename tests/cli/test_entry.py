@@ -63,7 +63,7 @@ def desk(tmp_path, monkeypatch) -> Path:
         ),
         (["fit", "--config=list.yaml"], 2, "config 'list.yaml' holds no keys"),
         (["fit", "--config=."], 2, "config '.' is a folder; give a file"),
-        (["fit", f"--config={'x' * 300}"], 2, "cannot be read: [Errno 36] File name too long"),
+        (["fit", f"--config={'x' * 300}"], 2, "cannot be read: File name too long"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
 )
