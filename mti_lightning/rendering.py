@@ -1,11 +1,7 @@
 """Python use: from an objective to pictures in one call."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
 from lightning import Trainer
@@ -16,8 +12,6 @@ from mti_lightning.data.base import PictureData
 from mti_lightning.objectives.base import Objective
 from mti_lightning.objectives.chunk import Entry
 from mti_lightning.objectives.metrics import warn_of_failures
-
-_LIGHTNING: Final = "lightning.pytorch", "lightning.fabric"  # loggers
 
 
 @dataclass(frozen=True)
@@ -68,19 +62,3 @@ def render(
         Rendering(entry, image, {name: float(values[index]) for name, values in measures.items()})
         for index, (entry, image) in enumerate(zip(objective.entries, images, strict=True))
     ]
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Keep Lightning from greeting, and from warning of images that cannot be made."""
-    levels = {name: logging.getLogger(name).level for name in _LIGHTNING}
-    try:
-        for name in levels:
-            logging.getLogger(name).setLevel(logging.WARNING)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".* images cannot be made")
-            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning's own
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)

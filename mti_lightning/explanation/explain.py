@@ -22,10 +22,10 @@ from mti_lightning.explanation.result import Explanation, percent
 from mti_lightning.features.bound import BoundFeature
 from mti_lightning.features.classes import read_feature
 from mti_lightning.files import at_home
-from mti_lightning.log import log_info
+from mti_lightning.log import log_info, quietly
 from mti_lightning.objectives.inversion import SignedInversion
 from mti_lightning.registry import public_path
-from mti_lightning.rendering import quietly, render
+from mti_lightning.rendering import render
 
 _SAID = 5  # classes that are listed of each picture
 _CLASSES = 3, 4  # that are explained, of one picture and of several together

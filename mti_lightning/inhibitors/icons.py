@@ -10,10 +10,10 @@ from mti_lightning.attribution.methods import Attribution
 from mti_lightning.errors import RenderError
 from mti_lightning.images.seeds import derive_seed
 from mti_lightning.inhibitors.network import Network
-from mti_lightning.log import log_warning
+from mti_lightning.log import log_warning, quietly
 from mti_lightning.objectives.chunk import Entry, ImageChunk
 from mti_lightning.objectives.inversion import Inversion, Target
-from mti_lightning.rendering import quietly, render
+from mti_lightning.rendering import render
 
 
 @final

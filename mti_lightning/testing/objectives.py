@@ -8,8 +8,10 @@ import torch
 from lightning import Trainer
 from torch import Tensor
 
+from mti_lightning.attribution.methods import ActGrad
 from mti_lightning.backbone import Backbone
 from mti_lightning.data.shapes import VetoedShapesPictures
+from mti_lightning.log import quietly
 from mti_lightning.objectives.base import Objective
 from mti_lightning.testing.checks import (
     Check,
@@ -50,18 +52,19 @@ class _Trial:
 
     def make(self, batch_size: int = 2) -> Tensor:
         """Make two pictures, in two steps each, [2, 3, H, W]."""
-        options: dict[str, Any] = {"steps_per_epoch": 2, "batch_size": batch_size}
-        objective = self.kind(self.backbone, ["fc:0"], "layer3", seeds=2, **options)
+        options: dict[str, Any] = {"steps_per_epoch": 2, "batch_size": batch_size, "seeds": 2}
+        objective = self.kind(self.backbone, ["fc:0"], "layer3", ActGrad(), **options)
         data = VetoedShapesPictures(1) if objective.needs_sources else None
-        run = Trainer(
-            accelerator="cpu",
-            max_epochs=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-        )
-        run.fit(objective, datamodule=data)
+        with quietly():
+            run = Trainer(
+                accelerator="cpu",
+                max_epochs=1,
+                logger=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                enable_progress_bar=False,
+            )
+            run.fit(objective, datamodule=data)
         with torch.no_grad():
             return torch.cat([chunk() for chunk in objective.chunks])
 
