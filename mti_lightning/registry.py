@@ -260,7 +260,8 @@ def _load(entry_point: EntryPoint, base: type) -> Plugin:
     models, module = _modules_of_models(), sys.modules[entry_point.module]
     package = _package(module.__name__)
     if not imported:
-        _GAINED[module] = models.keys() - before.keys()
+        new = models.keys() - before.keys()
+        _GAINED[module] = {name for name in new if _package(models[name]) != _package(__name__)}
     # Its own ones, and those of a package that it imports.
     gained = {name for name, other in models.items() if _package(other) == package}
     gained |= _GAINED.get(module, set())
