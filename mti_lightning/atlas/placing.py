@@ -72,18 +72,14 @@ def _to_grid(values: Tensor, layout: ActivationLayout) -> Tensor:
     """Return what lies on the grid, [N, H, W, C]."""
     assert layout.grid is not None
     flat = values.movedim(layout.channel_dim, -1).flatten(1, -2)  # [N, T, C]
-    return flat[:, _prefix(layout) :].reshape(len(flat), *layout.grid, -1)
+    return flat[:, layout.off_grid :].reshape(len(flat), *layout.grid, -1)
 
 
 def _from_grid(grid: Tensor, values: Tensor, layout: ActivationLayout) -> Tensor:
     """Return values with what lies on the grid replaced, of their own shape."""
     last = values.movedim(layout.channel_dim, -1)
-    flat = torch.cat([last.flatten(1, -2)[:, : _prefix(layout)], grid.flatten(1, 2)], 1)
+    flat = torch.cat([last.flatten(1, -2)[:, : layout.off_grid], grid.flatten(1, 2)], 1)
     return flat.reshape(last.shape).movedim(-1, layout.channel_dim)
-
-
-def _prefix(layout: ActivationLayout) -> int:
-    return layout.prefix_tokens if layout.is_tokens else 0
 
 
 def _spans(by: int, length: int) -> tuple[slice, slice]:

@@ -72,8 +72,12 @@ class ActivationLayout:
                 the grid, such as a class token, are left out.
         """
         assert self.grid is not None
-        prefix = self.prefix_tokens if self.is_tokens else 0
-        return signed.flatten(1)[:, prefix:].reshape(-1, *self.grid)
+        return signed.flatten(1)[:, self.off_grid :].reshape(-1, *self.grid)
+
+    @property
+    def off_grid(self) -> int:
+        """How many tokens stand before those of the grid."""
+        return self.prefix_tokens if self.is_tokens else 0
 
     @property
     def dimensions(self) -> tuple[str, ...]:

@@ -22,16 +22,9 @@ def run(args: Sequence[str]) -> None:
         "on.",
     )
     parser.add_argument("folder", help="The pictures, those in folders below it, too.")
-    parser.add_argument("--model", required=True, help="A timm model, or one of a plugin.")
+    parser.add_network()
     parser.add_argument(
         "--feature", required=True, help="Such as 'fc:Egyptian cat' or layer3.0.act2/input:12@mean."
-    )
-    parser.add_argument("--weights", default="pretrained", help="pretrained, random, or a file.")
-    parser.add_argument("--labels", help="A text file of the names of its classes, one a line.")
-    parser.add_argument(
-        "--arguments",
-        type=dict[str, Any] | None,
-        help="Further ones of timm.create_model, such as '{num_classes: 37}'.",
     )
     parser.add_argument(
         "--layer", help="The attribution layer; by default the last on a fine grid that feeds it."

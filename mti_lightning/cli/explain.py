@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from mti_lightning.cli.parser import Parser
 from mti_lightning.errors import InputError
@@ -25,14 +24,7 @@ def run(args: Sequence[str]) -> None:
         "the same pictures. Several pictures are compared.",
     )
     parser.add_argument("pictures", nargs="+", help="Up to four picture files.")
-    parser.add_argument("--model", required=True, help="A timm model, or one of a plugin.")
-    parser.add_argument("--weights", default="pretrained", help="pretrained, random, or a file.")
-    parser.add_argument("--labels", help="A text file of the names of its classes, one a line.")
-    parser.add_argument(
-        "--arguments",
-        type=dict[str, Any] | None,
-        help="Further ones of timm.create_model, such as '{num_classes: 37}'.",
-    )
+    parser.add_network()
     parser.add_argument(
         "--feature",
         action="append",

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mti_lightning.cli.parser import Parser
+from mti_lightning.cli.parser import Parser, figure_beside
 from mti_lightning.errors import InputError
 
 
@@ -53,12 +53,8 @@ def run(args: Sequence[str]) -> None:
     parser.add_argument("--tensorboard", help="A folder for TensorBoard, such as tb_logs/NAME.")
     parser.add_argument("--overwrite", action="store_true", help="Replace what is there.")
     given = parser.parse_args(list(args))
-    out, figure = at_home(given.out), None if given.figure is None else at_home(given.figure)
-    page = out.with_suffix(".html")
-    if figure is not None and figure.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise InputError(f"{figure}: give a name that ends in .png, .svg or .pdf")
-    if figure is not None and figure.resolve() == out.resolve():
-        raise InputError(f"{out} cannot be the table and the figure; give two names")
+    out = at_home(given.out)
+    figure, page = figure_beside(out, given.figure), out.with_suffix(".html")
     if page == out:
         raise InputError(f"{out} is the page beside the table; give a name such as {out.stem}.csv")
     written = [*filter(None, (out, page, figure))]

@@ -1,12 +1,14 @@
 """The parser: nothing is abbreviated, and an error takes a line."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Never
 
 from jsonargparse import ArgumentParser
 
 from mti_lightning.cli.errors import in_one_line, name_neighbours, own_error
 from mti_lightning.errors import InputError
+from mti_lightning.files import at_home
 
 
 def joined(args: Sequence[str], *options: str) -> list[str]:
@@ -20,11 +22,38 @@ def joined(args: Sequence[str], *options: str) -> list[str]:
     return found
 
 
+def figure_beside(table: Path, given: str | None) -> Path | None:
+    """Return where a figure goes that was asked for beside a table.
+
+    Raises:
+        InputError: If its name is none of a figure, or is that of the table.
+    """
+    if given is None:
+        return None
+    figure = at_home(given)
+    if figure.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError(f"{figure}: give a name that ends in .png, .svg or .pdf")
+    if figure.resolve() == table.resolve():
+        raise InputError(f"{table} cannot be the table and the figure; give two names")
+    return figure
+
+
 class Parser(ArgumentParser):
     """jsonargparse's parser, which raises `InputError` and takes no abbreviated options."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+
+    def add_network(self) -> None:
+        """Add the options that say which network is meant."""
+        self.add_argument("--model", required=True, help="A timm model, or one of a plugin.")
+        self.add_argument("--weights", default="pretrained", help="pretrained, random, or a file.")
+        self.add_argument("--labels", help="A text file of the names of its classes, one a line.")
+        self.add_argument(
+            "--arguments",
+            type=dict[str, Any] | None,
+            help="Further ones of timm.create_model, such as '{num_classes: 37}'.",
+        )
 
     def classes(self) -> Mapping[str, Sequence[str]]:
         """Return what can stand at the keys that take a class."""

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from mti_lightning.cli.parser import Parser
-from mti_lightning.errors import InputError
+from mti_lightning.cli.parser import Parser, figure_beside
 
 
 def run(args: Sequence[str]) -> None:
@@ -27,11 +26,8 @@ def run(args: Sequence[str]) -> None:
     parser.add_argument("--figure", help="A figure to write, such as signs.png.")
     parser.add_argument("--overwrite", action="store_true", help="Replace what is there.")
     given = parser.parse_args(list(args))
-    out, figure = at_home(given.out), at_home(given.figure) if given.figure else None
-    if figure is not None and figure.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise InputError(f"{figure}: give a name that ends in .png, .svg or .pdf")
-    if figure is not None and figure.resolve() == out.resolve():
-        raise InputError(f"{out} cannot be the table and the figure; give two names")
+    out = at_home(given.out)
+    figure = figure_beside(out, given.figure)
     written = [*filter(None, (out, figure))]
     with with_plugins(), taking(*written, overwrite=given.overwrite):
         found = [find_signs(Backbone(model, given.weights)) for model in given.models]

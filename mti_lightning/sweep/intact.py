@@ -140,9 +140,7 @@ def _check_shapes(path: Path, arrays: dict[str, Any], rows: int, features: int) 
 def _written_at_once(group: zarr.Group, arrays: dict[str, Any]) -> dict[str, Any]:
     """Return the arrays of which all files have to be there, by what they are called."""
     whole = {name: array for name, array in arrays.items() if name not in _IN_SHARDS}
-    if not group.attrs[
-        "complete"
-    ]:  # maps are kept at the very end, and what has no status is redone
+    if not group.attrs["complete"]:  # maps are kept at the end; what has no status is redone
         late = ("attr", "activation", "status")
         whole = {name: array for name, array in whole.items() if not name.startswith(late)}
     there: Any = group.get("rivals")

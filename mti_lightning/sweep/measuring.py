@@ -113,7 +113,8 @@ class Measurement:
         numbers = self._nothing(pictures, masks)
         maps: dict[int, Tensor] = {}
         parts = self.parts
-        if self.backbone.digest() != self.linear_of:  # its units or weights have been changed
+        has_linear = any(part.linear is not None for part in parts)
+        if has_linear and self.backbone.digest() != self.linear_of:  # units or weights have changed
             parts = [replace(part, linear=None) for part in parts]
         for part in parts:
             if part.linear is not None and masks is None and self._takes_sums(part):
