@@ -245,7 +245,8 @@ def attribute(
     # The fused attention kernels have no second derivative.
     kernel = sdpa_kernel(SDPBackend.MATH) if create_graph else nullcontext()
     whole = create_graph and pictures.requires_grad
-    with kernel, torch.enable_grad():
+    again = backbone.differentiated_twice(layer) if create_graph else nullcontext()
+    with kernel, again, torch.enable_grad():
         forward = make_pass(backbone, pictures, bound_features, layer, baseline, not whole)
         result = method.attribute(forward, create_graph)
         _check_result(method, forward.activations, result)

@@ -59,7 +59,8 @@ class BatchInvariance:
         most = -len(rows) % _multiple_of(module)
         if not most or rows.ndim != (4 if isinstance(module, nn.Conv2d) else 2):
             return 0
-        key = (repr(module), rows.shape, rows.dtype, torch.get_num_threads())
+        cast = torch.is_autocast_enabled("cpu")
+        key = (repr(module), rows.shape, rows.dtype, cast, torch.get_num_threads())
         if key not in self._tried:
             padded = _compute(module, rows, len(rows) + most)
             for count in (0, 1, most):

@@ -3,22 +3,26 @@
 import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Self, final
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Final, Literal, Self, final
 
 import torch
 from torch import Tensor, nn
 
 from mti_lightning.backbone.batch_invariance import BatchInvariance
 from mti_lightning.backbone.changes import Change
+from mti_lightning.backbone.compiling import Asked, Compile, Compiler
 from mti_lightning.backbone.folding import Fold, find_folds, folded, is_hooked
 from mti_lightning.backbone.layout import ActivationLayout, Layer
 from mti_lightning.backbone.preprocessing import find_preprocessing, own_ways
-from mti_lightning.backbone.survey import Survey
-from mti_lightning.backbone.taps import check_tensor, tapped
+from mti_lightning.backbone.survey import Survey, find_layout
+from mti_lightning.backbone.taps import tapped
 from mti_lightning.backbone.weights import create_network
 from mti_lightning.errors import InputError, nearest, reason_of
 from mti_lightning.registry import register_own_backbones
+
+Precision = Literal["float32", "bf16"]
+_AS_IT_IS: Final = contextlib.nullcontext()
 
 
 class _Stop(Exception):  # noqa: N818  it ends a forward pass, it reports no error
@@ -42,6 +46,10 @@ class Backbone(nn.Module):
             model says what they are.
         fold: Whether convolutions do the work of the batch norms behind them, where nothing is read
             between the two: faster, and the same but for rounding.
+        compile: Compile the passes of steps and sweeps, once for each shape. `reduce-overhead` and
+            `max-autotune` do it with CUDA graphs; `aot_eager` needs no compiler, and gains little.
+            What cannot be compiled runs as it is, and the log says so.
+        precision: Of the network in steps and sweeps; images and attributions are float32.
 
     Raises:
         InputError: If there is no such model, its weights cannot be had, or they do not fit it.
@@ -59,13 +67,18 @@ class Backbone(nn.Module):
         arguments: dict[str, Any] | None = None,
         labels: str | None = None,
         fold: bool = True,
+        compile: Compile = False,  # noqa: A002  as PyTorch calls it
+        precision: Precision = "float32",
     ) -> None:
         super().__init__()
         if input_size and min(input_size) < 1:
             raise InputError(f"input_size {list(input_size)}: give a height and a width in pixels")
         self.name, self.labels = name, labels
         given = {"weights": weights, "seed": seed, "input_size": input_size, "labels": labels}
-        self.made = {"name": name, **given, "arguments": arguments}  # by what, to make it again
+        ways: dict[str, object] = {"compile": compile, "precision": precision}
+        self.ways = {of: way for of, way in ways.items() if way not in (False, "float32")}
+        # By what, to make it again.
+        self.made = {"name": name, **given, "arguments": arguments, **self.ways}
         register_own_backbones()
         network, self.absent = create_network(name, weights, seed, input_size, arguments or {})
         self._unregistered = (network.eval().requires_grad_(False),)
@@ -80,6 +93,10 @@ class Backbone(nn.Module):
         self.fold = fold
         self._folds: list[Fold] | None = None if fold else []  # None: not looked for yet
         self._changes: tuple[Change, ...] = ()
+        self.compile, self.precision = compile, precision
+        self._compiler = Compiler(name, compile)
+        self._works = False  # in steps and sweeps
+        self._twice: Layer | None = None
 
     @property
     def network(self) -> nn.Module:
@@ -199,19 +216,19 @@ class Backbone(nn.Module):
         self,
         pictures: Tensor,
         layers: Sequence[Layer],
-        cut: Layer | None = None,
+        cut: Layer | Collection[Layer] | None = None,
         insert: Mapping[Layer, Tensor] | None = None,
     ) -> dict[Layer, Tensor]:
         """Run the network up to the last of `layers` and return what passes through each of them.
 
         What is returned is a copy that no operation in place can overwrite, still part of the
         graph, but with a layer `cut` the graph begins there: its copy is a leaf that the rest of
-        the network is computed from.
+        the network is computed from. Of several the first is that, and the others follow from it.
 
         Args:
             pictures: [N, 3, H, W] in 0..1; their size is the network's input size.
             layers: The layers to tap.
-            cut: The one of `layers` that gradients are taken with respect to.
+            cut: The one, or those, of `layers` that gradients are taken with respect to.
             insert: Activations that replace the network's own at a layer.
 
         Returns:
@@ -220,31 +237,69 @@ class Backbone(nn.Module):
         Raises:
             InputError: If one of the layers does not exist, is not passed a tensor, or did not run.
         """
+        cuts = frozenset([cut] if isinstance(cut, Layer) else cut or ())
+        pictures, taps = pictures.detach() if cuts else pictures, tuple(dict.fromkeys(layers))
+        asked = Asked(pictures, taps, cuts, insert or {}, self._twice, bool(self._changes))
+        recorded = functools.partial(self._run, layers=taps)
+        plain, found = functools.partial(recorded, pictures, asked.insert, asked.begin), None
+        with torch.autocast(pictures.device.type, torch.bfloat16) if self._half else _AS_IT_IS:
+            if self._works and self.compile:
+                found = self._compiler.run(self.network, asked, plain, recorded)
+            found = found or plain()
+        for layer in layers:
+            if layer not in found:
+                raise InputError(
+                    f"layer {str(layer)!r} of {self.name} takes no part in its forward pass"
+                )
+        return found
+
+    def _run(
+        self,
+        pictures: Tensor,
+        insert: Mapping[Layer, Tensor],
+        begin: Callable[[Layer, Tensor], Tensor],
+        layers: Sequence[Layer],
+    ) -> dict[Layer, Tensor]:
         captured: dict[Layer, Tensor] = {}
-        insert = insert or {}
 
         def tap(layer: Layer, value: Tensor) -> Tensor:
             value = insert.get(layer, value)
             if layer in layers:
                 # Cloned twice: the first copy is ours, the network may overwrite the second.
-                copy = value.clone()
-                value = captured[layer] = copy.detach().requires_grad_() if layer == cut else copy
-                if len(captured) == len(set(layers)):
+                copy = value.to(torch.float32, copy=True) if self._half else value.clone()
+                value = captured[layer] = begin(layer, copy)
+                if len(captured) == len(layers):
                     raise _Stop
             return self._changed(layer, value.clone())
 
-        alike: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        alike: contextlib.AbstractContextManager[None] = _AS_IT_IS
         if self.mean.device.type == "cpu":
             alike = self._batch_invariance(self.network, len(pictures))
         at = {*layers, *insert, *(change.layer for change in self._changes)}
         with self._folded(at), alike, self._hooks(at, tap), contextlib.suppress(_Stop):
-            self._compute(pictures.detach() if cut else pictures)
-        for layer in layers:
-            if layer not in captured:
-                raise InputError(
-                    f"layer {str(layer)!r} of {self.name} takes no part in its forward pass"
-                )
+            self._compute(pictures)
         return captured
+
+    def working(self) -> contextlib.AbstractContextManager[None]:
+        """Compute as `compile` and `precision` say meanwhile; else it is as it is, and exact."""
+        return self._meanwhile(_works=True)
+
+    def differentiated_twice(self, layer: Layer) -> contextlib.AbstractContextManager[None]:
+        """Say that what is behind a layer is differentiated twice meanwhile: it is not compiled."""
+        return self._meanwhile(_twice=layer)
+
+    @property
+    def _half(self) -> bool:
+        return self._works and self.precision == "bf16"
+
+    @contextlib.contextmanager
+    def _meanwhile(self, **values: Any) -> Iterator[None]:
+        before = {name: getattr(self, name) for name in values}
+        vars(self).update(values)
+        try:
+            yield
+        finally:
+            vars(self).update(before)
 
     def run_behind(
         self, layer: Layer, activations: Tensor, layers: Sequence[Layer], pictures: Tensor
@@ -272,11 +327,8 @@ class Backbone(nn.Module):
     def is_only_way(self, layer: Layer, layers: tuple[Layer, ...]) -> bool:
         """Return whether all that reaches some layers passes through one: tried once, with NaN."""
         if (layer, layers) not in self._only_ways:
-            changes, self._changes = self._changes, ()  # they would hide a NaN
-            try:
+            with self._meanwhile(_changes=(), _works=False):  # changes would hide a NaN
                 self._only_ways[layer, layers] = self._try_only_way(layer, layers)
-            finally:
-                self._changes = changes
         return self._only_ways[layer, layers]
 
     def _try_only_way(self, layer: Layer, layers: tuple[Layer, ...]) -> bool:
@@ -303,7 +355,8 @@ class Backbone(nn.Module):
     def _folded(self, layers: set[Layer]) -> contextlib.AbstractContextManager[None]:
         """Fold norms away where none of some layers is between; before any hook is put up."""
         if self._folds is None and not any(map(is_hooked, self.network.modules())):
-            self._folds = find_folds(self.network, lambda: self._compute(self.noise(1)))
+            with torch.autocast(self.mean.device.type, enabled=False):
+                self._folds = find_folds(self.network, lambda: self._compute(self.noise(1)))
         return folded(self._folds or [], layers)
 
     def _module(self, layer: Layer) -> nn.Module:
@@ -330,27 +383,7 @@ class Backbone(nn.Module):
         """
         self._module(layer)
         survey, layouts = self._survey
-        passings = survey.passings.get(layer, [])
-        for passing in passings:
-            check_tensor(layer, passing.kind, self.name)
-        if len(passings) != 1:
-            raise InputError(
-                f"layer {str(layer)!r} of {self.name} runs {len(passings)} times in a forward "
-                "pass; only a layer that runs exactly once can be tapped"
-            )
-        if not passings[0].finite:
-            raise self._no_numbers(layer)
-        if layer in survey.other_outputs:
-            raise InputError(
-                f"layer {str(layer)!r} of {self.name} is one of several that its output is made "
-                "of: its channels are not the network's classes; name a layer before it"
-            )
-        if layer not in layouts:
-            raise InputError(
-                f"layer {str(layer)!r} of {self.name} gives {list(passings[0].shape)} for "
-                f"{len(survey.pictures)} pictures: {survey.reason(layer)}"
-            )
-        return layouts[layer]
+        return find_layout(layer, survey, layouts, self.name, self.absent)
 
     @functools.cached_property
     def _survey(self) -> tuple[Survey, dict[Layer, ActivationLayout]]:
@@ -366,15 +399,3 @@ class Backbone(nn.Module):
             ) from error
         # timm's name, absent from models of other families.
         return survey, survey.layouts(getattr(self.network, "num_prefix_tokens", 0))
-
-    def _no_numbers(self, layer: Layer) -> InputError:
-        if self.absent:
-            return InputError(
-                f"layer {str(layer)!r} of {self.name} depends on {', '.join(self.absent)}, which "
-                "its weights do not have; name an earlier layer, or give weights that have them"
-            )
-        return InputError(
-            f"layer {str(layer)!r} of {self.name} gives values that are no numbers (NaN or "
-            "infinite) for a picture of noise; its weights are broken, or its mean and std are not "
-            "its own"
-        )

@@ -1,6 +1,7 @@
 """One pass that finds how the values at each layer follow the pictures."""
 
 import weakref
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
@@ -9,6 +10,8 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from mti_lightning.backbone.layout import ActivationLayout, Layer, Movement, infer_layout
+from mti_lightning.backbone.taps import check_tensor
+from mti_lightning.errors import InputError
 
 _COUNT: Final = 5  # a picture, and four in which one half of it is another
 # What these take and give has its channels there, whatever else it is.
@@ -52,6 +55,57 @@ def halves(size: tuple[int, int]) -> Tensor:
     shown[1, :, :rows], shown[2, :, rows:] = other[:, :rows], other[:, rows:]
     shown[3, ..., :columns], shown[4, ..., columns:] = other[..., :columns], other[..., columns:]
     return shown
+
+
+def find_layout(
+    layer: Layer,
+    survey: "Survey",
+    layouts: Mapping[Layer, ActivationLayout],
+    name: str,
+    absent: Sequence[str],
+) -> ActivationLayout:
+    """Return how activations lie at a layer.
+
+    Args:
+        layer: One that the network has.
+        survey: Of the network.
+        layouts: Those that it tells.
+        name: The network's, for messages.
+        absent: The tensors that its weights do not have.
+
+    Raises:
+        InputError: If it cannot be told, as of `Backbone.layout`.
+    """
+    passings = survey.passings.get(layer, [])
+    for passing in passings:
+        check_tensor(layer, passing.kind, name)
+    if len(passings) != 1:
+        raise InputError(
+            f"layer {str(layer)!r} of {name} runs {len(passings)} times in a forward "
+            "pass; only a layer that runs exactly once can be tapped"
+        )
+    if not passings[0].finite and absent:
+        raise InputError(
+            f"layer {str(layer)!r} of {name} depends on {', '.join(absent)}, which "
+            "its weights do not have; name an earlier layer, or give weights that have them"
+        )
+    if not passings[0].finite:
+        raise InputError(
+            f"layer {str(layer)!r} of {name} gives values that are no numbers (NaN or "
+            "infinite) for a picture of noise; its weights are broken, or its mean and std are not "
+            "its own"
+        )
+    if layer in survey.other_outputs:
+        raise InputError(
+            f"layer {str(layer)!r} of {name} is one of several that its output is made "
+            "of: its channels are not the network's classes; name a layer before it"
+        )
+    if layer not in layouts:
+        raise InputError(
+            f"layer {str(layer)!r} of {name} gives {list(passings[0].shape)} for "
+            f"{len(survey.pictures)} pictures: {survey.reason(layer)}"
+        )
+    return layouts[layer]
 
 
 @final

@@ -169,7 +169,8 @@ class Objective(ImageBank, ABC):
             views = self.views(
                 pictures, keys, step, self.input_size, part, box and (box, chunk.grid)
             )
-        losses = self.losses(views, turn, progress) / self.views.count
+        with self.backbone.working():
+            losses = self.losses(views, turn, progress) / self.views.count
         self.log("loss", losses.detach().sum() / len(chunk.entries), prog_bar=True, batch_size=1)
         # The sum, never the mean: an image's path must not depend on how many neighbours it has.
         return losses.sum()

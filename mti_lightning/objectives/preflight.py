@@ -113,8 +113,8 @@ def check_bank(held: Any, provenance: Mapping[str, Any]) -> None:
     if not isinstance(held, Mapping):
         raise InputError(f"the checkpoint holds no images; {_GIVE}")
     for name in {**provenance, **held}:
-        old, new = held.get(name, "missing"), provenance.get(name, "missing")
-        if old != new:
+        if held.get(name) != provenance.get(name):  # what was not told yet was None
+            old, new = held.get(name, "missing"), provenance.get(name, "missing")
             raise InputError(
                 f"the checkpoint was written with {name} {old}, not {new}; go on with the "
                 "configuration it was written with, or leave ckpt_path out to begin anew"

@@ -109,7 +109,17 @@ class Measurement:
             of `OF_PARTS` [N, F, K], and of `units` `OF_UNITS` [N, F, C]; for each of `keep`
             attribution and sign of the activations, [2, N, ...].
         """
-        pictures = pictures.clone()  # of inference mode no gradient can be taken
+        with self.backbone.working():
+            # Cloned, as of inference mode no gradient can be taken.
+            return self._measure(pictures.clone(), keep, without, masks)
+
+    def _measure(
+        self,
+        pictures: Tensor,
+        keep: Collection[int],
+        without: Tensor | None,
+        masks: Tensor | None,
+    ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
         numbers = self._nothing(pictures, masks)
         maps: dict[int, Tensor] = {}
         parts = self.parts

@@ -20,6 +20,7 @@ def attributed(backbone: Backbone, layer: Layer, method: Attribution) -> dict[st
     return as_read_back(
         {
             "weights": backbone.digest(),
+            "network": backbone.ways or None,  # a store that does not tell has none
             "attribution_layer": str(layer),
             "attribution": attribution,
         }

@@ -89,6 +89,11 @@ class Validity(AttributionModule):
 
     def prepare_run(self, trainer: Trainer, data: object) -> None:
         self.check_trainer(trainer)
+        if self.backbone.precision != "float32":
+            raise InputError(
+                f"backbone.precision: {self.backbone.precision} will not do to measure; leave it at "
+                "float32"
+            )
         self._data = self.check_data(data)
         self._data.use(self.backbone.preprocessing)
         self.settle(evenly_spread(self._data, CHOSEN_ON, {}))

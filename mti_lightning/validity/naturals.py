@@ -55,7 +55,10 @@ class Naturals:
         keys = picture_keys(self.seed, batch.indices.tolist())
         left = slice(max(0, RANDOMISED - len(self.indices)))
         for place, bound_feature in enumerate(of.bound_features):
-            found, attribution = check_pictures(of.backbone, pictures, bound_feature, *how, keys)
+            with of.backbone.working():
+                found, attribution = check_pictures(
+                    of.backbone, pictures, bound_feature, *how, keys
+                )
             found["other"] = check_neighbours(attribution, self._before[place])
             if (sums := patch_sums(attribution, of.tension, of.layout)) is not None:
                 found["patches"] = sums
