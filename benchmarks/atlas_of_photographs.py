@@ -164,7 +164,7 @@ def rows(store: SweepStore, truth: Truth, plain: Array, chart: Chart) -> Iterato
 
 def readable(found: Map, truth: Truth, sign: Sign, count: int) -> dict[tuple[int, int], int]:
     """Return cells in which one kind is that of most pictures, evenly spread, and that kind."""
-    kinds = truth.strongest(found.feature, found.layout.pictures, sign)
+    kinds = truth.strongest(found.features[0], found.layout.pictures, sign)
     of = {}
     for cell in found.cells:
         kind, often = Counter(kinds[cell.members].tolist()).most_common(1)[0]

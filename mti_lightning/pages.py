@@ -14,23 +14,45 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from mti_lightning.files import replacing
+from mti_lightning.errors import InputError
+from mti_lightning.files import read_text, replacing
 
 
-def write_html(path: Path, package: str, data: Mapping[str, Any]) -> None:
-    """Write a page: a package's `page.html` with its data put in.
+def write_html(
+    path: Path, package: str, data: Mapping[str, Any], template: str = "page.html"
+) -> None:
+    """Write a page: a template of a package with its data put in.
 
     Args:
         path: The file; it is replaced in one step.
-        package: Whose `page.html` has `__DATA__` where the data go, and `__POLICY__` where what
+        package: Whose template has `__DATA__` where the data go, and `__POLICY__` where what
             the page may do goes: to run its own script and to show its own pictures.
         data: As JSON can tell them. Names in them are to reach the page as text nodes.
+        template: Its name.
     """
-    template = files(package).joinpath("page.html").read_text(encoding="utf-8")
+    empty = files(package).joinpath(template).read_text(encoding="utf-8")
     # The data come last: what they hold is not searched for the other place.
-    page = template.replace("__POLICY__", _policy(template)).replace("__DATA__", _embedded(data))
+    page = empty.replace("__POLICY__", _policy(empty)).replace("__DATA__", _embedded(data))
     with replacing(path) as part:
         part.write_text(page, encoding="utf-8", newline="\n")
+
+
+def read_data(path: Path) -> dict[str, Any]:
+    """Return the data of a page that `write_html` wrote.
+
+    Raises:
+        InputError: If it is none.
+    """
+    found = re.search(
+        r'<script type="application/json" id="data">(.*?)</script>', read_text(path), re.DOTALL
+    )
+    try:
+        data = json.loads(found[1]) if found else None
+    except ValueError:
+        data = None
+    if not isinstance(data, dict):
+        raise InputError(f"{path} is no page of this package")
+    return data
 
 
 @final

@@ -17,7 +17,8 @@ _FORMULA = (*"=+-@", *"＝＋－＠", "\t", "\r")  # what a spreadsheet takes fo
 
 def _guarded(value: Any) -> Any:
     """Put a ' before text that a spreadsheet would run; numbers stay as they are."""
-    if not isinstance(value, str) or not value.lstrip().startswith(_FORMULA) or len(value) < 2:
+    text = value.lstrip("'") if isinstance(value, str) else ""  # a ' of its own stays its own
+    if not text.lstrip().startswith(_FORMULA) or len(text) < 2:
         return value
     with suppress(ValueError):
         float(value)

@@ -113,7 +113,7 @@ def case(function: Callable[..., Any], *args: Any) -> Any:
 
 FORMULAS = (
     *("=HYPERLINK(1)", "+1+cmd|'/C calc'!A0", "-2+3", "@SUM(1)", " =1", "\t=1", "\r@x", "\n+x"),
-    *("＝1+1", "＠SUM(1)"),
+    *("＝1+1", "＠SUM(1)", "'=1", "''-2+3"),
 )
 STEERING = (
     *("\x1b]0;title\x07", "\x9b31m", "a\rb", "a\nb", "\u202egnp.exe", "\x08\x08", "\u2028"),
@@ -148,7 +148,7 @@ def a_name_at_the_terminal(name: str) -> None:
 
 def a_name_in_a_page(name: str) -> None:
     given = world()
-    given["keys"][:1], given["labels"][:1] = [name], [name]
+    given["keys"][:1], given["kinds"]["label"][:1] = [name], [name]
     write_page(Path("a.html"), **given | {"title": name})
     text = Path("a.html").read_text(encoding="utf-8").replace("many <img> would be", "")
     assert text.count("<script") == text.count("</script") == 2

@@ -9,7 +9,8 @@ from lightning import Callback, LightningModule, Trainer
 from PIL import Image
 
 from mti_lightning.atlas import picture as atlas_picture
-from mti_lightning.atlas.contents import WHERE, Contents, units_of, write_tables
+from mti_lightning.atlas.beside import PAGES, check_same_pictures, compare, finished
+from mti_lightning.atlas.contents import KIND, WHERE, Contents, units_of, write_tables
 from mti_lightning.atlas.data_set import labels_of, thumbnails_of
 from mti_lightning.atlas.icons import icons_of, placed_on
 from mti_lightning.atlas.inversion import AtlasInversion
@@ -17,7 +18,7 @@ from mti_lightning.atlas.layout import Face
 from mti_lightning.atlas.map import Chart, Map, open_map
 from mti_lightning.atlas.page import write_page
 from mti_lightning.atlas.projector import project
-from mti_lightning.files import file_name, replacing
+from mti_lightning.files import at_home, file_name, replacing
 from mti_lightning.loggers import log_picture, loggers_of, run_folder, tensorboards
 from mti_lightning.objectives.base import Objective
 from mti_lightning.sweep.provenance import attributed
@@ -27,7 +28,8 @@ from mti_lightning.sweep.store import SweepStore
 class AtlasLog(Callback):
     """Composes the atlas at the end of each epoch, as PNG and in TensorBoard.
 
-    Of `AtlasInversion`, from its icons as they are, and at the end the page `atlas.html`. Of any
+    Of `AtlasInversion`, from its icons as they are, and at the end the page `atlas.html`, and
+    another atlas beside it where one is named. Of any
     other objective, where a chart is given, it shows where the run's own pictures lie on the map of
     the data set. TensorBoard's projector gets the pictures' pooled attributions.
 
@@ -48,8 +50,11 @@ class AtlasLog(Callback):
         `mti fit` does so before the run's folder exists.
 
         Raises:
-            InputError: If there is none, or it is of another network, layer or attribution.
+            InputError: If there is none, or it is of another network, layer or attribution; or an
+                atlas that another is to be shown beside does not find that.
         """
+        if isinstance(objective, AtlasInversion) and objective.beside is not None:
+            finished(at_home(objective.beside))
         if self.chart is None or isinstance(objective, AtlasInversion):
             return
         if self.chart.sweep is not None:
@@ -69,6 +74,9 @@ class AtlasLog(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if isinstance(pl_module, AtlasInversion) and trainer.is_global_zero:
             self._maps = dict(enumerate(pl_module.different_maps))
+            if pl_module.beside is not None:
+                other = finished(at_home(pl_module.beside))
+                check_same_pictures(other, pl_module.different_maps[0].store.keys)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._maps, self._contents = {}, []
@@ -91,9 +99,13 @@ class AtlasLog(Callback):
         self._make_up(trainer, pl_module)  # a run that was finished comes here at once
         if isinstance(pl_module, AtlasInversion) and self._maps and self._folder:
             for contents in self._contents or self._open_contents(trainer, pl_module):
-                name = {"+": "atlas_excites", "-": "atlas_inhibits", None: "atlas"}
-                path = self._folder / f"{name[contents.map.sign]}.html"
+                path = self._folder / f"{PAGES[KIND[contents.map.sign]]}.html"
                 _write_page(path, pl_module, contents)
+            if pl_module.beside is not None:
+                drawn = compare(finished(at_home(pl_module.beside)), self._folder)
+                for name, picture in drawn.items():
+                    epoch = max(trainer.current_epoch - 1, 0)
+                    log_picture(loggers_of(trainer), f"atlas/{name}", picture, epoch)
 
     def _open_contents(self, trainer: Trainer, objective: AtlasInversion) -> list[Contents]:
         """Find what the cells hold, write it down, and show their photographs."""
@@ -108,7 +120,8 @@ class AtlasLog(Callback):
                 places = [(cell.row, cell.column) for cell in found.cells]
                 icons = dict(zip(places, shown, strict=True))
                 picture = atlas_picture.draw(
-                    found.layout, found.cells, icons, found.columns, title, sign, found.selected
+                    *(found.layout, found.cells, icons, found.columns, title),
+                    *(sign, found.selected, found.feature_names),
                 )
                 name = f"photographs_{WHERE[sign]}"
                 with replacing(self._folder / f"{name}.png") as part:
@@ -149,7 +162,8 @@ class AtlasLog(Callback):
             def draw(face: Face) -> Image.Image:
                 found = objective.maps[face]
                 of = found.layout, found.cells, icons()[face], found.columns
-                return atlas_picture.draw(*of, _title(objective, found), face, found.selected)
+                title = _title(objective, found)
+                return atlas_picture.draw(*of, title, face, found.selected, found.feature_names)
 
             yield from ((face, partial(draw, face)) for face in objective.faces)
             return
@@ -174,6 +188,7 @@ def _write_page(path: Path, objective: AtlasInversion, of: Contents) -> None:
         shown = {WHERE[sign]: shown[number] for sign, shown in of.photographs.items()}
         faces.append({**made, **shown})
     places, every = found.layout.pictures, found.store.keys
+    kinds = {"feature": found.feature_names, "label": labels_of(found, of.pictures)}
     write_page(
         path,
         found.layout,
@@ -182,7 +197,7 @@ def _write_page(path: Path, objective: AtlasInversion, of: Contents) -> None:
         found.columns,
         [every[place] for place in places],
         thumbnails_of(found, of.pictures) if of.pictures else None,
-        labels_of(found, of.pictures),
+        {name: kind for name, kind in kinds.items() if kind},
         _title(objective, found),
         [units_of(found, cell) for cell in found.cells],
         [of.words(cell) for cell in found.cells],
@@ -195,5 +210,4 @@ def _shown(objective: Objective) -> dict[str, str]:
 
 
 def _title(objective: Objective, found: Map) -> str:
-    feature = _shown(objective)[found.store.features[found.feature]]
-    return f"{feature} of {objective.backbone.name}, attributed to {objective.layer}"
+    return f"{found.name} of {objective.backbone.name}, attributed to {objective.layer}"

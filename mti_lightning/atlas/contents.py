@@ -1,5 +1,6 @@
 """What the cells of a map hold: units, photographs where most excites or inhibits, and names."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mti_lightning.atlas.columns import ranked
 from mti_lightning.atlas.data_set import data_set_of
 from mti_lightning.atlas.layout import Cell
 from mti_lightning.atlas.map import Map
@@ -22,6 +24,7 @@ from mti_lightning.tables import writing_table
 SIGNS: Final[tuple[Sign, ...]] = ("+", "-")
 # What photographs are called that are cut to where they excite, or inhibit, most.
 WHERE: Final[dict[Sign, str]] = {"+": "exciting", "-": "inhibiting"}
+KIND: Final[dict[Sign | None, str]] = {"+": "excites", "-": "inhibits", None: "both"}  # of a map
 MOST_UNITS: Final = 8  # of each sign that are told of a cell
 _CROP: Final = 0.45  # of the shorter side
 _TILE: Final = 96  # pixels: a photograph in a mosaic
@@ -115,23 +118,44 @@ def _names(found: Map, backbone: Backbone, pictures: Pictures) -> dict[int, str]
 
 
 def write_tables(folder: Path, contents: Sequence[Contents]) -> None:
-    """Write what the cells are, `atlas_cells.csv`, and by what units, `atlas_units.csv`."""
+    """Write what the cells are, by what units, and where each picture is.
+
+    Into `atlas_cells.csv`, `atlas_units.csv` and `atlas_pictures.csv`.
+    """
+    names = [of.map.feature_names for of in contents]  # None where there is one feature
     measures, place = [*contents[0].map.columns], ["map", "row", "column"]
-    head = [*place, "pictures", *measures, "named", "exemplars"]
+    head = [*place, "pictures", *measures, *["features"] * bool(names[0]), "named", "exemplars"]
     with writing_table(folder / "atlas_cells.csv", head) as write:
-        for of, cell, where in _every(contents):
+        for number, of, cell, where in _every(contents):
             keys = of.map.store.keys_of(of.map.layout.pictures[cell.exemplars])
             means = [f"{cell.means[name]:.6g}" for name in measures]
-            write([*where, cell.count, *means, "; ".join(of.words(cell)), "; ".join(keys)])
+            own = names[number]
+            features = [_counted([own[member] for member in cell.members])] if own else []
+            words = "; ".join(of.words(cell))
+            write([*where, cell.count, *means, *features, words, "; ".join(keys)])
     with writing_table(folder / "atlas_units.csv", [*place, "unit", "adds"]) as write:
-        for of, cell, where in _every(contents):
+        for _, of, cell, where in _every(contents):
             for sign, units in units_of(of.map, cell).items():
                 for unit, value in units:
                     write([*where, unit, f"{value if sign == '+' else -value:.6g}"])
+    head = [*place, "x", "y", *["feature"] * bool(names[0]), "picture"]
+    with writing_table(folder / "atlas_pictures.csv", head) as write:
+        for of, own in zip(contents, names, strict=True):
+            layout, keys = of.map.layout, of.map.store.keys_of(of.map.layout.pictures)
+            for point, cell in enumerate(layout.cell.tolist()):
+                x_y = [f"{value:.6g}" for value in layout.points[point]]
+                where = [KIND[of.map.sign], *divmod(cell, layout.size[1])]
+                write([*where, *x_y, *(own[point : point + 1] if own else []), keys[point]])
 
 
-def _every(contents: Sequence[Contents]) -> Iterator[tuple[Contents, Cell, list[object]]]:
-    """Yield each cell, and the columns that say where it is."""
-    for of in contents:
-        kind = {"+": "excites", "-": "inhibits", None: "both"}[of.map.sign]
-        yield from ((of, cell, [kind, cell.row, cell.column]) for cell in of.map.cells)
+def _counted(kinds: Sequence[str]) -> str:
+    """Return which kinds there are of how many, the commonest first."""
+    names, places = ranked(kinds)
+    return "; ".join(f"{names[place]}: {count}" for place, count in Counter(places).most_common())
+
+
+def _every(contents: Sequence[Contents]) -> Iterator[tuple[int, Contents, Cell, list[object]]]:
+    """Yield each cell, its map and that one's number, and the columns that say where it is."""
+    for number, of in enumerate(contents):
+        kind = KIND[of.map.sign]
+        yield from ((number, of, cell, [kind, cell.row, cell.column]) for cell in of.map.cells)

@@ -24,9 +24,13 @@ def data_set_of(found: Map) -> Pictures | None:
 
 def labels_of(found: Map, pictures: Pictures | None) -> list[str] | None:
     """Return what is known of each picture of a map; None where nothing tells them apart."""
-    every = pictures and pictures.labels(Feature.parse(found.store.features[found.feature]))
-    labels = [every[place] for place in found.layout.pictures] if every else []
-    return labels if len(set(labels)) > 1 else None
+    names = found.store.features
+    every = {
+        of: pictures.labels(Feature.parse(names[of])) if pictures else None for of in found.features
+    }
+    places = zip(found.of.tolist(), found.layout.pictures.tolist(), strict=True)
+    labels = [known[place] for of, place in places if (known := every[of])]
+    return labels if len(set(labels)) > 1 and len(labels) == len(found.of) else None
 
 
 def thumbnails_of(found: Map, pictures: Pictures) -> Callable[[int], Image.Image]:

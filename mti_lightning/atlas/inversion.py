@@ -6,6 +6,7 @@ from typing import Any, Final, cast, final
 import torch
 from torch import Tensor
 
+from mti_lightning.atlas.columns import commonest
 from mti_lightning.atlas.layout import Cell, Face
 from mti_lightning.atlas.map import Chart, Map, open_map
 from mti_lightning.atlas.placing import MIDDLE, aligned, strongest
@@ -25,6 +26,9 @@ FACES: Final[dict[Face, Sign | None]] = {"positive": "+", "negative": "-", "both
 @final
 class AtlasInversion(Inversion):
     """The icons of an attribution atlas: for each cell of the map its + face, − face and both.
+
+    Of several features, such as classes or the channels of a layer, there is one map, in which a
+    point is a picture and one of them: it shows by what they are excited (inhibited) alike.
 
     A face is made like an inversion, of the mean of its pictures' T⁺ or T⁻, each picture's
     attribution divided by its norm, so that no strong one speaks for its cell. `both` is the sum of
@@ -48,6 +52,9 @@ class AtlasInversion(Inversion):
         rivals: Where the sweep has to be made first: how many features, this one and other channels
             of its layer, may explain each other's tension. With it the atlas can be coloured by the
             interference index; by default it cannot.
+        beside: The folder of a finished atlas of the same pictures, such as of another layer or
+            network, or of its versions: at the end the two are shown side by side, their cells
+            linked by the pictures they share.
     """
 
     needs_sources = False
@@ -63,11 +70,10 @@ class AtlasInversion(Inversion):
         faint: float = 0.05,
         keep: int = 1000,
         rivals: int | None = None,
+        beside: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if len(self.features) > 1:
-            raise InputError(f"an atlas is of one feature; {len(self.features)} were given")
         if self.accentuate:
             raise InputError("accentuate: an icon stands for many pictures and starts from none")
         if not faces:
@@ -79,9 +85,9 @@ class AtlasInversion(Inversion):
         self.faces = tuple(f for f in faces if FACES[f] or not self.chart.apart)
         if not self.faces:
             raise InputError("faces: with chart.apart there are positive and negative, not both")
-        anywhere = self.bound_features[0].position in (None, "peak", "mean")
+        anywhere = all(of.position in (None, "peak", "mean") for of in self.bound_features)
         self.align = (self.chart.apart and anywhere) if align is None else align
-        self.faint, self.keep, self.rivals = faint, keep, rivals
+        self.faint, self.keep, self.rivals, self.beside = faint, keep, rivals, beside
         self.maps: dict[Face, Map] = {}  # of each face; mostly the same
         self._sources: list[tuple[Map, Cell]] = []
         self._targets: list[dict[Face, Tensor]] = []  # of each source
@@ -111,10 +117,10 @@ class AtlasInversion(Inversion):
         self.known_rivals |= find_rivals(self.different_maps[0].store, self)
 
     def _open_maps(self) -> dict[Face, Map]:
-        feature = str(self.features[0])
+        features = [*map(str, self.features)]
         if self.chart.apart:
-            return {face: open_map(self.chart, feature, sign=FACES[face]) for face in self.faces}
-        return dict.fromkeys(self.faces, open_map(self.chart, feature))
+            return {face: open_map(self.chart, features, sign=FACES[face]) for face in self.faces}
+        return dict.fromkeys(self.faces, open_map(self.chart, features))
 
     @property
     def different_maps(self) -> list[Map]:
@@ -164,11 +170,12 @@ class AtlasInversion(Inversion):
         return {**targets, "both": both[0] + both[1]}
 
     def plan(self) -> list[Entry]:
+        features = [self._feature_of(*source) for source in self._sources]
         entries = [
             Entry(
                 f"{cell}_{face}_seed{seed}",
                 derive_seed(seed, self.features[0], cell),
-                0,
+                features[source],
                 face,
                 seed,
                 FACES[face],
@@ -181,11 +188,16 @@ class AtlasInversion(Inversion):
         ]
         if not entries:
             raise InputError(
-                f"nothing excites or inhibits {self.shown[0]} at {self.layer} in the pictures "
-                f"of {self.chart.sweep}, so there is no face to make; try an earlier attribution "
-                "layer, other pictures, or coherent: false"
+                f"nothing excites or inhibits {self.different_maps[0].name} at {self.layer} in the "
+                f"pictures of {self.chart.sweep}, so there is no face to make; try an earlier "
+                "attribution layer, other pictures, or coherent: false"
             )
         return entries
+
+    def _feature_of(self, found: Map, cell: Cell) -> int:
+        """Return the place of the feature that most points of a cell are of."""
+        (column, _), *_ = commonest(found.of[cell.members].tolist())
+        return found.features.index(column)
 
     def shows(self, source: int, face: Face) -> bool:
         """Return whether there is something to show on a cell's face."""

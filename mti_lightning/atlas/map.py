@@ -1,8 +1,10 @@
 """The map of a sweep's pictures for one feature: how it is made, what it holds, opening it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
+
+import numpy as np
 
 from mti_lightning.atlas.embedding import kept_points
 from mti_lightning.atlas.layout import Cell, Layout, find_cells, lay_out
@@ -12,6 +14,7 @@ from mti_lightning.errors import InputError, check_range
 from mti_lightning.sweep.measures import Array, check_measure
 from mti_lightning.sweep.store import SweepStore
 
+_NAMED: Final = 3  # features that a title tells
 INSTEAD: Final = "give the same, or another chart.sweep"  # where a sweep is not what is asked for
 
 
@@ -77,12 +80,15 @@ class Chart:
 @final
 @dataclass(frozen=True)
 class Map:
-    """The pictures of a sweep by how they excite and inhibit one feature.
+    """The pictures of a sweep by how they excite and inhibit one feature or several.
+
+    Of several features a point is a picture and one of them: a picture may be there more than once.
 
     Attributes:
         store: The sweep.
-        feature: The feature's column in it.
-        rows: Where the pictures' attribution maps are in the store, [M].
+        features: The features' columns in it.
+        of: The column of each point's feature, [M].
+        rows: Where the points' attribution maps are in the store, [M].
         pooled: What is known of their maps.
         columns: Their numbers by name, [M] each.
         layout: Where they lie.
@@ -91,7 +97,8 @@ class Map:
     """
 
     store: SweepStore
-    feature: int
+    features: tuple[int, ...]
+    of: Array
     rows: Array
     pooled: Pooled
     columns: dict[str, Array]
@@ -107,31 +114,47 @@ class Map:
     @property
     def selected(self) -> str:
         """Which pictures it is of, in words."""
-        count, swept = len(self.rows), self.store.size
+        count, swept = len(self.rows), self.store.size * len(self.features)
+        what = "pictures" if len(self.features) == 1 else "pairs of a picture and a feature"
         if count == swept:
-            return f"all {swept:,} pictures"
+            return f"all {swept:,} {what}"
         does = {"+": "excites", "-": "inhibits", None: "excites or inhibits"}[self.sign]
-        return f"the {count:,} of {swept:,} pictures in which most {does}"
+        return f"the {count:,} of {swept:,} {what} in which most {does}"
+
+    @property
+    def name(self) -> str:
+        """What it is of, as people are shown it: some of its features."""
+        shown = [self.store.shown[column] for column in self.features]
+        more = len(shown) - _NAMED
+        return ", ".join(shown[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+    @property
+    def feature_names(self) -> list[str] | None:
+        """The feature of each point, as people are shown it; None where there is only one."""
+        if len(self.features) == 1:
+            return None
+        shown = self.store.shown
+        return [shown[column] for column in self.of.tolist()]
 
 
 def open_map(
     chart: Chart,
-    feature: str,
+    features: str | Sequence[str],
     provenance: Mapping[str, Any] | None = None,
     sign: Sign | None = None,
 ) -> Map:
-    """Read or fit the map of a feature.
+    """Read or fit the map of a feature, or of several together.
 
     It is fitted once and kept beside the sweep: it stays the same for every run.
 
     Args:
         chart: How to map which sweep's pictures.
-        feature: One of the sweep's.
+        features: One of the sweep's, or several.
         provenance: How the sweep has to have been made, as `attributed` tells.
         sign: `+` or `-` for a map by what excites or by what inhibits alone.
 
     Raises:
-        InputError: If the sweep is not there, not complete, made otherwise, has not this feature or
+        InputError: If the sweep is not there, not complete, made otherwise, has not a feature or
             none of its attribution maps, or no cell has enough pictures.
     """
     if chart.sweep is None:
@@ -140,18 +163,21 @@ def open_map(
     if not store.complete:
         raise InputError(f"{store.path} is not complete; run mti predict again to go on with it")
     store.check_provenance(provenance or {}, INSTEAD)
-    place = store.feature_index(feature)
+    names = [features] if isinstance(features, str) else features
+    places = tuple(map(store.feature_index, names))
     quiet = (0.3 if sign else 0.1) if chart.quiet is None else chart.quiet
-    rows, pictures = select_pictures(store, place, chart.top, chart.by, quiet, sign)
+    chosen = [select_pictures(store, p, chart.top, chart.by, quiet, sign) for p in places]
+    rows, pictures = map(np.concatenate, zip(*chosen, strict=True))
+    of = np.repeat(places, [len(own) for own, _ in chosen])
     pooled = read_store(store, rows, sign)
     vectors = pooled.vectors
     points = kept_points(store.path, vectors, chart.seed, chart.neighbours, chart.min_dist)
     layout = lay_out(pictures, points, chart.size, chart.trim, chart.minimum)
-    columns = columns_of(store, place, pictures)
+    columns = columns_of(store, of, pictures)
     cells = find_cells(layout, vectors, columns, layout.minimum, chart.exemplars)
     if not cells:
         raise InputError(
             f"no cell of the map of {len(pictures)} pictures has {layout.minimum}; give a smaller "
             "chart.size or chart.minimum, or sweep more pictures"
         )
-    return Map(store, place, rows, pooled, columns, layout, cells, sign)
+    return Map(store, places, of, rows, pooled, columns, layout, cells, sign)

@@ -1,6 +1,5 @@
 """The atlas as one HTML file that people explore: needs no network, and asks for none."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from matplotlib import colormaps
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from mti_lightning.atlas.columns import COLUMNS, scale
+from mti_lightning.atlas.columns import COLUMNS, KINDS, commonest, ranked, scale
 from mti_lightning.atlas.layout import MOST_DOTS, Cell, Layout, thinned
 from mti_lightning.attribution.signs import Sign
 from mti_lightning.errors import InputError
@@ -18,8 +17,6 @@ from mti_lightning.pages import Images, numbers, write_html
 
 # Of made pictures, and of photographs.
 _FACES = ("positive", "negative", "both", "exciting", "inhibiting")
-# For the commonest labels: Okabe and Ito's, which people with colour-blindness can tell apart.
-_LABELS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442")
 _ICON, _THUMBNAIL = 96, 80  # pixels: the longer side
 
 
@@ -31,7 +28,7 @@ def write_page(
     columns: Mapping[str, ArrayLike],
     keys: Sequence[str],
     thumbnails: Callable[[int], Image.Image | None] | None = None,
-    labels: Sequence[str] | None = None,
+    kinds: Mapping[str, Sequence[str]] | None = None,
     title: str = "Attribution atlas",
     units: Sequence[Mapping[Sign, Sequence[tuple[int, float]]]] | None = None,
     words: Sequence[Sequence[str]] | None = None,
@@ -43,7 +40,7 @@ def write_page(
     Drawn on a plain canvas instead of by Bokeh, which took four times as long for a frame of 30×30
     cells with 10,000 pictures, and whose WebGL works only where strings may be run as code.
 
-    Keys, labels and title reach the page as text nodes; its content security policy runs no script
+    Keys, kinds and title reach the page as text nodes; its content security policy runs no script
     but its own, by hash, and forbids every request.
 
     Args:
@@ -56,7 +53,8 @@ def write_page(
             At least one of them.
         keys: For each picture what it is called, such as its path, [M].
         thumbnails: Returns a picture by its place in the layout; asked for exemplars only.
-        labels: For each picture its class, [M]; the commonest have colours of their own.
+        kinds: For each picture of what kind it is, [M], by what one of them is called, such as
+            `label` or `feature`; the commonest have colours of their own.
         title: What the page is about, such as the feature.
         units: For each cell and sign the units that excite (inhibit) most, and by how much.
         words: For each cell what the network names its exemplars.
@@ -64,13 +62,14 @@ def write_page(
     Raises:
         InputError: If lengths or names do not fit.
     """
-    _check(layout, cells, icons, columns, keys, labels)
+    kinds = kinds or {}
+    _check(layout, cells, icons, columns, {"keys": keys, **kinds})
     images = Images()
     measured = {
         name: np.asarray(columns[name], dtype=np.float64) for name in COLUMNS if name in columns
     }
     rows, across = layout.size
-    named, group = _ranked([] if labels is None else labels)
+    sorts = {name: ranked(of) for name, of in kinds.items()}
     exemplars = [int(place) for cell in cells for place in cell.exemplars]
     drawn = np.array(sorted({*thinned(len(layout.points), MOST_DOTS), *exemplars}))
     dot = {place: index for index, place in enumerate(drawn.tolist())}
@@ -87,9 +86,10 @@ def write_page(
         "x": numbers(points[:, 0] * across),
         "y": numbers((1 - points[:, 1]) * rows),
         "measures": {name: _coloured(name, of, of[drawn]) for name, of in measured.items()},
-        "labels": {"texts": named, "values": [group[place] for place in drawn], "colours": _LABELS}
-        if named
-        else None,
+        "kinds": {
+            name: {"texts": texts, "values": [of[place] for place in drawn], "colours": KINDS}
+            for name, (texts, of) in sorts.items()
+        },
         "cells": [
             {
                 "row": int(cell.row),
@@ -102,7 +102,10 @@ def write_page(
                     for sign in ("+", "-")
                 ],
                 "words": list(said),
-                "labels": _commonest([group[place] for place in cell.members]) if named else [],
+                "kinds": {
+                    name: commonest([of[place] for place in cell.members])
+                    for name, (_, of) in sorts.items()
+                },
                 **{name: numbers([cell.means[name]])[0] for name in measured},
             }
             for cell, faces, of, said in zip(
@@ -121,8 +124,7 @@ def _check(
     cells: Sequence[Cell],
     icons: Sequence[Mapping[str, Image.Image]],
     columns: Mapping[str, ArrayLike],
-    keys: Sequence[str],
-    labels: Sequence[str] | None,
+    texts: Mapping[str, Sequence[str]],
 ) -> None:
     wrong = sorted(set(columns) - set(COLUMNS))
     if wrong or not columns:
@@ -136,8 +138,8 @@ def _check(
     if len(icons) != len(cells):
         raise InputError(f"{len(icons)} icons for {len(cells)} cells; give one mapping for each")
     pictures = len(layout.points)
-    for name, values in {**columns, "keys": keys, "labels": labels}.items():
-        if values is not None and np.shape(values) != (pictures,):
+    for name, values in {**columns, **texts}.items():
+        if np.shape(values) != (pictures,):
             raise InputError(
                 f"{name} has the shape {list(np.shape(values))}; the layout has [{pictures}]"
             )
@@ -157,16 +159,3 @@ def _coloured(name: str, values: NDArray[np.float64], drawn: NDArray[np.float64]
         "stops": stops,
         "meaning": COLUMNS[name],
     }
-
-
-def _ranked(labels: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Return the labels there are, the commonest first, and each picture's place among them."""
-    counts = Counter(map(str, labels))
-    ranked = sorted(counts, key=lambda text: (-counts[text], text))
-    places = {text: place for place, text in enumerate(ranked)}
-    return ranked, [places[str(label)] for label in labels]
-
-
-def _commonest(groups: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the three commonest labels of a cell and how many pictures have them."""
-    return sorted(Counter(groups).items(), key=lambda item: (-item[1], item[0]))[:3]

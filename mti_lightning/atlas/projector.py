@@ -26,6 +26,8 @@ def project(found: Map, writer: SummaryWriter) -> None:
         shown = (pictures[int(found.layout.pictures[place])]["picture"] for place in chosen)
         sprites = torch.stack([interpolate(p[None], (side, side), mode="area")[0] for p in shown])
     columns = {name: [f"{value:.4g}" for value in of] for name, of in found.columns.items()}
+    if names := found.feature_names:
+        columns["feature"] = names
     if labels := labels_of(found, pictures):
         columns["label"] = labels
     rows = [
@@ -42,6 +44,6 @@ def project(found: Map, writer: SummaryWriter) -> None:
         found.vectors[list(chosen)],
         rows,
         sprites,
-        tag=file_name(found.store.shown[found.feature] + (found.sign or "")),
+        tag=file_name(found.name + (found.sign or "")),
         metadata_header=["picture", *columns],
     )

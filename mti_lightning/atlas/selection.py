@@ -77,9 +77,20 @@ def select_pictures(
     return rows, pictures
 
 
-def columns_of(store: SweepStore, feature: int, pictures: Array) -> dict[str, Array]:
-    """Return the columns of some pictures, [M] each, that the sweep has measured."""
-    held = {name: store.values(name, feature, pictures) for name in COLUMNS}
+def columns_of(store: SweepStore, features: int | Array, pictures: Array) -> dict[str, Array]:
+    """Return the columns of some pictures, [M] each, that the sweep has measured.
+
+    Args:
+        store: The sweep.
+        features: The feature's column, or that of each picture's, [M].
+        pictures: Their places in the sweep, [M].
+    """
+    of = np.broadcast_to(features, pictures.shape)
+    held = {name: np.full(len(pictures), np.nan, np.float32) for name in COLUMNS}
+    for feature in np.unique(of).tolist():
+        own = of == feature
+        for name, values in held.items():
+            values[own] = store.values(name, feature, pictures[own])
     return {n: v for n, v in held.items() if n in ALWAYS or np.isfinite(v).any()}
 
 

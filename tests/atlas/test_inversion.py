@@ -20,7 +20,7 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image
+from PIL import Image, ImageColor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mti_lightning import (
@@ -33,12 +33,14 @@ from mti_lightning import (
     Tension,
     VetoedShapesPictures,
 )
-from mti_lightning.atlas.columns import COLUMNS
+from mti_lightning.atlas.columns import COLUMNS, KINDS
 from mti_lightning.atlas.contents import crop
+from mti_lightning.atlas.data_set import data_set_of, labels_of
 from mti_lightning.atlas.projector import project
 from mti_lightning.attribution.methods import ActGrad, attribute
 from mti_lightning.attribution.signs import at_scale
 from mti_lightning.callbacks import PictureLog, Results
+from mti_lightning.pages import read_data
 from mti_lightning.tables import read_table
 
 PICTURES, CLASS = 48, "fc:3"
@@ -184,8 +186,6 @@ def test_options_out_of_range_are_refused(given: dict[str, object], told: str) -
 
 
 def test_bad_charts_are_refused(chart: Chart, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="an atlas is of one feature; 2 were given"):
-        inversion(chart, features=["fc:0", "fc:1"])
     with pytest.raises(InputError, match="accentuate: an icon stands for many pictures"):
         inversion(chart, accentuate=True)
     with pytest.raises(InputError, match=r"there is no complete sweep at .*none\.zarr; make"):
@@ -293,6 +293,48 @@ def test_each_sign_may_have_a_map_of_its_own(apart: AtlasInversion) -> None:
         inversion(apart.chart, faces=("both",))
 
 
+SEVERAL = ["fc:0", "fc:3"]
+
+
+def test_several_features_share_a_map_that_is_coloured_by_them(
+    tmp_path: Path,
+) -> None:
+    made = Chart(str(tmp_path / "sweep.zarr"), size=(2, 2), minimum=5, exemplars=3, quiet=0)
+    folder = run(
+        tmp_path, inversion(made, features=SEVERAL), epochs=1, datamodule=world(), version=0
+    )
+    objective = inversion(made, features=SEVERAL)
+    objective.build_bank(None)
+    found = objective.map
+    assert found is not None
+    pairs = [*zip(found.of.tolist(), found.layout.pictures.tolist(), strict=True)]
+    assert sorted(pairs) == [(of, place) for of in (0, 1) for place in range(PICTURES)]
+    for of in (0, 1):
+        for name, values in found.columns.items():
+            np.testing.assert_array_equal(values[found.of == of], found.store.values(name, of))
+    # A star excites the one class and inhibits the other.
+    labels = labels_of(found, data_set_of(found))
+    kinds = np.stack([found.feature_names, labels], 1)
+    points = found.layout.points
+    near = np.argsort(np.linalg.norm(points[:, None] - points, axis=2))[:, 1:4]
+    assert (kinds[near] == kinds[:, None]).all(2).mean() > 0.8
+    for entry in objective.entries:
+        own = found.of[objective.cell(entry.source).members]
+        assert entry.feature == np.bincount(own, minlength=2).argmax()
+    for row in read_table(folder / "atlas_cells.csv"):
+        told = [part.rsplit(": ", 1) for part in row["features"].split("; ")]
+        assert sum(int(count) for _, count in told) == int(row["pictures"])
+        assert {name for name, _ in told} <= {*found.store.shown}
+    data = read_data(folder / "atlas.html")
+    assert sorted(data["kinds"]["feature"]["texts"]) == sorted(found.store.shown)
+    assert len(data["x"]) == len(pairs)
+    (metadata,) = folder.glob("**/metadata.tsv")
+    assert metadata.read_text().splitlines()[0].split("\t")[-2:] == ["feature", "label"]
+    with Image.open(folder / "atlas/positive_epoch000.png") as picture:
+        colours = {colour for _, colour in picture.getcolors(1 << 24)}
+    assert {ImageColor.getrgb(shade) for shade in KINDS[:2]} <= colours
+
+
 def test_of_both_signs_what_excites_stands_left_and_what_inhibits_right(chart: Chart) -> None:
     objective = inversion(chart, align=True)
     objective.build_bank(None)
@@ -318,6 +360,28 @@ def test_an_atlas_at_the_end_of_each_epoch(whole: Path) -> None:
         *("atlas/photographs_exciting", "atlas/photographs_inhibiting"),
     }
     assert [image.step for image in events.Images("atlas/both")] == [0, 1]
+
+
+def test_another_layer_s_atlas_stands_beside_one_also_after_a_stop(
+    chart: Chart, whole: Path, tmp_path: Path
+) -> None:
+    later = Chart(str(tmp_path / "sweep.zarr"), size=(2, 2), minimum=5, exemplars=3)
+    options = {"attribution_layer": "layer3", "beside": str(whole), "steps_per_epoch": 1}
+    folder = run(tmp_path, inversion(later, **options), datamodule=world(), version=0)
+    links = read_table(folder / "atlas_links.csv")
+    # In either map each picture is in one cell.
+    assert 0.8 * PICTURES < sum(int(row["common"]) for row in links) <= PICTURES
+    assert len(read_table(folder / "atlas_pictures.csv")) == PICTURES
+    events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+    assert "atlas/beside_both" in events.Tags()["images"]
+    start = str(folder / "checkpoints/epoch=0-step=1.ckpt")
+    again = run(
+        tmp_path, inversion(later, **options), version=1, ckpt_path=start, weights_only=True
+    )
+    for name in ("beside_both.html", "beside_both.png", "atlas_links.csv"):
+        assert (again / name).read_bytes() == (folder / name).read_bytes()
+    with pytest.raises(InputError, match="beside: there is no finished atlas in"):
+        run(tmp_path, inversion(later, **options | {"beside": "none"}), version=2)
 
 
 @pytest.mark.parametrize(

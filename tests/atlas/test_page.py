@@ -1,6 +1,5 @@
 import base64
 import io
-import json
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from mti_lightning.atlas.layout import Cell, find_cells, lay_out
 from mti_lightning.atlas.page import write_page
 from mti_lightning.atlas.picture import draw
 from mti_lightning.errors import InputError
+from mti_lightning.pages import read_data
 from tests.tools.page import Browser, browser
 
 EVIL = "<img src=x onerror=alert(1)>.png"
@@ -66,18 +66,9 @@ def world() -> dict[str, Any]:
         "columns": columns,
         "keys": keys,
         "thumbnails": lambda place: Image.new("RGB", (120, 90), tint(place)),
-        "labels": [EVIL if x < 0.5 else "bird" for x in points[:, 0]],
+        "kinds": {"label": [EVIL if x < 0.5 else "bird" for x in points[:, 0]]},
         "title": f"feature {EVIL}",
     }
-
-
-def data_of(path: Path) -> dict[str, Any]:
-    """The data that a page holds, as the browser finds it."""
-    (text,) = re.findall(
-        r'<script type="application/json" id="data">(.*?)</script', path.read_text(), re.DOTALL
-    )
-    found: dict[str, Any] = json.loads(text)
-    return found
 
 
 def near(seen: Sequence[int], expected: Sequence[float], tolerance: float = 6) -> bool:
@@ -99,14 +90,14 @@ def test_equal_inputs_give_equal_bytes(tmp_path: Path) -> None:
 def test_data_say_what_was_given(tmp_path: Path) -> None:
     given = world()
     write_page(tmp_path / "a.html", **given)
-    data = data_of(tmp_path / "a.html")
+    data = read_data(tmp_path / "a.html")
     points, response = given["layout"].points, given["columns"]["response"]
     np.testing.assert_allclose(data["x"], points[:, 0] * 4, rtol=1e-5)
     np.testing.assert_allclose(data["y"], (1 - points[:, 1]) * 3, rtol=1e-5)
     np.testing.assert_allclose(data["measures"]["response"]["values"], response, rtol=1e-5)
     assert data["keys"] == given["keys"]
-    assert data["labels"]["texts"] == sorted(
-        {EVIL, "bird"}, key=lambda text: -given["labels"].count(text)
+    assert data["kinds"]["label"]["texts"] == sorted(
+        {EVIL, "bird"}, key=lambda text: -given["kinds"]["label"].count(text)
     )
     assert [cell["count"] for cell in data["cells"]] == [cell.count for cell in given["cells"]]
     assert sum(cell["count"] for cell in data["cells"]) == len(points)
@@ -123,19 +114,19 @@ def test_cells_say_what_they_are_made_of(tmp_path: Path) -> None:
     words = [["bee", EVIL] for _ in given["cells"]]
     shown = [{**faces, "exciting": Image.new("RGB", (9, 9))} for faces in given["icons"]]
     write_page(tmp_path / "a.html", **given | {"units": units, "words": words, "icons": shown})
-    for cell in data_of(tmp_path / "a.html")["cells"]:
+    for cell in read_data(tmp_path / "a.html")["cells"]:
         assert cell["units"] == [[[7, 1.25], [3, 0.5]], [[9, 2.0]]]
         assert cell["words"] == ["bee", EVIL]
         assert "exciting" in cell["faces"]
     write_page(tmp_path / "b.html", **given)
-    assert data_of(tmp_path / "b.html")["cells"][0]["units"] == [[], []]
+    assert read_data(tmp_path / "b.html")["cells"][0]["units"] == [[], []]
 
 
 def test_equal_pictures_are_held_once(tmp_path: Path) -> None:
     given = world()
     same = Image.new("RGB", (300, 200), "teal")
     write_page(tmp_path / "a.html", **given | {"thumbnails": lambda _: same})
-    data = data_of(tmp_path / "a.html")
+    data = read_data(tmp_path / "a.html")
     assert len(data["images"]) == len(FACES) + 1
     held = {data["images"][index] for index in data["thumbnails"].values()}
     with Image.open(io.BytesIO(base64.b64decode(held.pop().split(",")[1]))) as image:
@@ -147,7 +138,7 @@ def test_thumbnails_are_asked_for_exemplars_only(tmp_path: Path) -> None:
     given, asked = world(), []
     write_page(tmp_path / "a.html", **given | {"thumbnails": asked.append})
     assert asked == [place for cell in given["cells"] for place in cell.exemplars]
-    assert data_of(tmp_path / "a.html")["thumbnails"] == {}
+    assert read_data(tmp_path / "a.html")["thumbnails"] == {}
 
 
 def test_what_is_not_a_number_is_unknown(tmp_path: Path) -> None:
@@ -156,7 +147,7 @@ def test_what_is_not_a_number_is_unknown(tmp_path: Path) -> None:
     columns["response"][:3] = np.nan, np.inf, -np.inf
     columns["tension"][:] = np.nan
     write_page(tmp_path / "a.html", **given | {"columns": columns})
-    measures = data_of(tmp_path / "a.html")["measures"]
+    measures = read_data(tmp_path / "a.html")["measures"]
     assert measures["response"]["values"][:3] == [None] * 3
     assert measures["response"]["high"] == np.quantile(np.abs(columns["response"][3:]), 0.99)
     assert (measures["tension"]["low"], measures["tension"]["high"]) == (0, 1)
@@ -173,7 +164,7 @@ def test_names_cannot_leave_the_data(tmp_path: Path) -> None:
     write_page(tmp_path / "a.html", **given | {"title": keys[0]})
     text = (tmp_path / "a.html").read_text()
     assert len(re.findall("<script", text)) == len(re.findall("</script", text)) == 2
-    assert data_of(tmp_path / "a.html")["keys"][:3] == keys
+    assert read_data(tmp_path / "a.html")["keys"][:3] == keys
 
 
 @pytest.mark.parametrize(
@@ -183,7 +174,7 @@ def test_names_cannot_leave_the_data(tmp_path: Path) -> None:
         ({"columns": {}}, "cannot be coloured by nothing"),
         ({"columns": {"tension": [1.0]}}, r"tension has the shape \[1\]; the layout has \[5\d\]"),
         ({"keys": ["a", "b"]}, r"keys has the shape \[2\]; the layout has"),
-        ({"labels": []}, r"labels has the shape \[0\]; the layout has"),
+        ({"kinds": {"label": []}}, r"label has the shape \[0\]; the layout has"),
         ({"icons": []}, r"0 icons for 11 cells; give one mapping for each"),
         (
             {"icons": [{"plus": None}]},
@@ -490,7 +481,7 @@ def test_without_a_browser_tests_are_skipped_but_fail_in_ci(
 @pytest.mark.parametrize(
     ("changed", "title"),
     [
-        ({"thumbnails": None, "labels": None}, "No cell chosen"),
+        ({"thumbnails": None, "kinds": None}, "No cell chosen"),
         ({"cells": [], "icons": []}, "No cell chosen"),
         ({"icons": [{}] * 11}, "No cell chosen"),
     ],
