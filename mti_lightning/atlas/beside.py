@@ -81,8 +81,10 @@ def finished(folder: Path) -> Path:
     """
     versions = sorted(folder.glob("version_*"), key=lambda path: (len(path.name), path.name))
     for one in (folder, *reversed(versions)):
-        if (one / PICTURES).is_file() and any(one.glob("atlas*.html")):
-            return one
+        if (one / PICTURES).is_file():
+            kinds = {row["map"] for row in read_table(one / PICTURES)}
+            if all((one / f"{PAGES[kind]}.html").is_file() for kind in kinds):
+                return one
     raise InputError(f"beside: there is no finished atlas in {folder}")
 
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
@@ -55,9 +56,9 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def kept(backbone: Backbone, layer: Layer, pictures: int) -> int:
-    """Return of how many pictures by each measure the attribution maps are kept."""
-    held = 3 * _bytes(backbone.layout(layer))  # by three measures
+def kept(backbone: Backbone, layer: Layer, pictures: int, features: int = 1) -> int:
+    """Return of how many pictures by each measure the attribution maps of each feature are kept."""
+    held = 3 * features * _bytes(backbone.layout(layer))  # by three measures
     return max(1, min(pictures, _MOST_KEPT, int(_MOST_BYTES / held)))
 
 
@@ -92,7 +93,7 @@ def cost(sweep: Sweep, few: Tensor, pictures: int, steps: int) -> Cost:
     moved = few.clone().requires_grad_()
     torch.autograd.grad(sweep.backbone.run(moved, [sweep.layer])[sweep.layer].sum(), moved)
     step = (time.monotonic() - start) / len(few)
-    maps = min(pictures, 3 * sweep.keep)
+    maps = min(pictures, 3 * sweep.keep) * len(sweep.features)
     icons = 2 * round(min(max(maps / PICTURES, FEWEST_CELLS), MOST_CELLS, maps))
     disk = _bytes(sweep.layout) * maps
     return Cost(pictures, measured * pictures, disk, icons, step * steps * icons)
@@ -106,13 +107,14 @@ def _bytes(layout: ActivationLayout) -> int:
 def settings(
     name: str,
     backbone: Backbone,
-    feature: str,
+    features: Sequence[str],
     layer: str,
     folder: Path,
     keep: int,
     steps: int,
     seed: int,
     accelerator: str,
+    beside: str | None = None,
 ) -> dict[str, Any]:
     """Return the configuration that `mti fit` takes to make the atlas."""
     return {
@@ -122,12 +124,13 @@ def settings(
             "class_path": "AtlasInversion",
             "init_args": {
                 "backbone": {key: v for key, v in backbone.made.items() if v is not None},
-                "features": [feature],
+                "features": [*features],
                 "attribution_layer": layer,
                 "chart": {"apart": True},
                 "keep": keep,
                 "steps_per_epoch": max(1, steps // EPOCHS),
                 "seed": seed,
+                **({"beside": beside} if beside else {}),
             },
         },
         "data": {

@@ -44,9 +44,17 @@ class Parser(ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
 
-    def add_network(self) -> None:
-        """Add the options that say which network is meant."""
-        self.add_argument("--model", required=True, help="A timm model, or one of a plugin.")
+    def add_network(self, *, several: str = "") -> None:
+        """Add the options that say which network is meant.
+
+        Args:
+            several: Where --model may be given more than once, what that does.
+        """
+        told = "A timm model, or one of a plugin."
+        if several:
+            self.add_argument("--model", required=True, action="append", help=f"{told} {several}")
+        else:
+            self.add_argument("--model", required=True, help=told)
         self.add_argument("--weights", default="pretrained", help="pretrained, random, or a file.")
         self.add_argument("--labels", help="A text file of the names of its classes, one a line.")
         self.add_argument(

@@ -178,6 +178,21 @@ def read_feature(given: str | Mapping[str, Any] | Feature, backbone: Backbone) -
         raise InputError(f"feature {str(feature)!r}: {error}") from error
 
 
+def in_network(feature: Feature, backbone: Backbone, other: Backbone) -> Feature:
+    """Return what a network's feature is in another: of a class that of its name there.
+
+    Raises:
+        InputError: If the other has no class of that name, or several.
+    """
+    own, there, layer = names_of(feature, backbone), class_names(other), class_layer(other)
+    if other is backbone or not own or there is None or layer is None or feature.channel is None:
+        return feature
+    names = class_names(backbone)
+    if names is not None and names.names == there.names:
+        return Feature(str(layer), channel=feature.channel)
+    return Feature(str(layer), channel=there.index(own[0]))
+
+
 @dataclass
 class _Known:
     """What is known of a backbone's classes."""

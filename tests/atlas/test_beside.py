@@ -129,11 +129,12 @@ def test_only_a_finished_atlas_of_the_same_pictures_is_shown_beside_one(
 ) -> None:
     with pytest.raises(InputError, match=r"beside: there is no finished atlas in .*none"):
         finished(tmp_path / "none")
-    for version in (2, 10, 11):
+    for version, pages in ((2, ["atlas"]), (10, ["atlas"]), (11, [])):  # the last was stopped
         (tmp_path / f"version_{version}").mkdir()
-    for name in ("atlas.html", "atlas_pictures.csv"):
-        (tmp_path / "version_2" / name).touch()
-        (tmp_path / "version_10" / name).touch()
+        table = (made["folder"] / "atlas_pictures.csv").read_bytes()
+        (tmp_path / f"version_{version}" / "atlas_pictures.csv").write_bytes(table)
+        for page in pages:
+            (tmp_path / f"version_{version}" / f"{page}.html").touch()
     assert finished(tmp_path) == tmp_path / "version_10"
     check_same_pictures(made["folder"], ["of none", *made["of"]["right"][0]])
     with pytest.raises(InputError, match="has none of this one's pictures"):

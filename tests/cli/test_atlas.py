@@ -7,7 +7,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from mti_lightning import Backbone
 from mti_lightning.cli import main, runs
+from mti_lightning.features.classes import in_network, read_feature
 
 OPTIONS = ("--model=test_resnet", "--weights=random", "--feature=fc:3", "--accelerator=cpu")
 
@@ -62,3 +64,51 @@ def test_it_says_what_it_takes_and_writes_what_repeats_it(
         main(["atlas", "mine", *OPTIONS, "--steps=7"])
     assert "tb_logs/atlas/atlas.yaml is of another atlas" in capsys.readouterr().err
     assert called == []
+
+
+def test_several_features_share_a_map_and_two_layers_stand_side_by_side(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called: list[list[str]] = []
+    monkeypatch.setattr(runs, "fit", called.append)
+    more = ("--feature=fc:1", "--layer=layer2", "--layer=layer3.0.conv1/input")
+    main(["atlas", "mine", *OPTIONS, *more])
+    configs = [Path("tb_logs", name, "atlas.yaml") for name in ("atlas_layer2", SECOND)]
+    assert called == [["--config", str(config)] for config in configs]
+    made = [yaml.safe_load(config.read_text())["model"]["init_args"] for config in configs]
+    assert [of["features"] for of in made] == [["fc:3", "fc:1"]] * 2
+    assert [of["attribution_layer"] for of in made] == ["layer2", "layer3.0.conv1/input"]
+    assert [of.get("beside") for of in made] == [None, "tb_logs/atlas_layer2"]
+    # The first is not made again once it is finished.
+    called.clear()
+    finished = configs[0].parent / "version_0"
+    finished.mkdir()
+    for name, text in (
+        ("atlas_pictures.csv", "map,row,column,x,y,picture\nexcites,0,0,0,0,a.png\n"),
+        ("atlas_excites.html", ""),
+    ):
+        (finished / name).write_text(text)
+    main(["atlas", "mine", *OPTIONS, *more])
+    assert called == [["--config", str(configs[1])]]
+    for wrong in (("--layer=layer1", *more), ("--model=resnet18", "--model=resnet34")):
+        with pytest.raises(SystemExit):
+            main(["atlas", "mine", *OPTIONS, *wrong])
+        assert "give one, or two to be shown side by side" in capsys.readouterr().err
+
+
+SECOND = "atlas_layer3.0.conv1-input"
+
+
+def test_a_class_of_another_network_is_that_of_its_name(folder: Path) -> None:
+    names = [f"n{place}" for place in range(10)]
+    for file, order in (("one.txt", names), ("other.txt", names[::-1])):
+        Path(file).write_text("\n".join(order))
+    one, same, other = (
+        Backbone("test_resnet", "random", labels=file, arguments={"num_classes": 10})
+        for file in ("one.txt", "one.txt", "other.txt")
+    )
+    feature = read_feature("fc:n3", one)
+    assert str(in_network(feature, one, same)) == "fc:3"
+    assert str(in_network(feature, one, other)) == "fc:6"
+    plain = read_feature("layer2:3@centre", one)
+    assert in_network(plain, one, other) == plain
