@@ -15,9 +15,9 @@ tested: they are those of other units, or of a network before its weights behind
 shuffled.
 
 `--parts` takes composites whose part B inhibits the class of A, names the eight units that inhibit
-most from B's place, and tells what share of them is active there where B is shown without A: off
-the mean of all pictures by more than the unit's standard deviation. Beside it: of all units, and of
-the eight where A is shown without B.
+most from B's place, and tells what share of them is active there where B is shown without A: at
+least half as much as where both are. Beside it: of all units, and of the eight, and of all, where A
+is shown without B. Every other composite is left out: what active means was tried on them.
 
 A run that was stopped goes on from its `--work` folder. Needs what `benchmarks.real_truth` needs.
 """
@@ -165,7 +165,7 @@ def false_alarms(store: SweepStore, other: SweepStore, order: Array, tested: int
 
 def of_parts(network: Backbone, layer: Layer, made: Composites) -> str:
     """Return how active the units are that are named from the place of what inhibits."""
-    made = made.rows(effects(network, made)[:, 1] < -0.5)
+    made = made.rows((effects(network, made)[:, 1] < -0.5).nonzero()[1::2, 0])
     grid = network.layout(layer).grid
     assert grid is not None
     places = adaptive_avg_pool2d((made.masks[:, 1:] > 64).float(), grid)
@@ -179,7 +179,7 @@ def of_parts(network: Backbone, layer: Layer, made: Composites) -> str:
         return torch.cat(found)
 
     usual = at_b(whole)
-    active = [(at_b(shown) - usual.mean(0)).abs() > usual.std(0) for shown in (b_alone, a_alone)]
+    active = [at_b(shown) * usual.sign() >= usual.abs() / 2 for shown in (b_alone, a_alone)]
     named = []
     for start in range(0, len(whole), AT_ONCE):
         part = slice(start, start + AT_ONCE)
@@ -187,8 +187,9 @@ def of_parts(network: Backbone, layer: Layer, made: Composites) -> str:
         asked = [BoundFeature(Feature("classifier", one), network) for one in classes]
         found = attribute(network, whole[part], asked, layer, IntGrad(8))[1]
         named.append((found * places[part]).sum((2, 3)).argsort(1)[:, :NAMED])
-    of_named = [one.gather(1, torch.cat(named)).float().mean() for one in active]
-    shares = (of_named[0], active[0].float().mean(), of_named[1])
+    shares = [
+        share.float().mean() for one in active for share in (one.gather(1, torch.cat(named)), one)
+    ]
     return " | ".join([str(len(whole)), *(f"{share:.0%}" for share in shares)])
 
 

@@ -28,6 +28,21 @@ store = SweepStore("s.zarr")
 rows, pictures = select_pictures(store, 0)
 assert len(pool_store(store, rows)) == {count}
 """
+UNITS = """
+from lightning import Trainer
+from mti_lightning import Backbone, Sweep, VetoedShapesPictures
+options = {{"store": "units.zarr", "rivals": 0, "units": True, "block": 64}}
+sweep = Sweep(Backbone("vetoed_shapes_resnet"), ["fc:3"], "layer4", **options)
+Trainer(accelerator="cpu", logger=False, enable_progress_bar=False).predict(
+    sweep, datamodule=VetoedShapesPictures({count}), return_predictions=False
+)
+"""
+INHIBITORS = """
+from mti_lightning import SweepStore
+from mti_lightning.inhibitors.study import find_inhibitors
+found = find_inhibitors(SweepStore("units.zarr"), most=128, examples=4)
+assert found.ranking.pictures == {count} - 128
+"""
 BANK = """
 from mti_lightning import Backbone, SignedInversion, VetoedShapesPictures, render
 objective = SignedInversion(
@@ -66,6 +81,16 @@ def test_maps_of_eight_times_the_pictures(tmp_path: Path) -> None:
     # 370 MB of maps; those of two shards are held at once.
     assert peak(KEPT.format(count=2400), many) <= 1.1 * peak(KEPT.format(count=300), few)
     assert sum(file.is_file() for file in (many / "s.zarr").rglob("*")) < 100
+
+
+def test_inhibitors_on_eight_times_the_pictures(tmp_path: Path) -> None:
+    found = []
+    for count in (2_000, 16_000):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        peak(UNITS.format(count=count), folder)
+        found.append(peak(INHIBITORS.format(count=count), folder))
+    assert found[1] <= 1.1 * found[0]
 
 
 def test_a_bank_of_eight_times_the_images(tmp_path: Path) -> None:

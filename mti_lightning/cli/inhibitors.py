@@ -1,5 +1,6 @@
 """`mti inhibitors`: which units keep a feature silent, proven by silencing them."""
 
+import shutil
 from collections.abc import Sequence
 
 from mti_lightning.cli.parser import Parser, figure_beside
@@ -9,7 +10,7 @@ from mti_lightning.errors import InputError
 def run(args: Sequence[str]) -> None:
     """Run `mti inhibitors`."""
     from mti_lightning.cli.discovery import with_plugins  # imports PyTorch, as do the next
-    from mti_lightning.files import at_home, replacing
+    from mti_lightning.files import at_home, beside, replacing
     from mti_lightning.inhibitors.figures import draw, log
     from mti_lightning.inhibitors.page import write_page
     from mti_lightning.inhibitors.result import KINDS
@@ -57,6 +58,7 @@ def run(args: Sequence[str]) -> None:
     figure, page = figure_beside(out, given.figure), out.with_suffix(".html")
     if page == out:
         raise InputError(f"{out} is the page beside the table; give a name such as {out.stem}.csv")
+    unfinished = beside(out.with_suffix(""), "unfinished")
     written = [*filter(None, (out, page, figure))]
     with with_plugins(), taking(*written, overwrite=given.overwrite):
         found = find_inhibitors(
@@ -65,6 +67,7 @@ def run(args: Sequence[str]) -> None:
             examples=given.examples,
             icons=given.icons,
             depth=given.depth,
+            unfinished=unfinished,
         )
         print(found.text)
         write_table(out, found.rows)
@@ -74,5 +77,6 @@ def run(args: Sequence[str]) -> None:
                 draw(found).savefig(part, dpi=120)
         if given.tensorboard is not None:
             log(found, at_home(given.tensorboard))
+        shutil.rmtree(unfinished)
     for path in written:
         print(path)

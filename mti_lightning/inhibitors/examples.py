@@ -5,6 +5,7 @@ from typing import final
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from mti_lightning.attribution.methods import Attribution, attribute
 from mti_lightning.backbone import Backbone, Layer
@@ -26,7 +27,7 @@ from mti_lightning.inhibitors.result import Example
 from mti_lightning.sweep.measures import Array
 from mti_lightning.sweep.store import SweepStore
 
-_READ = 2**22  # numbers of the store that are read together
+_READ = 2**19  # numbers of the store that are read together
 _LEAST = 72  # pixels that a crop has at least
 _AROUND = 1.3  # how much more than the receptive field a crop shows
 
@@ -53,29 +54,25 @@ def find_examples(
         sign: −1 where the unit is to inhibit, 1 where to excite.
         count: Pictures of each unit.
     """
-    layout, best = network.layout, _strongest(store, place, units, pictures, sign, count)
+    best = _strongest(store, place, units, pictures, sign, count)
     rows = np.unique(np.concatenate([*best.values()]))
     fields, read = Fields(network.backbone, network.layer), list[int]()
     found: dict[int, dict[int, Example]] = {unit: {} for unit in units}
     for batch in network.load(rows, read):
-        of = (network.backbone, batch, [network.feature] * len(batch), network.layer, method)
-        activations, attribution, _ = attribute(*of)
-        every = "peak" if layout.position_dims else None
-        # [N, P, C]
-        active, added = (
-            layout.at(values.detach(), every).view(len(batch), -1, layout.channels)
-            for values in (activations, attribution)
-        )
+        of = network.pieces.next(lambda batch=batch: _attributed(network, batch, method, units))
+        active, added = of["active"], of["added"]
         for place_in_batch, row in enumerate(read[-len(batch) :]):
             image = to_image(batch[place_in_batch])
-            for unit in (unit for unit in units if row in best[unit]):
-                here = added[place_in_batch, :, unit]
+            for column, unit in enumerate(units):
+                if row not in best[unit]:
+                    continue
+                here = added[place_in_batch, :, column]
                 peak = int((sign * here).argmax())
                 field = fields.of(unit, peak)
                 found[unit][row] = Example(
                     store.keys_of([row])[0],
                     float(here.sum()),
-                    float(active[place_in_batch, peak, unit]),
+                    float(active[place_in_batch, peak, column]),
                     field,
                     crop(image, field),
                 )
@@ -83,6 +80,21 @@ def find_examples(
         unit: tuple(found[unit][row] for row in rows if row in found[unit])
         for unit, rows in best.items()
     }
+
+
+def _attributed(
+    network: Network, batch: Tensor, method: Attribution, units: list[int]
+) -> dict[str, Array]:
+    """Return activations and attributions of units at all positions, [N, P, U] each."""
+    of = (network.backbone, batch, [network.feature] * len(batch), network.layer, method)
+    layout, (activations, attribution, _) = network.layout, attribute(*of)
+    every = "peak" if layout.position_dims else None
+
+    def of_units(values: Tensor) -> Array:
+        placed = layout.at(values.detach(), every).view(len(batch), -1, layout.channels)
+        return placed[..., units].cpu().numpy()
+
+    return {"active": of_units(activations), "added": of_units(attribution)}
 
 
 def _strongest(

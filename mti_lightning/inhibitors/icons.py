@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, final
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -14,44 +15,41 @@ from mti_lightning.log import log_warning, quietly
 from mti_lightning.objectives.chunk import Entry, ImageChunk
 from mti_lightning.objectives.inversion import Inversion, Target
 from mti_lightning.rendering import render
+from mti_lightning.sweep.measures import Array
 
 
 @final
 class _UnitInversion(Inversion):
-    """Images that make one unit active, everywhere, and keep the others of its layer quiet.
+    """An image that makes one unit active, everywhere, and keeps the others of its layer quiet.
 
     Args:
-        units: Of each channel whether it is to become positive, 1, or negative, −1.
+        unit: The channel.
+        sign: Whether it is to become positive, 1, or negative, −1.
     """
 
     needs_sources = False
     decisive = ("power",)
-    signs = ()  # it plans its images itself
+    signs = ()  # it plans its image itself
 
-    def __init__(self, *args: Any, units: Mapping[int, int], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, unit: int, sign: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.units = dict(units)
+        self.unit, self.sign = unit, sign
 
     def plan(self) -> list[Entry]:
-        return [
-            Entry(f"unit{unit}", derive_seed(self.seed, self.layer, unit), 0, "unit", self.seed)
-            for unit in self.units
-        ]
+        own = derive_seed(self.seed, self.layer, self.unit)
+        return [Entry(f"unit{self.unit}", own, 0, "unit", self.seed)]
 
     def target(self, chunk: ImageChunk) -> Target:
         layout = self.layout
         target = torch.zeros(len(chunk.entries), *layout.shape, device=self.device)
-        every = target.movedim(layout.channel_dim, -1)
-        for row, entry in zip(every, chunk.entries, strict=True):
-            unit = int(entry.id.removeprefix("unit"))
-            row[..., unit] = self.units[unit]
+        target.movedim(layout.channel_dim, -1)[..., self.unit] = self.sign
         return target, torch.ones_like(target)
 
 
 def draw_icons(
     network: Network, method: Attribution, units: Mapping[int, int], steps: int, seed: int
 ) -> dict[int, Image.Image]:
-    """Return an image of each unit, RGBA.
+    """Return an image of each unit of which one can be made, RGBA.
 
     Args:
         network: The network and the layer.
@@ -60,24 +58,26 @@ def draw_icons(
         steps: For each image.
         seed: Of the noise they start from.
     """
-    try:
-        return _draw(network, method, units, steps, seed)
-    except RenderError as error:  # of a single one
-        if len(units) == 1:
-            log_warning(f"unit {next(iter(units))} gets no image: {error}")
-            return {}
-    each = (draw_icons(network, method, {unit: units[unit]}, steps, seed) for unit in units)
-    return {unit: image for one in each for unit, image in one.items()}
+    made = {}
+    for unit, sign in units.items():
+        of = (network, method, unit, sign, steps, seed)
+        made[unit] = network.pieces.next(lambda of=of: {"rgba": _draw(*of)})["rgba"]
+    return {unit: Image.fromarray(icon) for unit, icon in made.items() if icon.size}
 
 
 def _draw(
-    network: Network, method: Attribution, units: Mapping[int, int], steps: int, seed: int
-) -> dict[int, Image.Image]:
+    network: Network, method: Attribution, unit: int, sign: int, steps: int, seed: int
+) -> Array:
+    """Return an image, [H, W, 4], or an empty one where it cannot be made."""
     of = (network.backbone, [str(network.feature.feature)], str(network.layer), method)
-    objective = _UnitInversion(*of, units=units, steps_per_epoch=steps, seed=seed)
+    objective = _UnitInversion(*of, unit=unit, sign=sign, steps_per_epoch=steps, seed=seed)
     device = network.backbone.mean.device
     run = {"enable_progress_bar": False, "accelerator": device.type, "devices": 1}
-    with quietly():
-        made = render(objective, None, 1, **run)
-    network.backbone.to(device)
-    return {unit: one.image for unit, one in zip(units, made, strict=True)}
+    try:
+        with quietly():
+            return np.asarray(render(objective, None, 1, **run)[0].image)
+    except RenderError as error:
+        log_warning(f"unit {unit} gets no image: {error}")
+        return np.empty(0)
+    finally:
+        network.backbone.to(device)

@@ -11,7 +11,7 @@ from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.backbone.changes import Change
 from mti_lightning.features.bound import BoundFeature
 
-_AT_ONCE: Final = 2**22  # numbers that go through the rest of the network together
+_AT_ONCE: Final = 2**20  # numbers that go through the rest of the network together
 
 
 @final
@@ -64,10 +64,10 @@ def respond_to(
     for pictures in batches:
         activations = backbone.run(pictures, [layer])[layer]
         at_once = max(1, _AT_ONCE // activations.numel())
-        rows = []
+        rows = [torch.empty(0, len(activations))]
         for start in range(0, len(changes), at_once):
             some = [change(activations) for change in changes[start : start + at_once]]
             tapped = backbone.run_behind(layer, torch.cat(some), [feature.layer], pictures)
             rows.append(feature(tapped[feature.layer]).float().cpu().view(len(some), -1))
         found.append(torch.cat(rows))
-    return torch.cat(found, 1)
+    return torch.cat([torch.empty(len(changes), 0), *found], 1)

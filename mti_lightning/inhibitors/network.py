@@ -1,21 +1,24 @@
 """A network with its feature, and pictures to try interventions on."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, final
+from typing import Final, Protocol, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mti_lightning.attribution.methods import Attribution
+from mti_lightning.attribution.methods import ActGrad, Attribution, attribute
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.features.bound import BoundFeature
 from mti_lightning.features.feature import Feature
 from mti_lightning.inhibitors.interventions import Intervention, respond_to
+from mti_lightning.inhibitors.pieces import Pieces
 from mti_lightning.registry import known_class
 from mti_lightning.sweep.measures import Array
 from mti_lightning.sweep.pictures import backbone_of, data_of
 from mti_lightning.sweep.store import SweepStore
+
+_PIECE: Final = 32  # pictures
 
 
 class Loader(Protocol):
@@ -36,6 +39,7 @@ class Network:
         load: Loads pictures.
         donors: Of which pictures activations stand in, [M].
         mean: The mean activation of each unit, [C]; by default the donors'.
+        pieces: Keeps what is found.
     """
 
     def __init__(
@@ -46,7 +50,9 @@ class Network:
         load: Loader,
         donors: Array,
         mean: Tensor | None = None,
+        pieces: Pieces | None = None,
     ) -> None:
+        self.pieces = pieces or Pieces()
         self.backbone, self.feature, self.layer, self.load = backbone, feature, layer, load
         with torch.no_grad():
             found = [backbone.run(pictures, [layer])[layer] for pictures in load(donors, [])]
@@ -55,7 +61,7 @@ class Network:
         self.mean = self.layout.pool_mean(self.donors).mean(0) if mean is None else mean
 
     @classmethod
-    def of(cls, store: SweepStore, place: int, donors: Array) -> "Network":
+    def of(cls, store: SweepStore, place: int, donors: Array, pieces: Pieces) -> "Network":
         """Make the network of a sweep again, with one of the sweep's features.
 
         Raises:
@@ -75,18 +81,43 @@ class Network:
         feature = BoundFeature(Feature.parse(store.features[place]), backbone).to(device)
         layer = Layer.parse(store.provenance["attribution_layer"])
         mean = torch.from_numpy(store.mean_activation).to(device)
-        return cls(backbone, feature, layer, load, donors, mean)
+        return cls(backbone, feature, layer, load, donors, mean, pieces)
 
     def respond(
         self, rows: Array, plans: Mapping[str, Sequence[Intervention]]
     ) -> tuple[dict[str, Array], Array]:
         """Return responses under each plan's interventions, [I, N], and which could be read."""
-        read: list[int] = []
         every = [intervention for plan in plans.values() for intervention in plan]
-        of = (self.backbone, self.layer, self.feature, self.load(rows, read), every)
-        responses = respond_to(*of, self.mean, self.donors).double().numpy()
+        parts = [
+            self.pieces.next(lambda some=some: self._respond(some, every))
+            for some in np.split(rows, range(_PIECE, len(rows), _PIECE))
+        ]
+        responses = np.concatenate([part["responses"] for part in parts], 1)
         ends = np.cumsum([len(plan) for plan in plans.values()])[:-1]
-        return dict(zip(plans, np.split(responses, ends), strict=True)), np.array(read)
+        of_plans = dict(zip(plans, np.split(responses, ends), strict=True))
+        return of_plans, np.concatenate([part["read"] for part in parts])
+
+    def _respond(self, rows: Array, interventions: Sequence[Intervention]) -> dict[str, Array]:
+        read: list[int] = []
+        of = (self.backbone, self.layer, self.feature, self.load(rows, read), interventions)
+        responses = respond_to(*of, self.mean, self.donors).double().numpy()
+        return {"responses": responses, "read": np.array(read, np.int64)}
+
+    def predict(self, rows: Array) -> Array:
+        """Return what silencing each unit would change, [N, U]: act×grad, −Σ a · ∂r/∂a."""
+        parts = [
+            self.pieces.next(lambda some=some: {"predicted": self._predict(some)})
+            for some in np.split(rows, range(_PIECE, len(rows), _PIECE))
+        ]
+        return np.concatenate([part["predicted"] for part in parts])
+
+    def _predict(self, rows: Array) -> Array:
+        found = []
+        for pictures in self.load(rows, []):
+            of = (self.backbone, pictures, [self.feature] * len(pictures), self.layer, ActGrad())
+            found.append(-self.layout.pool_sum(attribute(*of)[1].detach()).cpu().double().numpy())
+        together: Array = np.concatenate(found)
+        return together
 
 
 def method_of(store: SweepStore) -> Attribution:

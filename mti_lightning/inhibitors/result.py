@@ -76,7 +76,7 @@ class Unit:
         contribution: Its mean contribution to the response.
         spread: The standard deviation of that over pictures.
         share: In what share of the pictures it has this sign.
-        predicted: What silencing it changes by its contributions.
+        predicted: What silencing it changes by the gradient at the pictures.
         real: What silencing it changes.
         to_mean: What setting it to its mean activation changes.
         resampled: What setting it to its activations in another picture changes.
@@ -119,7 +119,7 @@ class Inhibitors:
         units: Those that were named, the strongest first.
         response: r of the pictures that they were tested on, [N].
         doses: r with the named units scaled by each of `SCALES`, [D, N].
-        predicted: What silencing all of them changes by their contributions.
+        predicted: What silencing all of them changes by the gradient at the pictures.
         random: What silencing as many random active units changes.
         agreement: Correlation over units, named and random, of predicted and real changes.
         tree: The strongest of the units, with what drives them.

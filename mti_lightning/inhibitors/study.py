@@ -1,9 +1,13 @@
 """From a sweep to its feature's inhibitors: ranked on some pictures, tested on others."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from mti_lightning.errors import InputError, check_range, nearest
@@ -11,6 +15,7 @@ from mti_lightning.files import at_home, read_text
 from mti_lightning.inhibitors.examples import find_examples
 from mti_lightning.inhibitors.icons import draw_icons
 from mti_lightning.inhibitors.network import Network, method_of
+from mti_lightning.inhibitors.pieces import Pieces
 from mti_lightning.inhibitors.ranking import rank_units
 from mti_lightning.inhibitors.result import KINDS, Inhibitors
 from mti_lightning.inhibitors.tree import grow
@@ -21,7 +26,7 @@ from mti_lightning.sweep.store import MEASURED, SweepStore
 _DONORS = 32  # pictures whose activations stand in
 _LEAST = 4  # pictures of either half
 _TENSEST = 64  # pictures, or a tenth of all
-_AT_ONCE = 2**22  # numbers of the store that are read together
+_AT_ONCE = 2**19  # numbers of the store that are read together
 
 
 def find_inhibitors(
@@ -36,6 +41,7 @@ def find_inhibitors(
     examples: int = 0,
     icons: int = 0,
     depth: int = 1,
+    unfinished: Path | None = None,
 ) -> Inhibitors:
     """Name the units that inhibit a feature of a sweep most, and test them.
 
@@ -51,6 +57,8 @@ def find_inhibitors(
         examples: In how many pictures it is shown where each unit inhibits (excites) most.
         icons: In how many steps an image is made of each unit; 0 for none.
         depth: Layers of the tree: at 2 the units that drive the strongest ones are named, too.
+        unfinished: A folder that keeps what has been found, from where the same call goes on if it
+            was stopped; to be deleted once the result is safe.
 
     Raises:
         InputError: If the sweep has no such feature, picture or contributions, its network or
@@ -69,11 +77,13 @@ def find_inhibitors(
             f"{len(chosen)} pictures are too few: units are named on one half and tested on the "
             f"other; give {2 * _LEAST} or more"
         )
+    of = [place, count, kind, seed, examples, icons, depth, version("mti-lightning")]
+    rows = hashlib.sha256(ranked.tobytes() + tested.tobytes()).hexdigest()
+    pieces = Pieces(unfinished, [of, rows, store.provenance, torch.cuda.is_available()])
     ranking = rank_units(_contributions(store, place, np.sort(ranked), rng))
     rest = rng.permutation(np.setdiff1d(np.flatnonzero(store.status == MEASURED), tested))
-    network = Network.of(store, place, rest[:_DONORS])
-    of_units = (lambda rows: store.contributions(place, rows), rng)
-    found = try_units(network, kind, ranking, count, tested, *of_units)
+    network = Network.of(store, place, rest[:_DONORS], pieces)
+    found = try_units(network, kind, ranking, count, tested, rng)
     if examples or icons:
         found = _illustrated(network, store, place, found, chosen, max(examples, 1), icons, seed)
     if depth > 1:

@@ -1,14 +1,14 @@
 """The units behind units: a small signed tree of edges that silencing confirms."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
 import numpy as np
 
 from mti_lightning.attribution.checks import check_path
-from mti_lightning.attribution.methods import Attribution, IntGrad, attribute
-from mti_lightning.attribution.steps import choose_steps
+from mti_lightning.attribution.methods import ActGrad, IntGrad, attribute
+from mti_lightning.attribution.steps import CHOSEN_ON, choose_steps
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.backbone.layers import usable_layers
 from mti_lightning.errors import InputError
@@ -94,7 +94,7 @@ class _Grower:
         self, network: Network, ranked: Array, tested: Array, rng: np.random.Generator
     ) -> None:
         self.network, self.ranked, self.tested, self.rng = network, ranked, tested, rng
-        self._methods: dict[Layer, Attribution] = {}
+        self._steps_of: dict[Layer, dict[str, Array]] = {}
 
     def below(self, unit: int, layer: Layer, earlier: Sequence[Layer]) -> tuple[Branch, ...]:
         """Return the units of earlier layers that drive a unit."""
@@ -109,21 +109,14 @@ class _Grower:
         """Return the confirmed units that drive a unit most, the strongest first."""
         network, backbone = self.network, self.network.backbone
         feature = BoundFeature(Feature.parse(_feature(backbone, layer, unit)), backbone)
-        added = []
-        for pictures in network.load(self.ranked, []):
-            if earlier not in self._methods:
-                of = (backbone, earlier, [feature], [pictures])
-                self._methods[earlier] = choose_steps(IntGrad(), *of)
-            asked = (pictures, [feature] * len(pictures), earlier, self._methods[earlier])
-            found = attribute(backbone, *asked)[1]
-            added.append(backbone.layout(earlier).pool_sum(found).detach().cpu().numpy())
-        contribution = np.concatenate(added)
+        contribution = self._contributions(feature, earlier)
         half = self.rng.permutation(np.arange(len(contribution)) % 2)
         ranking = rank_units([(contribution, half)])
         named = {kind: ranking.top(_BRANCHES, sign) for kind, sign in KINDS.items()}
         every = np.concatenate([*named.values()]).astype(np.int64)
         others = self.rng.permutation(ranking.others(every))[: max(2, len(every)) * CONTROLS]
-        trial = Network(backbone, feature, earlier, network.load, self.ranked[:_DONORS])
+        of = (backbone, feature, earlier, network.load, self.ranked[:_DONORS])
+        trial = Network(*of, pieces=network.pieces)
         plans = {
             "intact": [Intervention()],
             "own": [Intervention((one,)) for one in every.tolist()],
@@ -143,3 +136,28 @@ class _Grower:
                 if chance <= CHANCE:
                     confirmed.append((one, kind, describe_change(intact, responses, way)))
         return sorted(confirmed, key=lambda one: -abs(one[2].mean))[:_BRANCHES]
+
+    def _contributions(self, feature: BoundFeature, earlier: Layer) -> Array:
+        """Return what each unit of a layer adds to a unit's mean activation, [P, U]."""
+        network, backbone = self.network, self.network.backbone
+        if earlier not in self._steps_of:
+            self._steps_of[earlier] = network.pieces.next(
+                lambda: self._choose_steps(feature, earlier)
+            )
+        steps = int(self._steps_of[earlier]["steps"])
+        method = IntGrad(steps) if steps else ActGrad()
+
+        def attributed() -> Iterator[Array]:
+            for pictures in network.load(self.ranked, []):
+                asked = (pictures, [feature] * len(pictures), earlier, method)
+                found = attribute(backbone, *asked)[1]
+                yield backbone.layout(earlier).pool_sum(found).detach().cpu().numpy()
+
+        found = network.pieces.next(lambda: {"added": np.concatenate([*attributed()])})
+        return found["added"]
+
+    def _choose_steps(self, feature: BoundFeature, earlier: Layer) -> dict[str, Array]:
+        """Return how many steps attribution takes, as for the first unit that is asked about."""
+        pictures = self.network.load(self.ranked[:CHOSEN_ON], [])
+        chosen = choose_steps(IntGrad(), self.network.backbone, earlier, [feature], pictures)
+        return {"steps": np.array(chosen.steps if isinstance(chosen, IntGrad) else 0)}

@@ -1,6 +1,5 @@
 """Units on trial: named by what they are said to add, silenced, and compared with others."""
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -24,7 +23,6 @@ def try_units(
     ranking: Ranking,
     count: int,
     tested: Array,
-    contributions: Callable[[Array], Array],
     rng: np.random.Generator,
 ) -> Inhibitors:
     """Name the units that inhibit (or excite) most, and silence them in other pictures.
@@ -35,7 +33,6 @@ def try_units(
         ranking: Of all units.
         count: How many are named, at most.
         tested: The pictures they are silenced in, [N]; they had no part in the ranking.
-        contributions: Returns what units add to the response in pictures, [N, U].
         rng: Of random units.
 
     Raises:
@@ -69,9 +66,8 @@ def try_units(
     scaled = done["doses"].reshape(1 + len(every), len(SCALES) - 1, -1)
     together, *alone = np.insert(scaled, SCALES.index(1), intact, axis=1)
     own, random = scaled[1:, 0] - intact, some["random"] - intact[: len(read)]
-    contribution = contributions(tested).astype(np.float64)
+    predicted = network.predict(tested)
     chances = chance_of(own, random, way)
-    predicted = -contribution.mean(0)
     shares = ranking.inhibits if way > 0 else ranking.excites
     units = [
         Unit(
@@ -79,7 +75,7 @@ def try_units(
             contribution=float(ranking.mean[unit]),
             spread=float(ranking.spread[unit]),
             share=float(shares[unit]),
-            predicted=float(predicted[unit]),
+            predicted=float(predicted[:, unit].mean()),
             real=describe_change(intact, alone[rank][0], way),
             to_mean=describe_change(intact, done["mean"][rank], way),
             resampled=describe_change(intact, done["resampled"][rank], way),
@@ -90,7 +86,7 @@ def try_units(
         for rank, unit in enumerate(every)
     ]
     real = np.concatenate([own[:, : len(read)].mean(1), random.mean(1)])
-    pairs = np.stack([real, -contribution[: len(read), [*every, *controls]].mean(0)])
+    pairs = np.stack([real, predicted[: len(read), [*every, *controls]].mean(0)])
     return Inhibitors(
         feature=network.feature.shown,
         layer=str(network.layer),
@@ -99,7 +95,7 @@ def try_units(
         units=units,
         response=intact,
         doses=together,
-        predicted=float(predicted[named].sum()),
+        predicted=float(predicted[:, named].sum(1).mean()),
         random=describe_change(intact, done["drawn"], way),
         agreement=float(np.corrcoef(pairs)[0, 1]) if np.ptp(pairs, 1).all() else float("nan"),
     )
