@@ -18,7 +18,7 @@ from mti_lightning.inhibitors.network import Network, method_of
 from mti_lightning.inhibitors.pieces import Pieces
 from mti_lightning.inhibitors.ranking import rank_units
 from mti_lightning.inhibitors.result import KINDS, Inhibitors
-from mti_lightning.inhibitors.tree import grow
+from mti_lightning.inhibitors.tree import grow, stages_before
 from mti_lightning.inhibitors.trial import try_units
 from mti_lightning.sweep.measures import Array
 from mti_lightning.sweep.store import MEASURED, SweepStore
@@ -83,11 +83,12 @@ def find_inhibitors(
     ranking = rank_units(_contributions(store, place, np.sort(ranked), rng))
     rest = rng.permutation(np.setdiff1d(np.flatnonzero(store.status == MEASURED), tested))
     network = Network.of(store, place, rest[:_DONORS], pieces)
+    stages = stages_before(network.backbone, network.layer, depth - 1) if depth > 1 else []
     found = try_units(network, kind, ranking, count, tested, rng)
     if examples or icons:
         found = _illustrated(network, store, place, found, chosen, max(examples, 1), icons, seed)
-    if depth > 1:
-        found = replace(found, tree=grow(network, found, ranked, tested, depth, rng))
+    if stages:
+        found = replace(found, tree=grow(network, found, ranked, tested, stages, rng))
     return found
 
 

@@ -32,7 +32,7 @@ def grow(
     found: Inhibitors,
     ranked: Array,
     tested: Array,
-    depth: int,
+    stages: Sequence[Layer],
     rng: np.random.Generator,
 ) -> tuple[Branch, ...]:
     """Return the strongest confirmed units, each with the confirmed ones that drive it.
@@ -42,27 +42,27 @@ def grow(
         found: The units.
         ranked: Pictures to rank units on.
         tested: Others, to silence them in.
-        depth: Layers, that of `found` being the first.
+        stages: The layers to go back through, as of `stages_before`.
         rng: Of random units.
-
-    Raises:
-        InputError: If there are fewer layers that feed the units.
     """
-    layers = _layers_before(network.backbone, network.layer, depth - 1)
     grower = _Grower(network, ranked[:_RANKED], tested[:_TESTED], rng)
     confirmed = [one for one in found.units if one.is_confirmed]
     strongest = sorted(confirmed, key=lambda one: -abs(one.real.mean))[:_BRANCHES]
     return tuple(
         Branch(
             *(found.layer, one.unit, found.kind, one.real),
-            grower.below(one.unit, network.layer, layers),
+            grower.below(one.unit, network.layer, stages),
         )
         for one in strongest
     )
 
 
-def _layers_before(backbone: Backbone, layer: Layer, count: int) -> list[Layer]:
-    """Return the ends of the stages before a layer, the nearest first."""
+def stages_before(backbone: Backbone, layer: Layer, count: int) -> list[Layer]:
+    """Return the ends of as many stages before a layer, the nearest first.
+
+    Raises:
+        InputError: If fewer feed the layer.
+    """
     told: object = getattr(backbone.network, "feature_info", None)
     named = [Layer(str(one["module"])) for one in told] if isinstance(told, list) else []
     usable = usable_layers(backbone)
