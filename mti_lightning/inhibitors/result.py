@@ -208,7 +208,7 @@ class Inhibitors:
         if np.isnan(on):
             return ""
         at = f", at a scale of {median:.2f} in the middle" if on else ""
-        return f"of {silent} silent pictures {on:.0%} switch on{at}"
+        return f"{on * silent:.0f} of {silent} silent pictures switch on{at}"
 
     def switching(self, doses: Array) -> tuple[float, float]:
         """Return the share of the silent pictures that switch on, and at which scale: the median.
