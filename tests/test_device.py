@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from lightning import Trainer
+from lightning import Callback, Trainer
 
 from mti_lightning import (
+    ActGrad,
     AtlasInversion,
     Backbone,
     Chart,
+    IntGrad,
     MaximallyTense,
     Objective,
+    PositiveInversion,
+    RenderError,
     SignedInversion,
     Sweep,
     Validity,
@@ -88,6 +92,59 @@ def test_noise_is_drawn_on_the_device(played: Device) -> None:
 def objective(kind: type[Objective], **options: Any) -> Objective:
     options = {"steps_per_epoch": 2, "views": STILL, **options}
     return kind(Backbone(WORLD), ["fc:0", "fc:3"], "layer4", **options)
+
+
+def test_the_played_device_knows_what_waits(played: Device) -> None:
+    there = torch.ones(3).to("mps", non_blocking=True)
+    there = there.clone()[1:] * 2
+    assert not played.waits
+    there.cpu(), float(there[0]), torch.ones(2).to("mps"), torch.tensor([1.0], device="mps")
+    there[[0, 1]]
+    assert {*played.waits} == {"from there", "_local_scalar_dense", "to there", "tensor", "index"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (PositiveInversion, {"views": 2}),
+        (MaximallyTense, {"attribution": IntGrad(2), "batch_size": 2}),
+    ],
+)
+def test_no_step_waits_for_the_device(
+    kind: type[Objective], options: dict[str, Any], played: Device
+) -> None:
+    data = VetoedShapesPictures(1) if kind.needs_sources else None
+    waits = []
+    for steps in (3, 9):
+        played.waits.clear()
+        one = objective(kind, **{"steps_per_epoch": steps, **options})
+        render(one, data, epochs=1, accelerator="mps", **QUIET)
+        waits.append(played.waits.copy())
+    assert waits[1] <= waits[0]  # in more steps
+
+
+def test_what_no_step_moves_is_told_at_an_epochs_end(played: Device) -> None:
+    one = objective(MaximallyTense, steps_per_epoch=3, attribution=ActGrad())
+    with pytest.raises(RenderError, match="not finite for image fc-3"):
+        render(one, epochs=1, accelerator="mps", callbacks=[_Broken()], **QUIET)
+
+
+class _Broken(Callback):
+    """Spoils an image before the second step."""
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 1:
+            module.chunks[0].trained["phase"].data[1, 0, 0, 0] = torch.nan
+
+
+def test_no_measure_of_a_sweep_waits_for_the_device(played: Device) -> None:
+    sweep = Sweep(Backbone(WORLD), ["fc:*"], "layer4", rivals=0).to("mps")
+    sweep.prepare()
+    shown = sweep.backbone.noise(3).to("mps")
+    sweep.measure(shown)
+    played.waits.clear()
+    sweep.measure(shown)
+    assert not played.waits
 
 
 @pytest.mark.filterwarnings("ignore:.*images cannot be made")

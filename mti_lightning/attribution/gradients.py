@@ -60,7 +60,8 @@ def _gradients(responses: Tensor, activations: Tensor) -> Tensor:
     """Return ∂r/∂a, [F, N, ...], of responses [N, F]."""
     if responses.shape[1] == 1:
         return torch.autograd.grad(responses.sum(), activations, retain_graph=True)[0][None]
-    rows = torch.eye(responses.shape[1]).to(responses)[:, None]  # [F, 1, F]
+    rows = torch.eye(responses.shape[1], device=responses.device)
+    rows = rows.to(responses.dtype)[:, None]  # [F, 1, F]
     rows = rows.expand(-1, len(responses), -1)  # [F, N, F]
     (found,) = torch.autograd.grad(
         responses, activations, rows, retain_graph=True, is_grads_batched=True

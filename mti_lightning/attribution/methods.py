@@ -190,10 +190,13 @@ def make_pass(
     backbone.is_only_way(layer, tuple(targets))
 
     def respond(tapped: Mapping[Layer, Tensor], asked: Sequence[BoundFeature]) -> Tensor:
+        different = dict.fromkeys(asked)
         responses = pictures.new_zeros(len(asked))
-        for bound_feature in dict.fromkeys(asked):
+        for bound_feature in different:
+            if len(different) == 1:
+                return bound_feature(tapped[bound_feature.layer]).to(responses.dtype)
             of_feature = [i for i, other in enumerate(asked) if other is bound_feature]
-            places = torch.tensor(of_feature, device=pictures.device)
+            places = torch.tensor(of_feature).to(pictures.device, non_blocking=True)
             values = bound_feature(tapped[bound_feature.layer][places])
             responses = responses.index_put((places,), values.to(responses.dtype))
         return responses
@@ -208,7 +211,7 @@ def make_pass(
     tapped = backbone.run(pictures, [layer, *targets], cut=layer if cut else None)
     return Pass(
         *(pictures, tapped[layer], respond(tapped, bound_features), head, at),
-        *(backbone.network, backbone.layout(layer), baseline.to(tapped[layer])),
+        *(backbone.network, backbone.layout(layer), baseline.to(tapped[layer], non_blocking=True)),
     )
 
 
@@ -238,7 +241,8 @@ def attribute(
         InputError: If a layer does not take part in the forward pass.
     """
     if method.grey is None:
-        baseline = load_baseline(method, backbone.layout(layer)).to(pictures.device)
+        baseline = load_baseline(method, backbone.layout(layer))
+        baseline = baseline.to(pictures.device, non_blocking=True)
     else:
         grey = torch.full_like(pictures[:1], method.grey)
         baseline = backbone.run(grey, [layer])[layer].detach()

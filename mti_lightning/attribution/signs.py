@@ -59,7 +59,7 @@ def at_scale(
 def _smooth(grid: Tensor, scale: float) -> Tensor:
     """Smooth maps [N, H, W]; their sums stay."""
     rows, columns = (  # [N, H, H], [N, W, W]
-        _spreads(some.shape[1], scale).to(grid)[_extent(some)]
+        _spreads(some.shape[1], scale, grid.device, grid.dtype)[_extent(some)]
         for some in ((grid != 0).any(2), (grid != 0).any(1))
     )
     with torch.autocast(grid.device.type, enabled=False):  # it would sum in half precision
@@ -78,7 +78,8 @@ def _extent(some: Tensor) -> Tensor:
 
 
 @cache
-def _spreads(length: int, scale: float) -> Tensor:
+@torch.inference_mode(mode=False)
+def _spreads(length: int, scale: float, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return Gaussian weights for each extent from 0 to the length, [length + 1, length, length].
 
     From columns to rows: each column sums to 1, so that nothing is lost at an edge.
@@ -87,7 +88,7 @@ def _spreads(length: int, scale: float) -> Tensor:
     deviation = (scale * torch.arange(length + 1, dtype=torch.float64)).clamp(min=1e-6)
     apart = (places[:, None] - places) / deviation[:, None, None]
     weights = torch.exp(-(apart**2) / 2)
-    return weights / weights.sum(1, keepdim=True)
+    return (weights / weights.sum(1, keepdim=True)).to(dtype).to(device)
 
 
 def excitation(attribution: Tensor) -> Tensor:

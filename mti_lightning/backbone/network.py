@@ -82,6 +82,7 @@ class Backbone(nn.Module):
         register_own_backbones()
         network, self.absent = create_network(name, weights, seed, input_size, arguments or {})
         self._unregistered = (network.eval().requires_grad_(False),)
+        self.compile, self.precision = compile, precision
         self._lay_out(torch.device("cpu"))
         self.preprocessing, moments = find_preprocessing(network, name, input_size)
         self._own = own_ways(name, arguments or {}, moments)
@@ -93,7 +94,6 @@ class Backbone(nn.Module):
         self.fold = fold
         self._folds: list[Fold] | None = None if fold else []  # None: not looked for yet
         self._changes: tuple[Change, ...] = ()
-        self.compile, self.precision = compile, precision
         self._compiler = Compiler(name, compile)
         self._works = False  # in steps and sweeps
         self._twice: Layer | None = None
@@ -132,8 +132,8 @@ class Backbone(nn.Module):
         return self
 
     def _lay_out(self, device: torch.device) -> None:
-        """Put channels last on a CPU: pools run several times as fast, and convolutions faster."""
-        last = device.type == "cpu"
+        """Put channels last where that is faster: on a CPU, and of tensor cores in bf16."""
+        last = device.type == "cpu" or (device.type == "cuda" and self.precision == "bf16")
         layout = torch.channels_last if last else torch.contiguous_format
         for value in (*self.network.parameters(), *self.network.buffers()):
             if value.dim() == 4:  # those of volumes know another layout

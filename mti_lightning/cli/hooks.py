@@ -5,9 +5,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import Logger
 
@@ -26,6 +26,8 @@ from mti_lightning.locks import hold
 from mti_lightning.loggers import loggers_of, run_folder
 from mti_lightning.sweep.progress import SweepProgress
 from mti_lightning.sweep.ranking import log
+
+_REFRESHED: Final = 20  # steps between two losses that are shown, where one waits for them
 
 
 class Hooks(LightningCLI):
@@ -84,6 +86,11 @@ class Hooks(LightningCLI):
             if isinstance(callback, AtlasLog):
                 callback.open_maps(self.model)
         self.model.set_up(trainer, self.datamodule)
+        if trainer.strategy.root_device.type != "cpu":
+            trainer.callbacks = [
+                _RareLoss(_REFRESHED) if isinstance(callback, ProgressBar) else callback
+                for callback in trainer.callbacks
+            ]
         if self.checkpoint is not None:
             self.model.on_load_checkpoint(self.checkpoint)
         self.take_folder()
@@ -117,7 +124,8 @@ class Hooks(LightningCLI):
         store = SweepStore(self.model.store_path)
         if loggers := loggers_of(self.trainer):
             log(store, loggers)
-        print(store.path)
+        for path in self.model.store_paths:
+            print(path)
 
     def before_validate(self) -> None:
         """Find what cannot work before the run's folder exists."""
@@ -139,6 +147,14 @@ class Hooks(LightningCLI):
             print(folder / "validity.md")
         if report.disbelieved:  # loudly: a script goes no further
             raise SystemExit(1)
+
+
+class _RareLoss(TQDMProgressBar):
+    """A bar that waits for a loss only when it shows it."""
+
+    def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
+        told = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        return super().get_metrics(trainer, pl_module) | told
 
 
 def _next_version(make_logger: Callable[[int], Logger]) -> Logger:

@@ -166,12 +166,15 @@ class PictureData(LightningDataModule, ABC):
         workers = self.num_workers
         if workers is None:
             workers = _workers(len(indices) if isinstance(indices, Sized) else 0)
+        trainer: Any = self.trainer
         return _Loader(
             _Tolerant(of or self.pictures),  # by name, or Lightning cannot make the loader anew
             batch_size=self.batch_size,
             sampler=indices,
             num_workers=workers,
             collate_fn=_loaded,
+            # Then a copy to the device does not keep anything waiting.
+            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )
 
     @property

@@ -161,8 +161,10 @@ class FeatureGroup:
         """Return responses, [N, F], for the target layer's activations."""
         values = self.bound_features[0].layout.at(activations, self.position)
         if self.directions is None:
-            return _reduced(values[..., self.channels], self.position)
-        return _reduced(values @ self.directions.to(values), self.position)
+            channels = torch.tensor(self.channels).to(values.device, non_blocking=True)
+            return _reduced(values.index_select(-1, channels), self.position)
+        directions = self.directions.to(values, non_blocking=True)
+        return _reduced(values @ directions, self.position)
 
 
 def _reduced(values: Tensor, position: str | tuple[int, ...] | None) -> Tensor:

@@ -35,7 +35,7 @@ def natural_magnitude(height: int, width: int) -> Tensor:
 
 def mix_colours(image: Tensor) -> Tensor:
     """Turn three decorrelated planes into RGB, [N, 3, H, W]."""
-    return torch.einsum("rc,nchw->nrhw", _COLOUR.to(image), image)
+    return torch.einsum("rc,nchw->nrhw", _COLOUR.to(image, non_blocking=True), image)
 
 
 def unmix_colours(image: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def enlarged(magnitude: Tensor, phase: Tensor, size: tuple[int, int]) -> tuple[T
         )
         # The middle of the first pixel stays where it is.
         shift = math.pi * (1 / size[1] - 0.5 / (columns - 1))
-        phase = phase + shift * torch.arange(wide).to(phase)
+        phase = phase + shift * torch.arange(wide, device=phase.device)
     if rows < height:
         up = rows // 2  # rows of frequencies from 0 up, then from the lowest to -1
         gap = phase.new_zeros(*phase.shape[:2], height - 2 * up + 1, wide)
@@ -83,7 +83,7 @@ def enlarged(magnitude: Tensor, phase: Tensor, size: tuple[int, int]) -> tuple[T
             torch.cat([v[:, :, :up], gap, v[:, :, up + 1 :]], 2) for v in (magnitude, phase)
         )
         frequency = torch.fft.fftfreq(height, 1 / height)[:, None]
-        phase = phase + math.pi * (1 / height - 1 / rows) * frequency.to(phase)
+        phase = phase + math.pi * (1 / height - 1 / rows) * frequency.to(phase, non_blocking=True)
     return magnitude, phase
 
 
@@ -107,9 +107,9 @@ class _PhasePicture(torch.autograd.Function):
         gram = 2 * (real @ real.mT)  # [N, 3, 3]
         for edge in _edges(width):
             pair = torch.view_as_real(lines[:, :, edge])
-            weighted = pair * pair.new_tensor([1.0, 2.0])
+            weighted = torch.stack([pair[..., 0], 2 * pair[..., 1]], -1)
             gram -= (pair[:, :, None] * weighted[:, None]).sum((3, 4))
-        colour = _COLOUR.to(real)
+        colour = _COLOUR.to(real, non_blocking=True)
         mean = lines[:, :, 0].real.mean(2) / width @ colour.mean(0)
         power = (gram * (colour.T @ colour)).sum((1, 2)) / (3 * height * width**2)
         mean, deviation = (
@@ -128,7 +128,7 @@ class _PhasePicture(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None, None]:
         waves, lines, standardised, mean, deviation = ctx.saved_tensors
         (top, left, rows, columns), width, height = ctx.box, ctx.width, lines.shape[3]
-        colour = _COLOUR.to(gradient)
+        colour = _COLOUR.to(gradient, non_blocking=True)
         of_deviation = -(gradient * standardised).sum((1, 2, 3)) / deviation.flatten()
         of_mean = -gradient.sum((1, 2, 3)) / deviation.flatten()
         of_mean -= of_deviation * (mean / deviation).flatten()

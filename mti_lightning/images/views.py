@@ -172,5 +172,5 @@ class Views:
         corner = ((1 - side) / 2 + self.jitter * moves).clamp(0).minimum(1 - side)
         boxes = torch.cat([corner, side.expand(-1, 2)], 1)
         repeated = pictures.repeat_interleave(self.count, 0) if self.count > 1 else pictures
-        views = resample(repeated, boxes.to(device), size, part, within)
+        views = resample(repeated, boxes.to(device, non_blocking=True), size, part, within)
         return views.add(noise.to(pictures), alpha=self.noise) if self.noise else views

@@ -17,7 +17,7 @@ from mti_lightning.log import log_warning
 from mti_lightning.objectives.bank import ImageBank
 from mti_lightning.objectives.chunk import ImageChunk
 from mti_lightning.objectives.preflight import check_bank, check_devices, check_options
-from mti_lightning.objectives.saliency import loss_scale, note_moves
+from mti_lightning.objectives.saliency import check_moves, loss_scale, note_moves
 from mti_lightning.objectives.turns import ImageBankStrategy, Step, Steps, Turn
 from mti_lightning.sweep.provenance import as_read_back, attributed
 
@@ -118,6 +118,8 @@ class Objective(ImageBank, ABC):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for chunk in self.chunks:
+            check_moves(chunk, self.shown)
         checkpoint["bank"] = self.provenance
         checkpoint["epochs"] = self.trainer.max_epochs
 
@@ -171,7 +173,9 @@ class Objective(ImageBank, ABC):
             )
         with self.backbone.working():
             losses = self.losses(views, turn, progress) / self.views.count
-        self.log("loss", losses.detach().sum() / len(chunk.entries), prog_bar=True, batch_size=1)
+        # To show it at each step is to wait for it.
+        shown = self.device.type == "cpu"
+        self.log("loss", losses.detach().sum() / len(chunk.entries), prog_bar=shown, batch_size=1)
         # The sum, never the mean: an image's path must not depend on how many neighbours it has.
         return losses.sum()
 
@@ -184,5 +188,7 @@ class Objective(ImageBank, ABC):
     def on_train_batch_end(self, outputs: Any, batch: Step, batch_idx: int) -> None:
         trainer, strategy = self.trainer, self.trainer.strategy
         last = trainer.is_last_batch or trainer.should_stop
+        for chunk in self.chunks if last else ():
+            check_moves(chunk, self.shown)
         if last and isinstance(strategy, ImageBankStrategy):
             strategy.share(self.chunks, trainer.optimizers[0])  # before callbacks look

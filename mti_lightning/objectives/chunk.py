@@ -66,6 +66,7 @@ class ImageChunk(nn.Module):
         for name, value in fixed.items():
             self.register_buffer(name, value, persistent=False)
         self.register_buffer("moved", torch.zeros(len(entries), *grid))
+        self.faults: Tensor | None = None  # of each image, 0 for none, [N]; not yet looked at
 
     def forward(self, size: Size | None = None) -> Tensor:
         """Return the pictures, [N, 3, H, W] in 0..1, of their canvas or brought to a size."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import torch
 from lightning import Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
@@ -29,7 +30,8 @@ def note_moves(
             16 bits, the step is left out and nothing is added.
 
     Raises:
-        RenderError: In the backward pass, if picture or gradient are not finite, or nothing moves.
+        RenderError: In the backward pass on a CPU, as `check_moves` does, which is to be asked at
+            times elsewhere.
     """
     shown = pictures.detach()  # else they held themselves
 
@@ -39,19 +41,36 @@ def note_moves(
             return
         strength = moves.flatten(1).amax(1)  # [N]
         sound = strength.isfinite() & (strength > 0)
-        if not sound.all():
-            bad = int((~sound).nonzero()[0])
-            entry = chunk.entries[bad]
-            dead = strength[bad] == 0 and shown[bad].isfinite().all()
-            what = "nothing moves" if dead else "picture or gradient is not finite for"
+        dead = (strength == 0) & shown.flatten(1).isfinite().all(1)
+        faults = torch.where(sound, 0, torch.where(dead, 1, 2))
+        chunk.faults = faults if chunk.faults is None else torch.maximum(chunk.faults, faults)
+        if shown.device.type == "cpu":  # elsewhere it would have to wait for what it was told to do
+            check_moves(chunk, features)
+        cut(chunk.moved, box or (0, 0, *chunk.grid)).add_(moves)
+
+    pictures.register_hook(add)  # type: ignore[no-untyped-call]
+
+
+def check_moves(chunk: ImageChunk, features: Sequence[str]) -> None:
+    """Make sure that the steps so far moved a chunk's images.
+
+    Args:
+        chunk: The images.
+        features: As of `note_moves`.
+
+    Raises:
+        RenderError: If a step did not move one, or picture or gradient were not finite.
+    """
+    faults = [] if chunk.faults is None else chunk.faults.tolist()
+    chunk.faults = None
+    for entry, fault in zip(chunk.entries, faults, strict=False):
+        if fault:
+            what = "nothing moves" if fault == 1 else "picture or gradient is not finite for"
             raise RenderError(
                 f"{what} image {entry.id} (feature {features[entry.feature]}); try a "
                 "feature before its activation function, "
                 "a lower learning rate, another attribution layer or --trainer.precision 32"
             )
-        cut(chunk.moved, box or (0, 0, *chunk.grid)).add_(moves)
-
-    pictures.register_hook(add)  # type: ignore[no-untyped-call]
 
 
 def loss_scale(trainer: Trainer) -> float:

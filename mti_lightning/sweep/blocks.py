@@ -1,6 +1,6 @@
 """The blocks of a sweep: which are still to do, and what is measured of those under way."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, final
 
@@ -57,10 +57,11 @@ class OpenBlocks:
     Args:
         store: Where they are written.
         tops: The top pictures so far, whose attribution maps are held.
+        pending: First indices of the blocks to do; pictures of others are left out.
     """
 
-    def __init__(self, store: SweepWriter, tops: Tops) -> None:
-        self.store, self.tops = store, tops
+    def __init__(self, store: SweepWriter, tops: Tops, pending: Container[int]) -> None:
+        self.store, self.tops, self.pending = store, tops, pending
         self._blocks: dict[int, tuple[dict[str, Array], Array]] = {}  # columns and status
         self._maps: dict[tuple[int, int], Array] = {}  # of a feature and a picture, [2, ...]
 
@@ -73,17 +74,27 @@ class OpenBlocks:
             maps: For each feature whose maps are kept those of the pictures, [2, N, ...].
         """
         for index, reason in batch.unreadable.items():
-            self._note(index, UNREADABLE, {"reason": reason})
+            if self._is_pending(index):
+                self._note(index, UNREADABLE, {"reason": reason})
+        indices = batch.indices.tolist()
+        rows = [row for row, index in enumerate(indices) if self._is_pending(index)]
+        if len(rows) < len(indices):
+            numbers = {name: values[rows] for name, values in numbers.items()}
+            maps = {feature: values[:, rows] for feature, values in maps.items()}
+        indices = [indices[row] for row in rows]
         measured = {name: values.cpu().numpy() for name, values in numbers.items()}
-        for row, index in enumerate(batch.indices.tolist()):
+        for row, index in enumerate(indices):
             told: dict[str, Any] = {name: values[row] for name, values in measured.items()}
             if index in batch.stamps:
                 told["stamp"] = batch.stamps[index]
             self._note(index, MEASURED, told)
-        if len(batch.indices):
-            self._hold(batch.indices.cpu().numpy(), measured, maps)
+        if indices:
+            self._hold(np.array(indices), measured, maps)
         for start in [s for s, (_, status) in self._blocks.items() if status.all()]:
             self._write(start)
+
+    def _is_pending(self, index: int) -> bool:
+        return index - index % self.store.block in self.pending
 
     def _note(self, index: int, status: int, told: Mapping[str, Any]) -> None:
         """Put what is known of a picture into its block."""

@@ -33,9 +33,12 @@ from mti_lightning.superposition.interference import (
 from mti_lightning.sweep.groups import Part
 from mti_lightning.sweep.linear import LinearHead, find_linear_head
 from mti_lightning.sweep.measures import OF_PARTS, OF_UNITS, TRUTH, columns_of
+from mti_lightning.sweep.passes import Passes, Reading
 
 _AT_ONCE: Final = 2**25  # numbers of a Jacobian that are computed at once: 128 MiB
 _AUTHORS: Final = Tension("l2")
+
+Measured = tuple[dict[str, Tensor], dict[int, Tensor]]  # numbers and maps
 
 
 @dataclass(frozen=True)
@@ -87,57 +90,55 @@ class Measurement:
         (part,) = (part for part in self.parts if place in part.places)
         return part.window.box if part.window else None
 
-    @torch.inference_mode(mode=False)
-    @torch.enable_grad()
     def measure(
         self,
         pictures: Tensor,
         keep: Collection[int] = (),
         without: Tensor | None = None,
         masks: Tensor | None = None,
-    ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
-        """Measure pictures for all features.
+    ) -> Measured:
+        """Measure pictures for all features, as `measure_together` does."""
+        return measure_together([self], pictures, [keep], without, masks)[0]
 
-        Args:
-            pictures: [N, 3, H, W] in 0..1.
-            keep: The features whose attribution maps are wanted.
-            without: Of composites, as `Loaded` has them.
-            masks: Of composites, as `Loaded` has them.
+    def up_to_date(self) -> "Measurement":
+        """Return the same measurement, without linear heads of other weights or other units."""
+        has_linear = any(part.linear is not None for part in self.parts)
+        if not has_linear or self.backbone.digest() == self.linear_of:
+            return self
+        return replace(self, parts=[replace(part, linear=None) for part in self.parts])
 
-        Returns:
-            For each of `COLUMNS` a number, [N, F], of composites for each of `TRUTH`, too, for each
-            of `OF_PARTS` [N, F, K], and of `units` `OF_UNITS` [N, F, C]; for each of `keep`
-            attribution and sign of the activations, [2, N, ...].
-        """
-        with self.backbone.working():
-            # Cloned, as of inference mode no gradient can be taken.
-            return self._measure(pictures.clone(), keep, without, masks)
+    def readings(self, parts: Iterable[Part]) -> list[Reading]:
+        """Return what is read of pictures for some parts."""
+        return [self._reading(part) for part in parts if isinstance(self.method, PathGradient)]
 
-    def _measure(
+    def _reading(self, part: Part) -> Reading:
+        window, target = part.window, part.group.bound_features[0].layer
+        box = window.box if window else None
+        if part.linear is not None or (window is not None and window.head is not None):
+            return box, {self.layer: False}
+        return box, {self.layer: True, target: False}
+
+    def measure_by(
         self,
-        pictures: Tensor,
-        keep: Collection[int],
-        without: Tensor | None,
-        masks: Tensor | None,
-    ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
+        passes: Passes,
+        keep: Collection[int] = (),
+        without: Tensor | None = None,
+        masks: Tensor | None = None,
+    ) -> Measured:
+        """Measure the pictures of passes, as `measure_together` does."""
+        pictures, parts = passes.pictures, self.parts
         numbers = self._nothing(pictures, masks)
         maps: dict[int, Tensor] = {}
-        parts = self.parts
-        has_linear = any(part.linear is not None for part in parts)
-        if has_linear and self.backbone.digest() != self.linear_of:  # units or weights have changed
-            parts = [replace(part, linear=None) for part in parts]
         for part in parts:
             if part.linear is not None and masks is None and self._takes_sums(part):
-                of_part, kept = self._measure_linear(part, part.linear, pictures, keep)
-                for name, values in of_part.items():
-                    numbers[name][part.places] = values.float()
+                of_part, kept = self._measure_linear(part, part.linear, passes, keep)
+                _put(numbers, part.places, of_part)
                 maps |= kept
                 continue
             slices = []  # pooled, of features that may explain each other
-            for piece in self._attributions(part, pictures):
+            for piece in self._attributions(part, passes):
                 if piece.places:
-                    for name, values in self._reduce(piece, masks).items():
-                        numbers[name][piece.places] = values.float()
+                    _put(numbers, piece.places, self._reduce(piece, masks))
                 if part.has_rivals and piece.centred is not None:
                     slices.append(self._pool(piece))
                 pairs = zip(piece.places, piece.attribution, strict=False)
@@ -147,7 +148,7 @@ class Measurement:
                 activations, attributions = slices[0][0], torch.cat([one[1] for one in slices], 1)
                 with torch.autocast(pictures.device.type, enabled=False):
                     index = interference_index(activations, attributions, profiles.to(attributions))
-                numbers["interference"][part.places] = index.T[: len(part.places)].float()
+                _put(numbers, part.places, {"interference": index.T[: len(part.places)]})
         found = {name: values.transpose(0, 1) for name, values in numbers.items()}
         return found | ({} if without is None else self._truth(pictures, without)), maps
 
@@ -183,7 +184,8 @@ class Measurement:
         """
         found = []
         for pictures in batches:
-            pieces = list(self._attributions(part, pictures.clone()))
+            passes = Passes(self.backbone, pictures.clone(), self.readings([part]))
+            pieces = list(self._attributions(part, passes))
             pooled = [self._pool(piece) for piece in pieces]
             responses = torch.cat([piece.responses for piece in pieces]).T
             found.append((pooled[0][0], torch.cat([one[1] for one in pooled], 1), responses))
@@ -191,9 +193,10 @@ class Measurement:
         with torch.autocast(activations.device.type, enabled=False):
             return profile_features(activations, attributions, responses)
 
-    def _attributions(self, part: Part, pictures: Tensor) -> Iterator[_Slice]:
+    def _attributions(self, part: Part, passes: Passes) -> Iterator[_Slice]:
         """Attribute the features of a part, as many at once as memory bears."""
         if not isinstance(self.method, PathGradient):
+            pictures = passes.pictures
             for place, bound_feature in zip(part.places, part.group.bound_features, strict=True):
                 same = [bound_feature] * len(pictures)
                 activations, attribution, response = attribute(
@@ -204,12 +207,12 @@ class Measurement:
             return
         head: Callable[[Tensor], Tensor]
         if part.linear is not None:
-            activations, head = self._activations(part, pictures), part.linear.respond
+            activations, head = self._activations(part, passes), part.linear.respond
             responses = head(activations)
         else:
-            activations, responses, head = self._respond(part, pictures)
+            activations, responses, head = self._respond(part, passes)
         values, at_once = activations.detach().float(), max(1, _AT_ONCE // activations.numel())
-        baseline = load_baseline(self.method, self.layout).to(activations)
+        baseline = load_baseline(self.method, self.layout).to(activations, non_blocking=True)
         centred = None
         if self.mean_activation is not None:
             centred = centre(values, self.mean_activation, self.layout)
@@ -232,11 +235,9 @@ class Measurement:
                 part.box,
             )
 
-    def _activations(self, part: Part, pictures: Tensor) -> Tensor:
+    def _activations(self, part: Part, passes: Passes) -> Tensor:
         """Return activations [N, ...] of the smallest part of the map that a part depends on."""
-        with torch.no_grad():
-            shown = pictures if part.window is None else part.window.crop(pictures)
-            found = self.backbone.run(shown, [self.layer])[self.layer].float()
+        found = passes.tapped(part.window and part.window.box)[self.layer].detach().float()
         head = part.window and part.window.head
         return cut(found, head.box) if head else found
 
@@ -246,12 +247,12 @@ class Measurement:
         return not whole and self.tension.summed == "channels" and self.tension.measure != "l2"
 
     def _measure_linear(
-        self, part: Part, linear: LinearHead, pictures: Tensor, keep: Collection[int]
+        self, part: Part, linear: LinearHead, passes: Passes, keep: Collection[int]
     ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
         """Return numbers, [F, N], and maps that are kept, without attributions of each channel."""
-        values, of = self._activations(part, pictures), (self.layout, part.box)
-        baseline = load_baseline(self.method, self.layout).to(values)
-        with torch.autocast(pictures.device.type, enabled=False):
+        values, of = self._activations(part, passes), (self.layout, part.box)
+        baseline = load_baseline(self.method, self.layout).to(values, non_blocking=True)
+        with torch.autocast(values.device.type, enabled=False):
             moved = values if self.method.baseline is None else values - baseline
             signed = linear.signed_map(moved).flatten(0, 1)  # [F · N, ...]
             excited, inhibited = self.tension.split(signed, *of)
@@ -267,7 +268,7 @@ class Measurement:
             numbers["response"] = linear.respond(values).T
             numbers["tension_l2"] = linear.norms(moved)
         rows = {place: row for row, place in enumerate(part.places) if place in keep}
-        kept = {place: moved * linear.gradient[row] for place, row in rows.items()}
+        kept = {p: moved * linear.gradient_of(slice(row, row + 1)) for p, row in rows.items()}
         return numbers, {p: self._kept(part.box, values, found) for p, found in kept.items()}
 
     def with_linear_heads(self) -> "Measurement":
@@ -283,35 +284,31 @@ class Measurement:
         has_head = part.window is not None and part.window.head is not None
         if not (has_head or self.backbone.is_only_way(self.layer, (target,))):
             return None  # other pictures would give other responses
-        activations, responses, head = self._respond(part, self.backbone.noise(2))
-        if activations[0].numel() * responses.shape[1] > _AT_ONCE:
-            return None
+        passes = Passes(self.backbone, self.backbone.noise(2), self.readings([part]))
+        activations, _, head = self._respond(part, passes)
         at_once = max(1, _AT_ONCE // activations.numel())
         return find_linear_head(head, activations, self.layout.channel_dim, at_once)
 
     def _respond(
-        self, part: Part, pictures: Tensor
+        self, part: Part, passes: Passes
     ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-        """Return activations [N, ...], as a leaf, from them the part's responses, [N, F], and how.
+        """Return activations [N, ...], from them the part's responses, [N, F], and how.
 
         They are of the smallest part of the map that the features depend on.
         """
         window, target = part.window, part.group.bound_features[0].layer
+        tapped = passes.tapped(window and window.box)
         if window is not None and window.head is not None:
             head = partial(respond, self.backbone, self.layer, window.head)
-            with torch.no_grad():
-                found = self.backbone.run(window.crop(pictures), [self.layer])[self.layer]
-            leaf = cut(found, window.head.box).requires_grad_()
+            leaf = cut(tapped[self.layer].detach(), window.head.box).requires_grad_()
             return leaf, head(leaf), head
-        shown, group = pictures, part.group
-        if window is not None:
-            shown, group = window.crop(pictures), window.group
+        group = part.group if window is None else window.group
+        shown = passes.shown(window and window.box)
 
         def behind(activations: Tensor) -> Tensor:
-            tapped = self.backbone.run_behind(self.layer, activations, [target], shown)
-            return group(tapped[target])
+            found = self.backbone.run_behind(self.layer, activations, [target], shown)
+            return group(found[target])
 
-        tapped = self.backbone.run(shown, [self.layer, target], cut=self.layer)
         return tapped[self.layer], group(tapped[target]), behind
 
     def _reduce(self, piece: _Slice, masks: Tensor | None) -> dict[str, Tensor]:
@@ -354,3 +351,44 @@ class Measurement:
         whole = values.new_zeros(len(values), *self.layout.shape)
         cut(whole, box).copy_(values)
         return whole
+
+
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
+def measure_together(
+    measurements: Sequence[Measurement],
+    pictures: Tensor,
+    keeps: Sequence[Collection[int]],
+    without: Tensor | None = None,
+    masks: Tensor | None = None,
+) -> list[Measured]:
+    """Measure pictures in one way or several, of one network, by the same forward passes.
+
+    Args:
+        measurements: The ways.
+        pictures: [N, 3, H, W] in 0..1.
+        keeps: For each way the features whose attribution maps are wanted.
+        without: Of composites, as `Loaded` has them.
+        masks: Of composites, as `Loaded` has them.
+
+    Returns:
+        For each of `COLUMNS` a number, [N, F], of composites for each of `TRUTH`, too, for each
+        of `OF_PARTS` [N, F, K], and of `units` `OF_UNITS` [N, F, C]; for each of `keep`
+        attribution and sign of the activations, [2, N, ...].
+    """
+    backbone, ways = measurements[0].backbone, [way.up_to_date() for way in measurements]
+    with backbone.working():
+        readings = [reading for way in ways for reading in way.readings(way.parts)]
+        # Cloned, as of inference mode no gradient can be taken.
+        passes = Passes(backbone, pictures.clone(), readings)
+        return [
+            way.measure_by(passes, keep, without, masks)
+            for way, keep in zip(ways, keeps, strict=True)
+        ]
+
+
+def _put(numbers: Mapping[str, Tensor], places: list[int], found: Mapping[str, Tensor]) -> None:
+    """Put numbers of some features, [F', ...], in their places, without waiting for a device."""
+    for name, values in found.items():
+        where = torch.tensor(places).to(values.device, non_blocking=True)
+        numbers[name].index_copy_(0, where, values.float())

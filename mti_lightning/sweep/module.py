@@ -20,7 +20,7 @@ from mti_lightning.backbone import Backbone
 from mti_lightning.data.base import Loaded, PictureData
 from mti_lightning.errors import InputError, check_range
 from mti_lightning.features.bound import expand
-from mti_lightning.files import at_home
+from mti_lightning.files import at_home, file_name
 from mti_lightning.locks import Hold, hold
 from mti_lightning.log import log_info
 from mti_lightning.sweep.beginning import open_or_begin
@@ -33,9 +33,10 @@ from mti_lightning.sweep.blocks import (
     pending_blocks,
 )
 from mti_lightning.sweep.calibration import evenly_spread, learn_profiles, mean_activation
+from mti_lightning.sweep.fetching import Fetch
 from mti_lightning.sweep.groups import find_parts
 from mti_lightning.sweep.measures import TRUTH
-from mti_lightning.sweep.measuring import Measurement
+from mti_lightning.sweep.measuring import Measured, Measurement, measure_together
 from mti_lightning.sweep.opening import holds_sweep
 from mti_lightning.sweep.progress import Pace
 from mti_lightning.sweep.provenance import as_made, as_read_back, attributed
@@ -73,6 +74,9 @@ class Sweep(AttributionModule):
             the disk.
         block: Pictures between two writes; what was not written is done again after a stop.
         overwrite: Begin anew where `store` holds another sweep; nothing else is ever replaced.
+        further_layers: More attribution layers. Each has a store of its own beside `store`, such as
+            `sweep_layer2.zarr`, as if it were swept alone; pictures are read once for all, and run
+            through the network once.
 
     Raises:
         InputError: If a layer or feature does not exist, the attribution layer does not feed a
@@ -95,6 +99,7 @@ class Sweep(AttributionModule):
         units: bool = False,
         block: int = 256,
         overwrite: bool = False,
+        further_layers: Sequence[str] = (),
     ) -> None:
         if store == "":
             raise InputError("store '': give the name of a folder, such as sweep.zarr")
@@ -113,6 +118,12 @@ class Sweep(AttributionModule):
         self.measurement: Measurement | None = None
         self.pace = Pace()  # of the run
         self._hold: Hold | None = None
+        self._fetches: list[Fetch] = []
+        others = [one for one in dict.fromkeys(further_layers) if one != str(self.layer)]
+        of: Any = (backbone, features)
+        ways = (attribution, tension, None, keep, keep_by, keep_features, calibrate, rivals)
+        # Each of them is told of a run by this one.
+        self._others = tuple(Sweep(*of, one, *ways, units, block, overwrite) for one in others)
 
     # --- what a picture gives ---
 
@@ -228,13 +239,38 @@ class Sweep(AttributionModule):
                 "a sweep needs a place for its results; give --model.store FOLDER.zarr"
             )
         pictures.use(self.backbone.preprocessing)
-        if trainer.is_global_zero:
-            self.open_store(pictures, self.store_path, trainer.precision)
+        for other in self._others:
+            beside = f"{self.store_path.stem}_{file_name(str(other.layer))}"
+            other.store_path = self.store_path.with_name(beside + self.store_path.suffix)
+            other.config = self.config
+        try:
+            for sweep in (self, *self._others) if trainer.is_global_zero else ():
+                assert sweep.store_path is not None
+                sweep.open_store(pictures, sweep.store_path, trainer.precision)
+        except BaseException:
+            self._release()
+            raise
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self.trainer.strategy.barrier()  # the store is there
+        self.trainer.strategy.barrier()  # the stores are there
         data = self.check_data(self.trainer.datamodule)  # type: ignore[attr-defined]
+        for sweep in (*self._others, self):
+            sweep.trainer = self.trainer
+            sweep.to(self.device)
+            sweep.open_blocks(data)
+        sweeps = (self, *self._others)
+        pending = sorted({start for sweep in sweeps for start in sweep.pending})
+        if not pending:
+            warnings.filterwarnings("ignore", "Total length of .\\w*Loader.")  # it is meant to be 0
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        sampler = Blocks(pending, self._store.block, self._store.size, rank, world_size)
+        data.serve("predict", data.loader(sampler))
+        self.pace, self._fetches = Pace(), []
+        self.trainer.strategy.barrier()  # every process sees the same done before one does more
+
+    def open_blocks(self, data: PictureData) -> None:
+        """Find what is still to be measured, and how, of the pictures of the store."""
         assert self.store_path is not None
         self._store = store = SweepWriter(self.store_path)
         store.makes_shards = self.trainer.is_global_zero
@@ -250,38 +286,59 @@ class Sweep(AttributionModule):
         of = self.backbone.mean
         profiles = {place: found[2].to(of) for place, found in known.items() if found}
         self.measurement = replace(measurement, profiles=profiles)
-        self._open_blocks = OpenBlocks(store, find_tops(store, self.kept, self.keep_by, self.keep))
-        pending = pending_blocks(store)
-        if not pending:
-            warnings.filterwarnings("ignore", "Total length of .\\w*Loader.")  # it is meant to be 0
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        sampler = Blocks(pending, store.block, store.size, rank, world_size)
-        data.serve("predict", data.loader(sampler))
-        self.pace = Pace()
-        self.trainer.strategy.barrier()  # every process sees the same done before one does more
+        tops = find_tops(store, self.kept, self.keep_by, self.keep)
+        self.pending = frozenset(pending_blocks(store))
+        self._open_blocks = OpenBlocks(store, tops, self.pending)
 
     def predict_step(self, batch: Loaded, batch_idx: int) -> int:
         """Measure a batch into the store, and return how many pictures it held."""
-        assert self.measurement is not None
-        measured: Any = ({}, {})
-        if len(batch.indices):
-            of = (batch.pictures, self.kept, batch.without, batch.masks)
-            with self.pace.spending("network"):  # which is done once its numbers are here
-                measured = [
-                    {of_what: values.cpu() for of_what, values in found.items()}
-                    for found in self.measurement.measure(*of)
-                ]
-        with self.pace.spending("writing"):
-            self._open_blocks.add(batch, *measured)
-        self.pace.pictures += len(batch.indices)
+        sweeps = (self, *self._others)
+        measured: list[Measured] = [({}, {}) for _ in sweeps]
+        with self.pace.spending("network"):
+            if len(batch.indices):
+                ways = [sweep.measurement for sweep in sweeps if sweep.measurement]
+                keeps = [sweep.kept for sweep in sweeps]
+                of = (batch.pictures, keeps, batch.without, batch.masks)
+                measured = measure_together(ways, *of)
+            self._fetches.append(Fetch(batch, measured))
+        self._write(1 if self._fetches[-1].is_under_way else 0)
         return len(batch.indices)
+
+    def _write(self, left: int) -> None:
+        """Put into the store what was measured, but for the last so many batches."""
+        while len(self._fetches) > left:
+            fetch = self._fetches.pop(0)
+            with self.pace.spending("network"):  # which is done once its numbers are here
+                measured = fetch.wait()
+            with self.pace.spending("writing"):
+                for sweep, found in zip((self, *self._others), measured, strict=True):
+                    sweep._open_blocks.add(fetch.batch, *found)  # noqa: SLF001  of its own kind
+            self.pace.pictures += len(fetch.batch.indices)
+
+    def on_predict_epoch_end(self) -> None:
+        self._write(0)
 
     def teardown(self, stage: str) -> None:
         """Complete the store; Lightning comes here even where nothing was left to predict."""
         self.trainer.strategy.barrier()
         if self.trainer.is_global_zero:
-            finish(self._store, self.kept, self.keep_by, self.keep, self.layout)
+            for sweep in (self, *self._others):
+                sweep.finish()
             if self.pace.pictures:
                 log_info(str(self.pace))
-            if self._hold is not None:
-                self._hold.release()
+            self._release()
+
+    def finish(self) -> None:
+        """Complete the store, if all blocks are in it."""
+        finish(self._store, self.kept, self.keep_by, self.keep, self.layout)
+
+    @property
+    def store_paths(self) -> list[Path]:
+        """All stores that are written."""
+        paths = [sweep.store_path for sweep in (self, *self._others)]
+        return [path for path in paths if path is not None]
+
+    def _release(self) -> None:
+        for sweep in (self, *self._others):
+            if sweep._hold is not None:  # noqa: SLF001  of its own kind
+                sweep._hold.release()  # noqa: SLF001

@@ -91,8 +91,8 @@ class Validity(AttributionModule):
         self.check_trainer(trainer)
         if self.backbone.precision != "float32":
             raise InputError(
-                f"backbone.precision: {self.backbone.precision} will not do to measure; leave it at "
-                "float32"
+                f"backbone.precision: {self.backbone.precision} will not do to measure; leave it "
+                "at float32"
             )
         self._data = self.check_data(data)
         self._data.use(self.backbone.preprocessing)

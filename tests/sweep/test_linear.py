@@ -52,6 +52,13 @@ CASES = [
     ("vetoed_shapes_resnet", "layer4", "fc:*", True),
     ("vetoed_shapes_resnet", "global_pool", "fc:*", True),  # no positions
     ("convnext_atto", "stages.1.blocks.0.mlp.act", "stages.1.blocks.0.mlp.fc2:*@centre", True),
+    ("convnext_atto", "stages.1.blocks.0.mlp.act", "stages.1.blocks.0.mlp.fc2:*@mean", True),
+    ("convnext_atto", "stages.1.blocks.0.conv_dw", "stages.1.blocks.0.mlp.fc1:*@centre", False),
+    ("test_vit", "blocks.1.mlp.act", "blocks.1.mlp.fc2:*@0", True),  # tokens
+    ("test_vit", "blocks.1.mlp.act", "blocks.1.mlp.fc2:*@mean", True),
+    ("test_vit", "blocks.1.norm1", "blocks.1.attn.qkv:*@3", True),
+    ("test_vit", "blocks.0", "blocks.1.norm1:*@0", False),
+    ("test_vit", "blocks.1.norm1", "blocks.1.attn:*@0", False),
 ]
 
 
@@ -64,7 +71,7 @@ def test_a_sweep_over_a_linear_head_equals_one_by_backward_passes(
     backbone = Backbone(name, weights)
     channels = features.partition(":")[0]
     asked = [f"{channels}:{place}{features.partition('*')[2]}" for place in range(8)]
-    method = IntGrad(2) if "@mean" in features else ActGrad()
+    method = IntGrad(2) if "resnet" in name and "@mean" in features else ActGrad()
     further = ({"units": True}, {"tension": Tension("l2")}) if layer == "layer4" else ()
     for options in ({}, *further):
         module = Sweep(backbone, asked, layer, method, rivals=0, **options)
@@ -92,3 +99,16 @@ def assert_close(found: Tensor, wanted: Tensor) -> None:
     """Equal to 1e-5 of the largest, as numbers that nearly cancel are no nearer."""
     assert found.shape == wanted.shape
     assert float((found - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())
+
+
+def test_only_positions_that_count_are_kept() -> None:
+    backbone = Backbone("test_vit", "random")
+    for at in ("@3", "@mean"):
+        asked = [f"blocks.1.mlp.fc2:*{at}"]
+        module = Sweep(backbone, asked, "blocks.1.mlp.act", ActGrad(), rivals=0)
+        module.prepare()
+        assert module.measurement is not None
+        linear = module.measurement.parts[0].linear
+        assert linear is not None
+        assert linear.gradient.shape == (len(module.features), 1, module.layout.channels)
+        assert len(linear.support) == (1 if at == "@3" else module.layout.shape[0])

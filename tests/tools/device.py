@@ -4,6 +4,7 @@ That is a Mac's GPU, which has no doubles. What mixes tensors that were moved th
 fails as it would there; the numbers are the CPU's. Of either it is counted where convolutions ran.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +20,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
+from mti_lightning.attribution import signs
+
 MPS, CPU = torch.device("mps", 0), torch.device("cpu")
 _DOUBLES = (torch.float64, torch.complex128)
+_FROM_HOST = {"tensor", "as_tensor", "new_tensor", "from_numpy"}
+_READS = ("_local_scalar_dense", "nonzero")
 _TO_HOST = {"numpy", "__array__", "__dlpack__"}
 _GETS = {
     Tensor.device.__get__: lambda there: MPS if there else CPU,
@@ -54,6 +59,8 @@ class Device:
         type: `mps`, or `cuda` where it is a GPU that tells this itself.
         ran: How many convolutions ran there (True) and on the CPU (False).
         drawn: How many random numbers were drawn.
+        waits: Why the CPU waited for the device: values that were read or fetched from there, and
+            copies to there that were not said to be no one's to wait for.
     """
 
     def __init__(self, kind: str = "mps") -> None:
@@ -62,6 +69,7 @@ class Device:
         self.opaque = False
         self.within = False  # a call that tensors of the device were given to
         self.ran, self.drawn = Counter[bool](), Counter[bool]()
+        self.waits = Counter[str]()
 
     @staticmethod
     def _storage(tensor: Tensor) -> Any:
@@ -88,6 +96,18 @@ class Device:
             yield
         finally:
             self.within = before
+
+    def wait(self, why: str) -> None:
+        frame: Any = sys._getframe(1)
+        while frame and "/mti_lightning/" not in frame.f_code.co_filename:
+            frame = frame.f_back
+        where = f" in {frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""
+        self.waits[why + where] += 1
+
+    def look(self, name: str, there: bool, here: bool) -> None:
+        """Note whether an operation on tensors of these sides waits."""
+        if there and (name in _READS or (here and name in _INDEXING)):
+            self.wait(name)
 
     def put(self, tensor: Tensor, there: bool = True) -> Tensor:
         storage = self._storage(tensor)
@@ -135,6 +155,8 @@ class _Functions(TorchFunctionMode):
         given = kwargs.pop("device", None)
         if given is not None:
             there = torch.device(given).type == "mps"
+        if there and name in _FROM_HOST:
+            device.wait(name)
         if (generator := kwargs.get("generator")) is not None and generator.there != there:
             raise RuntimeError(f"{name}: the generator is of another device")
         device.opaque = func in _OPAQUE
@@ -167,6 +189,8 @@ class _Functions(TorchFunctionMode):
 
         if there == self.device.has(value):
             return convert(value)
+        if not (there and kwargs.pop("non_blocking", False)):
+            self.device.wait("to there" if there else "from there")
         with self:  # what is converted is so on the CPU
             return (
                 _Move.apply(convert(value), self.device, True)
@@ -202,6 +226,7 @@ class _Operations(TorchDispatchMode):
         made = func(*args, **kwargs)
         if name in ("normal_", "uniform_", "rand", "randn", "randperm"):
             device.drawn[ours] += made.numel()
+        device.look(name, any(there), any(here))
         if ours:
             for value in tree_iter(made):
                 if isinstance(value, Tensor):
@@ -234,6 +259,7 @@ def watching_cuda() -> Iterator[Device]:
 def playing_mps(patch: pytest.MonkeyPatch) -> Iterator[Device]:
     """Have `mps` as a device, for Lightning's trainers, too."""
     device = Device()
+    signs._spreads.cache_clear()  # of another one
     for accelerator in (FabricMPS, MPSAccelerator):
         patch.setattr(accelerator, "is_available", staticmethod(lambda: True))
     patch.setattr(torch, "Generator", Generator)
