@@ -50,6 +50,8 @@ from benchmarks.real_truth import (
     named_alike,
 )
 from mti_lightning import (
+    ActGrad,
+    Attribution,
     Backbone,
     BoundFeature,
     Feature,
@@ -60,6 +62,7 @@ from mti_lightning import (
     SweepStore,
     attribute,
 )
+from mti_lightning.files import replacing
 from mti_lightning.inhibitors.result import Inhibitors
 from mti_lightning.inhibitors.study import find_inhibitors
 from mti_lightning.sweep.measures import Array
@@ -98,11 +101,16 @@ def composites(
 
 
 def sweep(
-    backbone: Backbone, features: Sequence[str], layer: str, of: Path, to: Path
+    backbone: Backbone,
+    features: Sequence[str],
+    layer: str,
+    of: Path,
+    to: Path,
+    method: Attribution | None = None,
 ) -> SweepStore:
     """Sweep a folder of pictures."""
     options = {"store": str(to), "calibrate": 64, "rivals": 0, "units": True, "block": 16}
-    module = Sweep(backbone, features, layer, **options)
+    module = Sweep(backbone, features, layer, method, **options)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     data = PictureFolder(str(of))
     Trainer(accelerator="cpu", **quiet).predict(module, datamodule=data, return_predictions=False)
@@ -123,13 +131,14 @@ def shuffled(backbone: Backbone, layer: str, path: Path) -> Backbone:
     return Backbone(NETWORK, str(path))
 
 
-def inhibitors(store: SweepStore, tested: int) -> Iterator[Inhibitors]:
+def inhibitors(store: SweepStore, tested: int, named: str = "") -> Iterator[Inhibitors]:
     """Find the inhibitors of each feature of a sweep, those not yet found before."""
     for place, feature in enumerate(store.features):
-        kept = store.path.with_suffix(f".{place}.pkl")
+        kept = store.path.with_suffix(f".{named}{place}.pkl")
         if not kept.exists():
             found = find_inhibitors(store, feature, NAMED, most=tested)
-            kept.write_bytes(pickle.dumps(found))
+            with replacing(kept) as part:
+                part.write_bytes(pickle.dumps(found))
         found = pickle.loads(kept.read_bytes())
         yield found
 
@@ -155,10 +164,10 @@ def told(found: Sequence[Inhibitors]) -> str:
 
 
 def false_alarms(store: SweepStore, other: SweepStore, order: Array, tested: int) -> str:
-    """Return how many units are confirmed in one sweep by contributions of another."""
+    """Return what share is confirmed in one sweep of the units that another one names."""
     misled = Misled(other.path)
     misled.source, misled.order = store, order
-    every = (find_inhibitors(misled, one, NAMED, most=tested) for one in misled.features)
+    every = inhibitors(misled, tested, "misled.")
     found = [unit.is_confirmed for one in every for unit in one.units]
     return f"{np.mean(found):.3f} of {len(found)}"
 
@@ -201,6 +210,7 @@ def main() -> None:
     parser.add_argument("--tested", type=int, default=60, help="Of them, for silencing.")
     parser.add_argument("--classes", type=int, default=24)
     parser.add_argument("--channels", type=int, default=0, help="Of a later layer, for classes.")
+    parser.add_argument("--once", action="store_true", help="Name units by act×grad.")
     parser.add_argument("--false", action="store_true", help="Count false alarms.")
     parser.add_argument("--parts", action="store_true", help="Name units from a part's place.")
     parser.add_argument("--folder", type=Path, default=INSTALLED, help="What holds the pictures.")
@@ -222,7 +232,8 @@ def main() -> None:
             every = network.layout(Layer.parse(target)).channels
             chosen = [index * every // given.channels for index in range(given.channels)]
             features = [f"{target}:{channel}@mean" for channel in chosen]
-        store = sweep(network, features, layer, pictures, folder / f"{layer}_{len(features)}.zarr")
+        kept, how = f"{layer}_{len(features)}", (ActGrad(), "_once") if given.once else (None, "")
+        store = sweep(network, features, layer, pictures, folder / f"{kept}{how[1]}.zarr", how[0])
         if not given.false:
             found = [*inhibitors(store, given.tested)]
             print(f"| {layer} | {told(found)} |", flush=True)
