@@ -5,8 +5,12 @@ a part out, A excites the class of A in EfficientNet-Lite0 and B inhibits it. Th
 then show A and the - inversion what of B inhibits. Two judges that had no part in making them,
 Lite2 and Lite1, name them: A among the first 5 of 1,000 classes in +, B among the first 50 in -.
 The table has the mean of both judges over the pictures that were made, and how many had no target.
+Its first rows are what the judges name in the photographs themselves: in the picture of both parts,
+and in those of A alone (under +) and of B alone (under -). With `--own` no attribution has a part
+in it: each part's own activations are inverted, in its known place. Neither method nor target can
+be expected to show more than that.
 
-    python -m benchmarks.judged_pairs [--pairs 64] [--layers blocks.6 blocks.5 blocks.4]
+    python -m benchmarks.judged_pairs [--pairs 64] [--layers blocks.6 blocks.5 blocks.4] [--own]
 
 Needs what benchmarks/real_truth.py needs. `--folder` names another place than /usr/share for the
 pictures: cut-outs below tuxpaint/stamps, photographs below backgrounds.
@@ -27,6 +31,7 @@ import torch
 from PIL import Image
 from timm.data import ImageNetInfo
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from benchmarks.real_truth import (
     INSTALLED,
@@ -45,8 +50,11 @@ from mti_lightning.backbone import Preprocessing
 from mti_lightning.compose import composite, opacity
 from mti_lightning.data.datasets import Picture, Pictures
 from mti_lightning.errors import RenderError
+from mti_lightning.objectives.chunk import Entry
+from mti_lightning.objectives.inversion import Inversion, Target
 
 SIGNS: Final = {"+": (0, 5), "-": (1, 50)}  # the part that should be named, and among how many
+HELD: Final = 0.1  # of a position has to be a part's, for it to be of the part's place
 CLEAR: Final = 1.0  # of the logit, that A adds and that B takes away
 
 
@@ -68,6 +76,31 @@ class Given(PictureData):
 
     def _open(self, preprocessing: Preprocessing) -> Pictures:
         return _Given(self.given)
+
+
+@final
+class OwnActivations(Inversion):
+    """Inversions of a part's own activations in its known place: A for +, B for -.
+
+    Args:
+        masks: How much of A and of B is in each pixel of each source, uint8 [N, 2, S, S].
+    """
+
+    signs = ("+", "-")
+
+    def __init__(self, *args: Any, masks: Tensor, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        assert self.layout.grid is not None
+        self.places = adaptive_avg_pool2d(masks.float() / 255, self.layout.grid) > HELD
+
+    @torch.no_grad()
+    def targets_of(self, entries: Sequence[Entry]) -> Target:
+        assert self.sources is not None
+        shown = [entry.source or 0 for entry in entries]
+        parts = [SIGNS[entry.sign or "+"][0] for entry in entries]
+        activations = self.backbone.run(self.sources[shown].to(self.device), [self.layer])
+        places = self.places[shown, parts, None].to(activations[self.layer])  # [N, 1, h, w]
+        return activations[self.layer] * places, places
 
 
 def clear_pairs(
@@ -94,10 +127,39 @@ def clear_pairs(
     raise SystemExit(f"not {count} pairs of these cut-outs; give fewer --pairs")
 
 
+def judge_photographs(judges: Mapping[str, Backbone], made: Composites) -> dict[str, Any]:
+    """Let others name what is in the pictures that are inverted, and in those of one part alone."""
+    both, without_a, without_b = made.shown
+    return {
+        look: {
+            sign: {"without_target": 0, "ranks": ranks(judges, of, made.classes[:, part])}
+            for (sign, (part, _)), of in zip(SIGNS.items(), shown, strict=True)
+        }
+        for look, shown in (("both", (both, both)), ("alone", (without_b, without_a)))
+    }
+
+
+def ranks(judges: Mapping[str, Backbone], pictures: Tensor, wanted: Tensor) -> dict[str, list[int]]:
+    """Return for each judge the rank of the class that should be named, from 0, of each picture."""
+    found = {}
+    for name, other in judges.items():
+        scores = logits(other, pictures)
+        found[name] = (scores > scores.gather(1, wanted[:, None])).sum(1).tolist()
+    return found
+
+
 def judge(
-    network: Backbone, judges: Mapping[str, Backbone], made: Composites, layer: str, device: str
+    network: Backbone,
+    judges: Mapping[str, Backbone],
+    made: Composites,
+    layer: str,
+    device: str,
+    *,
+    own: bool,
 ) -> dict[str, Any]:
     """Invert pictures at a layer and let others name what they show.
+
+    With `own`, the parts' own activations.
 
     Returns:
         Of each look and sign, how many had no target, and for each judge the rank of the class
@@ -106,7 +168,10 @@ def judge(
     start = time.monotonic()
     features = [f"classifier:{int(c)}" for c in made.classes[:, 0]]
     at_once = 16 if device == "cpu" else 64
-    objective = SignedInversion(network.cpu(), features, layer, pair="matched", batch_size=at_once)
+    options: dict[str, Any] = {"pair": "matched", "batch_size": at_once}
+    objective: Inversion = SignedInversion(network.cpu(), features, layer, **options)
+    if own:
+        objective = OwnActivations(network, features, layer, masks=made.masks, **options)
     quiet: dict[str, Any] = {"enable_progress_bar": False, "devices": 1}
     accelerator = "cpu" if device == "cpu" else "gpu"
     try:
@@ -123,13 +188,9 @@ def judge(
         for sign, (part, _) in SIGNS.items():
             rows = [row for row, entry in enumerate(objective.entries) if entry.sign == sign]
             sources = [objective.entries[row].source or 0 for row in rows]
-            wanted = made.classes[sources, part, None]
-            ranks = {}
-            for name, other in judges.items():
-                scores = logits(other.to(device), pictures[rows])
-                ranks[name] = (scores > scores.gather(1, wanted)).sum(1).tolist()
+            named = ranks(judges, pictures[rows], made.classes[sources, part])
             told = {"without_target": len(made.classes) - len(rows), "pairs": sources}
-            looks.setdefault(look, {})[sign] = {**told, "ranks": ranks}
+            looks.setdefault(look, {})[sign] = {**told, "ranks": named}
     return {"seconds": round(time.monotonic() - start), **looks}
 
 
@@ -150,7 +211,7 @@ def row(layer: str, look: str, found: Mapping[str, Any]) -> str:
         told = ", ".join(f"{share:.0%}" for share in each.values())
         mean = float(np.mean([*each.values()]))
         cells += [f"{mean:.0%} of {made} ({told})", f"{judged['without_target']}"]
-    return f"| {' | '.join(cells)} | {found['seconds']} |"
+    return f"| {' | '.join(cells)} | {found.get('seconds', '')} |"
 
 
 def main() -> None:
@@ -161,6 +222,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=INSTALLED, help="What holds the pictures.")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--own", action="store_true", help="Invert the parts' own activations.")
     parser.add_argument("--json", type=Path, default=Path("tb_logs/judged_pairs.json"))
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -183,9 +245,12 @@ def main() -> None:
         f"{sign} names {'AB'[part]}, top {top} | no target" for sign, (part, top) in SIGNS.items()
     ]
     print(f"| layer | look | {' | '.join(heads)} | seconds |\n|---|---|---|---|---|---|---|")
-    layers: dict[str, Any] = {}
+    photographed = judge_photographs(judges, made)
+    for look in photographed:
+        print(row("photographs", look, photographed), flush=True)
+    layers: dict[str, Any] = {"photographs": photographed}
     for layer in given.layers:
-        layers[layer] = judge(network, judges, made, layer, given.device)
+        layers[layer] = judge(network, judges, made, layer, given.device, own=given.own)
         for look in ("plain", "masked"):
             print(row(layer, look, layers[layer]), flush=True)
         given.json.parent.mkdir(parents=True, exist_ok=True)
