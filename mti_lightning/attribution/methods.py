@@ -194,7 +194,9 @@ def make_pass(
         responses = pictures.new_zeros(len(asked))
         for bound_feature in different:
             if len(different) == 1:
-                return bound_feature(tapped[bound_feature.layer]).to(responses.dtype)
+                values = bound_feature(tapped[bound_feature.layer])
+                responses = values.to(responses.dtype)
+                break
             of_feature = [i for i, other in enumerate(asked) if other is bound_feature]
             places = torch.tensor(of_feature).to(pictures.device, non_blocking=True)
             values = bound_feature(tapped[bound_feature.layer][places])

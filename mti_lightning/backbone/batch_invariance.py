@@ -9,6 +9,7 @@ the threads, and matrix products go through rows in blocks.
 import contextlib
 from collections.abc import Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ class BatchInvariance:
 
     def __init__(self) -> None:
         self._tried: dict[object, int] = {}
+        self._kinds: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
     @contextlib.contextmanager
     def __call__(self, network: nn.Module, count: int) -> Iterator[None]:
@@ -60,7 +62,9 @@ class BatchInvariance:
         if not most or rows.ndim != (4 if isinstance(module, nn.Conv2d) else 2):
             return 0
         cast = torch.is_autocast_enabled("cpu")
-        key = (repr(module), rows.shape, rows.dtype, cast, torch.get_num_threads())
+        if module not in self._kinds:
+            self._kinds[module] = repr(module)
+        key = (self._kinds[module], rows.shape, rows.dtype, cast, torch.get_num_threads())
         if key not in self._tried:
             padded = _compute(module, rows, len(rows) + most)
             for count in (0, 1, most):

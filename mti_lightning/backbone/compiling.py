@@ -150,10 +150,9 @@ class Compiler:
             recorded: Runs it to be recorded.
         """
         modules = [vars(module) for module in network.modules()]
-        if asked.changed:
-            return self.leave("units are changed")
-        if any(map(is_hooked, network.modules())):
-            return self.leave("others look at its modules")
+        if asked.changed or any(map(is_hooked, network.modules())):
+            self._leave("units are changed" if asked.changed else "others look at its modules")
+            return None
         state: list[object] = [
             (id(value), value.data_ptr(), value._version)  # noqa: SLF001
             for module in modules
@@ -166,15 +165,16 @@ class Compiler:
         kind = asked.kind
         if kind not in self._passages:
             if len(self._passages) >= _MOST:
-                return self.leave(f"it is run in more than {_MOST} ways")
+                self._leave(f"it is run in more than {_MOST} ways")
+                return None
             self._passages[kind] = self._try(asked, plain, recorded)
         passage = self._passages[kind]
         if passage is None:
             return None
-        torch.compiler.cudagraph_mark_step_begin()
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         return passage.run(asked)
 
-    def leave(self, reason: str) -> None:
+    def _leave(self, reason: str) -> None:
         """Say, once, that passes run as they are."""
         if reason not in self._said:
             self._said.add(reason)
@@ -198,8 +198,11 @@ class Compiler:
                 own, other = _gradient(found, asked), _gradient(wanted, asked)
                 alike = bool((own - other).norm() <= of_gradients * other.norm())
         except Exception as error:  # noqa: BLE001  of a compiler there are many
-            return self.leave(reason_of(error))
-        return passage if alike else self.leave("it then gives other values")
+            self._leave(reason_of(error))
+            return None
+        if not alike:
+            self._leave("it then gives other values")
+        return passage if alike else None
 
     def _record(self, asked: Asked, wanted: Mapping[Layer, Tensor], recorded: Recorded) -> _Passage:
         """Record a pass, and compile its parts.
@@ -297,7 +300,7 @@ def _gradient(found: Mapping[Layer, Tensor], asked: Asked) -> Tensor:
     given = [*(found[layer] for layer in asked.cuts), asked.pictures, *asked.insert.values()]
     leaves = [value for value in given if value.requires_grad]
     losses = [value.square().mean() for value in found.values() if value.requires_grad]
-    if not leaves:
+    if not (leaves and losses):
         return torch.zeros(1)
-    gradients = torch.autograd.grad(sum(losses), leaves, allow_unused=True, materialize_grads=True)
+    gradients = torch.autograd.grad(losses, leaves, allow_unused=True, materialize_grads=True)
     return torch.cat([gradient.flatten() for gradient in gradients]).detach()

@@ -82,7 +82,7 @@ class Backbone(nn.Module):
         register_own_backbones()
         network, self.absent = create_network(name, weights, seed, input_size, arguments or {})
         self._unregistered = (network.eval().requires_grad_(False),)
-        self.compile, self.precision = compile, precision
+        self.compiles, self.precision = compile, precision
         self._lay_out(torch.device("cpu"))
         self.preprocessing, moments = find_preprocessing(network, name, input_size)
         self._own = own_ways(name, arguments or {}, moments)
@@ -243,7 +243,7 @@ class Backbone(nn.Module):
         recorded = functools.partial(self._run, layers=taps)
         plain, found = functools.partial(recorded, pictures, asked.insert, asked.begin), None
         with torch.autocast(pictures.device.type, torch.bfloat16) if self._half else _AS_IT_IS:
-            if self._works and self.compile:
+            if self._works and self.compiles:
                 found = self._compiler.run(self.network, asked, plain, recorded)
             found = found or plain()
         for layer in layers:

@@ -2,22 +2,23 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mti_lightning.errors import InputError, check_range
 from mti_lightning.images.boxes import Box
 from mti_lightning.images.seeds import generator_at
 
 
-def _filter(
-    start: Tensor, extent: Tensor, source: int, target: int, seen: range, made: range
-) -> Tensor:
-    """Return the weights, [N, made, seen], of an anti-aliased linear resampling of one axis.
+@final
+@dataclass(frozen=True)
+class _Axis:
+    """An anti-aliased linear resampling of one axis: of each picture a box is brought to a size.
 
-    Args:
+    Attributes:
         start: Of each box, in shares of the source, [N].
         extent: Of each box, in shares of the source, [N].
         source: How many pixels there are.
@@ -25,14 +26,54 @@ def _filter(
         seen: Those of the source that are there; all others weigh nothing.
         made: Those of the target that are asked for.
     """
-    pixels, places = (
-        torch.arange(part.start, part.stop, device=start.device) for part in (seen, made)
-    )
-    centre = (start[:, None] + (places + 0.5) / target * extent[:, None]) * source - 0.5
-    support = (extent * source / target).clamp(min=1)[:, None, None]
-    offset = pixels - centre[:, :, None]  # [N, made, seen]
-    weights = (1 - offset.abs() / support).clamp(min=0)
-    return weights / weights.sum(2, keepdim=True).clamp(min=1e-12)
+
+    start: Tensor
+    extent: Tensor
+    source: int
+    target: int
+    seen: range
+    made: range
+
+    @property
+    def _support(self) -> Tensor:
+        """How far a pixel reaches, [N, 1, 1]."""
+        return (self.extent * self.source / self.target).clamp(min=1)[:, None, None]
+
+    def _weigh(self, pixels: Tensor, centre: Tensor) -> Tensor:
+        """Return what some pixels of the source weigh, [N, made, K]."""
+        offset = pixels - centre[:, :, None]
+        weights = (1 - offset.abs() / self._support).clamp(min=0)
+        weights = weights * ((pixels >= self.seen.start) & (pixels < self.seen.stop))
+        return weights / weights.sum(2, keepdim=True).clamp(min=1e-12)
+
+    def _centres(self) -> Tensor:
+        places = torch.arange(self.made.start, self.made.stop, device=self.start.device)
+        share = (places + 0.5) / self.target * self.extent[:, None]
+        return (self.start[:, None] + share) * self.source - 0.5
+
+    def matrix(self) -> Tensor:
+        """Return the weights of all pixels that are there, [N, made, seen]."""
+        pixels = torch.arange(self.seen.start, self.seen.stop, device=self.start.device)
+        return self._weigh(pixels, self._centres())
+
+    def rows(self, maps: Tensor) -> Tensor:
+        """Resample the rows of maps, [N, C, seen, W], by those few that weigh anything."""
+        count, channels, height, width = maps.shape
+        centre, reach = self._centres(), self._support[:, :, 0]
+        first = (centre - reach).floor() + 1
+        taps = torch.arange(math.floor(2 * float(reach.max())) + 1)
+        pixels = first[:, :, None] + taps  # [N, made, K]
+        weights = self._weigh(pixels, centre)
+        there = pixels.clamp(self.seen.start, self.seen.stop - 1).long() - self.seen.start
+        planes = torch.arange(count * channels).view(count, channels, 1, 1) * height
+        shape = (count * channels * len(self.made), len(taps))
+        found = nn.functional.embedding_bag(
+            (planes + there[:, None]).view(shape),
+            maps.reshape(-1, width),
+            per_sample_weights=weights[:, None].expand(-1, channels, -1, -1).reshape(shape),
+            mode="sum",
+        )
+        return found.view(count, channels, len(self.made), width)
 
 
 def resample(
@@ -56,24 +97,24 @@ def resample(
     """
     top, left, *size_of_part = part or (0, 0, *size)
     given, canvas = within or ((0, 0, *pictures.shape[2:]), pictures.shape[2:])
-    # In the boxes' precision: half precision cannot tell places apart.
     rows, columns = (
-        _filter(
-            boxes[:, axis],
-            boxes[:, axis + 2],
-            canvas[axis],
-            size[axis],
+        _Axis(
+            *(boxes[:, axis], boxes[:, axis + 2], canvas[axis], size[axis]),
             range(given[axis], given[axis] + given[axis + 2]),
             range(first, first + size_of_part[axis]),
-        ).to(pictures)
+        )
         for axis, first in enumerate((top, left))
     )
-    columns = columns.mT  # rows: [N, h, H], columns: [N, W, w]
+    if pictures.device.type == "cpu" and pictures.dtype == boxes.dtype:
+        # A product with all pixels takes several times as long there.
+        return columns.rows(rows.rows(pictures).mT.contiguous()).mT
+    # In the boxes' precision: half precision cannot tell places apart.
+    by_row, by_column = rows.matrix().to(pictures), columns.matrix().to(pictures)
     # The channels of a picture go through one product: broadcast ones copy the weights for each.
     count, channels, height, _ = pictures.shape
     height_of_part, width = size_of_part
-    narrowed = (pictures.flatten(1, 2) @ columns).view(count, channels, height, width)
-    resampled = rows @ narrowed.transpose(1, 2).flatten(2)  # [N, h, C · w]
+    narrowed = (pictures.flatten(1, 2) @ by_column.mT).view(count, channels, height, width)
+    resampled = by_row @ narrowed.transpose(1, 2).flatten(2)  # [N, h, C · w]
     return resampled.view(count, height_of_part, channels, width).transpose(1, 2)  # [N, C, h, w]
 
 

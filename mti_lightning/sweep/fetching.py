@@ -29,7 +29,7 @@ class Fetch:
 
         self._measured = [(copied(numbers), copied(maps)) for numbers, maps in measured]
         if cuda:
-            self._event = torch.cuda.Event()
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record()
 
     def wait(self) -> list[Measured]:

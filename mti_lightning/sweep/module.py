@@ -120,10 +120,10 @@ class Sweep(AttributionModule):
         self._hold: Hold | None = None
         self._fetches: list[Fetch] = []
         others = [one for one in dict.fromkeys(further_layers) if one != str(self.layer)]
-        of: Any = (backbone, features)
-        ways = (attribution, tension, None, keep, keep_by, keep_features, calibrate, rivals)
+        alike: Any = (attribution, tension, None, keep, keep_by, keep_features, calibrate, rivals)
+        alike += (units, block, overwrite)
         # Each of them is told of a run by this one.
-        self._others = tuple(Sweep(*of, one, *ways, units, block, overwrite) for one in others)
+        self._others = tuple(Sweep(backbone, features, one, *alike) for one in others)
 
     # --- what a picture gives ---
 

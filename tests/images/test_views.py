@@ -209,3 +209,23 @@ def test_a_part_of_a_view_needs_only_its_reach(canvas: tuple[int, int]) -> None:
         given = views(cut(pictures, box), [1, 2, 3], step, size, part, (box, canvas))
         torch.testing.assert_close(given, wanted, rtol=0, atol=1e-6)
     assert box[2] * box[3] < 0.6 * canvas[0] * canvas[1]
+
+
+def test_few_taps_are_the_product_with_all_pixels() -> None:
+    generator = torch.manual_seed(0)
+    for source, target in ((41, 17), (17, 41), (30, 28)):
+        pictures = torch.rand(3, 2, source, source + 3, generator=generator).requires_grad_()
+        sides = 0.5 + torch.rand(3, 2, generator=generator) / 2
+        boxes = torch.cat([(1 - sides) * torch.rand(3, 2, generator=generator), sides], 1)
+        part, within = (3, 2, 9, 11), ((1, 2, source - 4, source - 2), (source, source + 3))
+        given = cut(pictures, within[0])
+        found = resample(given, boxes, (target, target + 1), part, within)
+        of_half = resample(given.double(), boxes, (target, target + 1), part, within)
+        assert found.shape == (3, 2, 9, 11)
+        torch.testing.assert_close(found.double(), of_half, rtol=1e-6, atol=1e-6)
+        slopes = torch.rand(found.shape, generator=generator)
+        of_both = [
+            torch.autograd.grad((values * slopes).sum(), pictures, retain_graph=True)[0]
+            for values in (found, of_half)
+        ]
+        torch.testing.assert_close(*of_both, rtol=1e-5, atol=1e-6)
