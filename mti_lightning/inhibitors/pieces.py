@@ -32,7 +32,7 @@ class Pieces:
             return
         if folder.exists():
             shutil.rmtree(folder)
-        folder.mkdir()
+        folder.mkdir(parents=True)
         replace_file(told, lambda file: file.write(note.encode()))
 
     def next(self, find: Callable[[], Mapping[str, Array]]) -> dict[str, Array]:
