@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mti_lightning import Backbone, Layer
+from mti_lightning.backbone.batch_invariance import BatchInvariance
 
 
 @pytest.fixture(params=[2, 4])
@@ -47,3 +48,21 @@ def test_a_picture_does_not_depend_on_others(name: str, size: int, layers: tuple
         alone = of_both_passes(backbone, pictures[:count], *layers)
         for one, all_ in zip(alone, among, strict=True):
             assert torch.equal(one, all_[:count]), count
+
+
+def test_single_pixels_are_convolved_alike_in_batches_of_any_size() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        conv, alike = nn.Conv2d(1024, 64, 1).requires_grad_(False), BatchInvariance()
+        pictures = torch.rand(17, 1024, 14, 14, generator=torch.Generator().manual_seed(0))
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
+        found = []
+        for count in (17, 3, 1):
+            with alike(conv, count):
+                found.append(conv(pictures[:count]))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0][:3], found[1])
+    assert torch.equal(found[0][:1], found[2])
+    assert conv.dilation == (1, 1)
