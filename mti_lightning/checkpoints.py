@@ -19,6 +19,18 @@ UNFINISHED: Final = "unfinished.ckpt"
 
 
 @final
+class _EveryByte(io.FileIO):
+    """A file of which each write writes all or raises: torch does not look how much was written."""
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data).cast("B")
+        size = len(left)
+        while left:
+            left = left[super().write(left) :]
+        return size
+
+
+@final
 class WholeCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint beside its name, on the same disk, and then moves it."""
 
@@ -28,11 +40,15 @@ class WholeCheckpoints(TorchCheckpointIO):
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        held = io.BytesIO()
-        torch.save(checkpoint, held)
         with replacing(Path(path), lasting=True) as part:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(held.getbuffer())
+            part.parent.mkdir(parents=True, exist_ok=True)
+            with _EveryByte(part, "w") as file:
+                try:
+                    torch.save(checkpoint, file)
+                except RuntimeError as error:  # how torch ends once a write has failed
+                    if isinstance(error.__context__, OSError):
+                        raise error.__context__ from None
+                    raise
 
 
 def write_whole(trainer: Trainer) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints are whole, and one is at hand while an epoch lasts."""
 
-import errno
+import resource
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +49,26 @@ def test_a_kill_within_an_epoch_leaves_a_checkpoint_and_an_end_none(tmp_path: Pa
     assert steps(tmp_path) == {"epoch=1-step=6.ckpt": 6}
 
 
-def test_a_full_disk_leaves_the_checkpoint_that_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a.ckpt"
+def test_a_full_disk_leaves_the_checkpoint_that_was_there(tmp_path: Path) -> None:
+    path, large = tmp_path / "a.ckpt", {"state": torch.ones(100_000)}
     WholeCheckpoints().save_checkpoint({"step": torch.tensor(1)}, path)
-
-    def half(self: Path, data: bytes) -> None:
-        with self.open("wb") as file:
-            file.write(data[:100])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", half)
-    with pytest.raises(RunError, match=r"a\.ckpt cannot be written: the disk is full; make room"):
-        WholeCheckpoints().save_checkpoint({"step": torch.tensor(2)}, path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_001, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"a\.ckpt cannot be written: File too large"):
+            WholeCheckpoints().save_checkpoint(large, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert torch.load(path, weights_only=True) == {"step": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.ckpt"]
+    with pytest.raises(RunError, match="/dev/full cannot be written: the disk is full; make room"):
+        WholeCheckpoints().save_checkpoint(large, "/dev/full")
+
+
+def test_a_checkpoint_is_not_copied_to_be_written(tmp_path: Path) -> None:
+    large = {"state": torch.ones(1_000_000)}
+    tracemalloc.start()
+    WholeCheckpoints().save_checkpoint(large, tmp_path / "a.ckpt")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1e6  # bytes, of 4 million

@@ -43,6 +43,19 @@ from mti_lightning.inhibitors.study import find_inhibitors
 found = find_inhibitors(SweepStore("units.zarr"), most=128, examples=4)
 assert found.ranking.pictures == {count} - 128
 """
+ATLAS = """
+from lightning import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from mti_lightning import AtlasInversion, AtlasLog, Backbone, Chart, VetoedShapesPictures
+backbone, chart = Backbone("vetoed_shapes_resnet"), Chart("s.zarr", size=(5, 5))
+atlas = AtlasInversion(
+    backbone, ["fc:3"], "layer3", chart=chart, keep={count}, rivals=0, steps_per_epoch=1
+)
+Trainer(
+    max_epochs=1, accelerator="cpu", logger=TensorBoardLogger(""), callbacks=[AtlasLog()],
+    enable_progress_bar=False,
+).fit(atlas, VetoedShapesPictures({count}))
+"""
 BANK = """
 from mti_lightning import Backbone, SignedInversion, VetoedShapesPictures, render
 objective = SignedInversion(
@@ -91,6 +104,14 @@ def test_inhibitors_on_eight_times_the_pictures(tmp_path: Path) -> None:
         peak(UNITS.format(count=count), folder)
         found.append(peak(INHIBITORS.format(count=count), folder))
     assert found[1] <= 1.1 * found[0]
+
+
+def test_an_atlas_of_eight_times_the_pictures(tmp_path: Path) -> None:
+    few, many = (tmp_path / name for name in ("few", "many"))
+    few.mkdir()
+    many.mkdir()
+    # Its icons are as many; UMAP, and what is known of each picture, takes the rest.
+    assert peak(ATLAS.format(count=3200), many) <= 1.1 * peak(ATLAS.format(count=400), few)
 
 
 def test_a_bank_of_eight_times_the_images(tmp_path: Path) -> None:

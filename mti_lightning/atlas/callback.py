@@ -88,9 +88,8 @@ class AtlasLog(Callback):
         self._make_up(trainer, pl_module)
         if isinstance(pl_module, AtlasInversion) and self._maps:
             self._open_contents(trainer, pl_module)
-        for writer in tensorboards(loggers_of(trainer)):
-            for found in self._maps.values():
-                project(found, writer)
+        for writer in tensorboards(loggers_of(trainer)) if self._maps else ():
+            project(self._maps.values(), Path(writer.log_dir))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._compose(trainer, pl_module, trainer.current_epoch)

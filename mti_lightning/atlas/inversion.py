@@ -1,6 +1,7 @@
 """The icons of an attribution atlas: + face, − face and both for each cell of a map."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Final, cast, final
 
 import torch
@@ -10,6 +11,7 @@ from mti_lightning.atlas.columns import commonest
 from mti_lightning.atlas.layout import Cell, Face
 from mti_lightning.atlas.map import Chart, Map, open_map
 from mti_lightning.atlas.placing import MIDDLE, aligned, strongest
+from mti_lightning.atlas.selection import maps_at_once
 from mti_lightning.atlas.sweeping import ensure_sweep
 from mti_lightning.attribution.signs import Sign, split_target, support_mask
 from mti_lightning.errors import InputError, check_range
@@ -138,36 +140,54 @@ class AtlasInversion(Inversion):
 
     def _targets_of(self, found: Map, cell: Cell) -> dict[Face, Tensor]:
         """Return a cell's target for each face, [1, ...]."""
-        rows = found.rows[cell.members]
-        attribution = torch.from_numpy(found.store.maps(rows))  # [n, ...]
-        self._digest.update(attribution.numpy().tobytes())
-        negative = torch.from_numpy(found.store.maps(rows, "activation_sign")) < 0
-        scale = self.tension.scale
-
-        def units(values: Tensor) -> Tensor:
-            norm = torch.linalg.vector_norm(values.flatten(1), dim=1).clamp(min=1e-12)
-            unit: Tensor = values / norm.view(-1, *[1] * (values.ndim - 1))
-            return unit
-
-        def mean(side: Sign, to: tuple[float, float] = MIDDLE) -> Tensor:
-            whole = attribution if found.sign else units(attribution)
-            target = split_target(whole, side, self.coherent, self.layout, scale)
-            if found.sign:  # only this one counts
-                target = units(target)
-            # As for an inversion, an activation that is negative has to become so again.
-            wanted = torch.where(negative, -target, target)
-            if self.align and self.layout.grid is not None:
-                wanted = aligned(wanted, strongest(target, self.layout, scale), self.layout, to)
-            averaged: Tensor = wanted.mean(0, keepdim=True)
-            return averaged
-
         if found.sign is not None:
-            return {face: mean(found.sign) for face in self.faces if FACES[face] == found.sign}
-        targets: dict[Face, Tensor] = {"positive": mean("+"), "negative": mean("-")}
-        both = [targets["positive"], targets["negative"]]
-        if self.align:
-            both = [mean("+", (0.5, 0.25)), mean("-", (0.5, 0.75))]
-        return {**targets, "both": both[0] + both[1]}
+            (mean,) = self._means(found, cell, [(found.sign, MIDDLE)])
+            return {face: mean for face in self.faces if FACES[face] == found.sign}
+        sides: list[tuple[Sign, tuple[float, float]]] = [("+", MIDDLE), ("-", MIDDLE)]
+        if not self.align:
+            return dict(zip(("positive", "negative"), self._means(found, cell, sides), strict=True))
+        sides += [("+", (0.5, 0.25)), ("-", (0.5, 0.75))]
+        positive, negative, left, right = self._means(found, cell, sides)
+        return {"positive": positive, "negative": negative, "both": left + right}
+
+    def _means(
+        self, found: Map, cell: Cell, sides: Sequence[tuple[Sign, tuple[float, float]]]
+    ) -> list[Tensor]:
+        """Return the means, [1, ...], of a sign of a cell's pictures, moved to a place if aligned.
+
+        Of a cell with very many pictures some at a time, as maps are large.
+        """
+        rows, step = found.rows[cell.members], maps_at_once(self.layout)
+        totals = [torch.zeros(()) for _ in sides]
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            attribution = torch.from_numpy(found.store.maps(part))  # [n, ...]
+            self._digest.update(attribution.numpy().tobytes())
+            negative = torch.from_numpy(found.store.maps(part, "activation_sign")) < 0
+            whole = attribution if found.sign else _units(attribution)
+            for place, (sign, to) in enumerate(sides):
+                wanted = self._wanted(whole, negative, sign, to, apart=found.sign is not None)
+                totals[place] = totals[place] + wanted.sum(0, keepdim=True)
+        return [total / len(rows) for total in totals]
+
+    def _wanted(
+        self, whole: Tensor, negative: Tensor, sign: Sign, to: tuple[float, float], *, apart: bool
+    ) -> Tensor:
+        """Return a sign of pictures' attributions as activations that are to be had, [n, ...]."""
+        scale = self.tension.scale
+        target = split_target(whole, sign, self.coherent, self.layout, scale)
+        if apart:  # only this one counts
+            target = _units(target)
+        # As for an inversion, an activation that is negative has to become so again.
+        wanted = torch.where(negative, -target, target)
+        if self.align and self.layout.grid is not None:
+            wanted = aligned(wanted, strongest(target, self.layout, scale), self.layout, to)
+        return wanted
+
+    def _target_of(self, source: int, face: Face) -> Tensor:
+        """Return a cell's target for a face; one that is the sum of two others is not kept."""
+        of = self._targets[source]
+        return of[face] if face in of else of["positive"] + of["negative"]
 
     def plan(self) -> list[Entry]:
         features = [self._feature_of(*source) for source in self._sources]
@@ -184,7 +204,7 @@ class AtlasInversion(Inversion):
             for source, cell in enumerate(self.source_keys)
             for seed in range(self.seed, self.seed + self.seeds)
             for face in self.faces
-            if face in self._targets[source] and self.shows(source, face)
+            if face in (*self._targets[source], "both") and self.shows(source, face)
         ]
         if not entries:
             raise InputError(
@@ -203,17 +223,25 @@ class AtlasInversion(Inversion):
         """Return whether there is something to show on a cell's face."""
         found, cell = self._sources[source]
         strong = self.faint * max(_strength(one, face) for one in found.cells)
-        return _strength(cell, face) >= strong and bool(self._targets[source][face].any())
+        return _strength(cell, face) >= strong and bool(self._target_of(source, face).any())
 
     def target(self, chunk: ImageChunk) -> Target:
         targets, supports = [], []
         for entry in chunk.entries:
-            of = self._targets[entry.source or 0]
-            own = of[cast("Face", entry.objective)].to(self.device)
+            source, face = entry.source or 0, cast("Face", entry.objective)
+            own = self._target_of(source, face).to(self.device)
             targets.append(own)
-            whole = own if self.align else of.get("both", own).to(self.device)
+            alone = self.align or len(self._targets[source]) == 1
+            whole = own if alone else self._target_of(source, "both").to(self.device)
             supports.append(support_mask(whole, channel_dim=self.layout.channel_dim))
         return torch.cat(targets), torch.cat(supports)
+
+
+def _units(values: Tensor) -> Tensor:
+    """Divide each map [n, ...] by its norm."""
+    norm = torch.linalg.vector_norm(values.flatten(1), dim=1).clamp(min=1e-12)
+    unit: Tensor = values / norm.view(-1, *[1] * (values.ndim - 1))
+    return unit
 
 
 def _key(found: Map, cell: Cell) -> str:

@@ -1,5 +1,6 @@
 """Which pictures of a sweep a map is of, their numbers, and the vectors that it is made from."""
 
+import math
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -17,7 +18,7 @@ from mti_lightning.sweep.store import SweepStore
 _SIGNS: Final[tuple[Sign, ...]] = ("+", "-")
 STRENGTH: Final[dict[Sign, str]] = {"+": "excitation", "-": "inhibition"}
 _LOUDEST = 60  # pictures that a map is of at least, where there are as many
-_AT_ONCE = 256  # maps read from the store at once
+_AT_ONCE: Final = 2**23  # numbers of maps that are read from the store at once
 
 
 def select_pictures(
@@ -114,14 +115,19 @@ class Pooled:
 def read_store(store: SweepStore, rows: Array, sign: Sign | None = None) -> Pooled:
     """Read kept maps, a few at a time."""
     layout, scale = store.map_layout, scale_of(store)
-    parts = []
-    for start in range(0, len(rows), _AT_ONCE):
-        maps = store.maps(rows[start : start + _AT_ONCE])
+    parts, step = [], maps_at_once(layout)
+    for start in range(0, len(rows), step):
+        maps = store.maps(rows[start : start + step])
         added = pool(maps, layout, scale)
         vectors = added if sign is None else pool(maps, layout, scale, sign)
         parts.append((vectors, added, _places(maps, layout, scale)))
     vectors, added, places = map(np.concatenate, zip(*parts, strict=True))
     return Pooled(vectors, added.reshape(len(rows), len(_SIGNS), -1), places)
+
+
+def maps_at_once(layout: ActivationLayout) -> int:
+    """Return how many maps are read from a store at once."""
+    return max(1, min(256, _AT_ONCE // math.prod(layout.shape)))
 
 
 def _places(maps: Array, layout: ActivationLayout, scale: float) -> Array:

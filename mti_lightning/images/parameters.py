@@ -143,7 +143,7 @@ class FourierPhase(ImageParameters):
         )
         ones = torch.ones(len(keys), 1, 1, 1)
         return {"phase": (2 * phase - 1) * math.pi}, {
-            "magnitude": magnitude.mT.expand(len(keys), -1, -1, -1).clone(),
+            "magnitude": magnitude.mT.contiguous().expand(len(keys), -1, -1, -1),
             "mean": 0 * ones,
             "deviation": self.contrast * ones,
         }

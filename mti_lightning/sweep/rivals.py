@@ -31,7 +31,7 @@ def write_rivals(
     for field, dimensions in PROFILES.items():
         values = getattr(profiles, field).cpu().numpy()
         group.create_array(field, **CODECS, data=values, dimension_names=dimensions)
-    group.attrs.update(sealed(told))
+    group.update_attributes(sealed(told))  # in one step
 
 
 def find_rivals(store: zarr.Group, path: Path, feature: int) -> zarr.Group | None:

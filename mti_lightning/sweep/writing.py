@@ -14,7 +14,7 @@ import zarr
 from mti_lightning.backbone import ActivationLayout
 from mti_lightning.data.datasets import Stamp
 from mti_lightning.errors import InputError, RunError
-from mti_lightning.files import beside, sync_disk
+from mti_lightning.files import FULL, beside, sync_disk, unwritable
 from mti_lightning.images.boxes import Box
 from mti_lightning.superposition.interference import FeatureProfiles
 from mti_lightning.sweep.intact import CODECS, EVERY_CHUNK, reading, sealed
@@ -148,8 +148,8 @@ class SweepWriter(SweepStore):
         self.tell(sweep=self.provenance)
 
     def tell(self, **attributes: Any) -> None:
-        """Write down attributes of the sweep."""
-        self._group.attrs.update(sealed({**self._group.attrs, **attributes}))
+        """Write down attributes of the sweep, in one step."""
+        self._group.update_attributes(sealed({**self._group.attrs, **attributes}))
 
     def note_version(self, version: str) -> None:
         """Note a version that goes on with what another one began."""
@@ -248,6 +248,7 @@ class SweepWriter(SweepStore):
                     self._keep(wanted, layout)
                 sync_disk(self.path)
                 self.tell(complete=True)
+                sync_disk(self.path)  # a power cut must not leave it without what is removed
             for folder in ("blocks", "candidates"):
                 _remove(self.path / folder)
 
@@ -274,6 +275,8 @@ def check_place(path: Path) -> None:
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
+        if error.errno in FULL:
+            raise InputError(unwritable(path, error)) from error
         where = f"{error.filename}: " if error.filename else ""
         raise InputError(f"{path} cannot be made: {where}{error.strerror}; {instead}") from error
 
@@ -319,7 +322,7 @@ class writing:  # noqa: N801  read as `with writing(path)`
         self._setting.__exit__(None, None, None)
         if not isinstance(error, OSError):
             return
-        what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"fails: {error}"
+        what = "is full" if error.errno in FULL else f"fails: {error}"
         raise RunError(
             f"the disk of {self.path} {what}; every block before is safe: make room and run the "
             "same command again to go on"

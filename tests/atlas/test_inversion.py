@@ -540,7 +540,7 @@ def test_the_projector_has_all_columns_of_the_map_and_what_pictures_are(
     monkeypatch.setitem(COLUMNS, "tension_l2", "Another one.")
     objective = inversion(chart)
     objective.build_bank(None)
-    project(objective.map, TensorBoardLogger(tmp_path, "", version="").experiment)
+    project([objective.map], tmp_path)
     (metadata,) = tmp_path.glob("**/metadata.tsv")
     head, *rows = (line.split("\t") for line in metadata.read_text().splitlines())
     assert head == [

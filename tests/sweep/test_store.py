@@ -1,5 +1,6 @@
 """The store of a sweep: its selection rule and what opens it."""
 
+import json
 import sys
 from pathlib import Path
 from uuid import uuid4
@@ -15,6 +16,7 @@ from mti_lightning import ActivationLayout, InputError, SweepStore, VetoedShapes
 from mti_lightning.registry import public_path
 from mti_lightning.superposition.interference import FeatureProfiles
 from mti_lightning.sweep.blocks import pending_blocks
+from mti_lightning.sweep.intact import sealed
 from mti_lightning.sweep.measures import COLUMNS, arrays_of, select
 from mti_lightning.sweep.opening import holds_sweep
 from mti_lightning.sweep.pictures import reopen
@@ -338,6 +340,29 @@ def test_a_byte_that_changed_in_what_a_store_says_of_itself_is_noticed(measured:
         file.write_bytes(held)
     assert noticed > 20
     assert told() == whole
+
+
+def test_what_a_store_says_of_itself_changes_in_one_step(
+    measured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    move = Path.replace
+
+    def moved(self: Path, target: Path) -> Path:
+        found = move(self, target)
+        told = json.loads(found.read_text())["attributes"]
+        assert told in ({}, sealed(told))  # a kill comes at any moment
+        written.append(found.name)
+        return found
+
+    store = SweepWriter(measured)
+    looks = FeatureProfiles(*(torch.ones([1] * dims) for dims in (1, 2, 3, 1)))
+    store.write_rivals([0], ["fc:0"], None, looks)
+    monkeypatch.setattr(Path, "replace", moved)
+    monkeypatch.setattr("mti_lightning.sweep.rivals.PROFILES", {})
+    store.tell(complete=False, config="name: x")
+    store.write_rivals([0], ["fc:0"], None, looks)
+    assert {*written} == {"zarr.json"}
 
 
 RAN = """
