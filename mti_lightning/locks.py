@@ -2,8 +2,10 @@
 
 import errno
 import fcntl
+import logging
 import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -79,6 +81,18 @@ def hold(path: Path) -> Hold:
         raise InputError(unwritable(path, error)) from error
     _held[path] = held = Hold(path, lock, descriptor)
     return held
+
+
+def hold_in_turn(path: Path) -> Hold:
+    """Take a place to write as `hold` does; where another process has it, wait for it."""
+    told = ""
+    while True:
+        try:
+            return hold(path)
+        except InUseError as error:
+            if str(error) != told:
+                logging.getLogger(__name__).info("waiting: %s", told := str(error))
+            time.sleep(0.5)
 
 
 @contextmanager

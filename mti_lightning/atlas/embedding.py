@@ -9,6 +9,7 @@ import torch
 
 from mti_lightning.errors import InputError
 from mti_lightning.files import replacing
+from mti_lightning.locks import hold_in_turn
 from mti_lightning.log import log_info
 from mti_lightning.sweep.measures import Array
 
@@ -30,9 +31,12 @@ def kept_points(
     kept = sweep.with_name(f"{sweep.stem}.map-{digest}.npy")
     if kept.is_file():
         return load(kept, len(vectors))
-    log_info(f"mapping {len(vectors)} pictures by UMAP")
-    points = embed(vectors, seed, neighbours, min_dist)
-    save(points, kept)
+    with hold_in_turn(kept):
+        if kept.is_file():  # another process has just made them
+            return load(kept, len(vectors))
+        log_info(f"mapping {len(vectors)} pictures by UMAP")
+        points = embed(vectors, seed, neighbours, min_dist)
+        save(points, kept)
     return points
 
 

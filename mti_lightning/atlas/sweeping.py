@@ -1,6 +1,5 @@
 """The sweep that an atlas is of: made where there is none, compared where there is one."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,7 @@ from mti_lightning.atlas.map import INSTEAD
 from mti_lightning.attribution.module import AttributionModule, on_device
 from mti_lightning.data.base import PictureData
 from mti_lightning.errors import InputError
-from mti_lightning.locks import Hold, InUseError, hold
-from mti_lightning.log import LOG
+from mti_lightning.locks import hold_in_turn
 from mti_lightning.sweep.module import Sweep
 from mti_lightning.sweep.progress import SweepProgress
 from mti_lightning.sweep.store import SweepStore
@@ -71,7 +69,7 @@ def ensure_sweep(
             "N, or give --data to have it made now"
         )
     check_place(path)
-    with _hold_in_turn(path):
+    with hold_in_turn(path):
         if is_there():
             return
         try:
@@ -79,17 +77,6 @@ def ensure_sweep(
         finally:
             module.to(module.device)  # and with it the backbone, which Lightning takes to the CPU
         module.attribution = sweep.attribution
-
-
-def _hold_in_turn(path: Path) -> Hold:
-    told = ""
-    while True:
-        try:
-            return hold(path)
-        except InUseError as error:
-            if str(error) != told:
-                LOG.info("waiting: %s", told := str(error))
-            time.sleep(0.5)
 
 
 def _run(sweep: Sweep, data: PictureData, device: torch.device) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mti_lightning.cli.parser import Parser
 from mti_lightning.errors import InputError, check_range
-from mti_lightning.files import at_home, file_name, replacing
+from mti_lightning.files import at_home, check_output, file_name, read_text, replacing
+from mti_lightning.locks import hold, hold_in_turn
 
 if TYPE_CHECKING:  # they import PyTorch
     from mti_lightning.backbone import Backbone
@@ -137,11 +138,12 @@ def _prepare(
     )
     config = Path("tb_logs", name, "atlas.yaml")
     text = yaml.safe_dump(made, sort_keys=False, allow_unicode=True)
-    if config.is_file() and config.read_text(encoding="utf-8") != text:
-        raise InputError(f"{config} is of another atlas; give --name, or move its folder away")
-    config.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(config) as part:
-        part.write_text(text, encoding="utf-8")
+    check_output(config, overwrite=True)
+    with hold_in_turn(config):
+        if config.is_file() and read_text(config) != text:
+            raise InputError(f"{config} is of another atlas; give --name, or move its folder away")
+        with replacing(config) as part:
+            part.write_text(text, encoding="utf-8")
     print(config)
     return config
 
@@ -157,10 +159,20 @@ def _is_finished(folder: Path) -> bool:
 
 
 def _unfinished(folder: Path) -> list[str]:
-    """Return how to go on with the last run of an atlas, if it was stopped."""
+    """Return how to go on with the last run of an atlas, if it was stopped.
+
+    Raises:
+        InputError: If another process is at it.
+    """
     versions = [
         path for path in folder.glob("version_*") if re.fullmatch(r"version_\d+", path.name)
     ]
-    last = max(versions, key=lambda path: int(path.name[8:]), default=folder)
-    checkpoint = last / "checkpoints" / "unfinished.ckpt"
-    return ["--ckpt_path", str(checkpoint)] if checkpoint.is_file() else []
+    if not versions:
+        return []
+    last = max(versions, key=lambda path: int(path.name[8:]))
+    with hold(last):
+        # One that was killed after its last epoch has no unfinished checkpoint, and no results.
+        kept = "unfinished.ckpt" if (last / "results.csv").is_file() else "*.ckpt"
+        found = [path for path in (last / "checkpoints").glob(kept) if path.name[0] != "."]
+    newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+    return [] if newest is None else ["--ckpt_path", str(newest)]

@@ -3,7 +3,7 @@
 import os
 import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -18,35 +18,43 @@ _MOST_LISTED = 30
 TRACEBACK: Final = "MTI_LIGHTNING_TRACEBACK"  # in the environment: where errors are from
 
 
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, what it comes from, what that comes from, and so on.
+
+    Each once: of an error that is kept and raised again, as a full disk's by TensorBoard's thread,
+    what came of it may be the cause.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        yield error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+
+
 def own_error(error: BaseException | None) -> MtiError | None:
     """Find this package's error among the causes: jsonargparse wraps what a constructor raises."""
-    while error is not None and not isinstance(error, MtiError):
-        error = error.__cause__ or error.__context__
-    return error
+    return next((one for one in _causes(error) if isinstance(one, MtiError)), None)
 
 
 def told_in_a_line(error: BaseException) -> str | None:
     """Say what ended a command, where it is an error of this package's or of a disk."""
     if (own := own_error(error)) is not None:
         return str(own)
-    cause: BaseException | None = error
-    while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
+    for cause in _causes(error):
         if _is_of_memory(cause):
             return f"there is not enough memory: {_first_line(cause)}"
-        cause = cause.__cause__ or cause.__context__
-    if not isinstance(cause, OSError):
-        return None
-    named = isinstance(cause.filename, str | bytes)
-    where = os.fsdecode(cause.filename) if named else "a file of this run"
-    if cause.errno in FULL:
-        return unwritable(Path(where), cause)
-    return f"{where}: {cause.strerror}"
+        if isinstance(cause, OSError) and cause.strerror:
+            named = isinstance(cause.filename, str | bytes)
+            where = os.fsdecode(cause.filename) if named else "a file of this run"
+            if cause.errno in FULL:
+                return unwritable(Path(where), cause)
+            return f"{where}: {cause.strerror}"
+    return None
 
 
 def unexpected(error: BaseException) -> str:
     """Say what another library raises at what it was given, and where, innermost first."""
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
+    *_, error = _causes(error)
     last = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{'/'.join(Path(last.filename).parts[-2:])}, line {last.lineno}"
     kind = type(error).__name__

@@ -1,6 +1,8 @@
 """Kills, signals and full disks at chosen moments: no file in part, one line, the same bits."""
 
+import io
 import random
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -36,9 +38,16 @@ WRITING: dict[str, tuple[str, ...]] = {
         *("explain", "good.png", "--model=test_resnet", "--weights=random", "--accelerator=cpu"),
         *("--steps=1", "--classes=1"),
     ),
+    "atlas": (
+        *("atlas", "mine", "--model=test_resnet", "--weights=random", "--accelerator=cpu"),
+        *("--feature=fc:3", "--steps=5"),
+    ),
+    "signs": ("signs", "test_resnet", "--weights=random", "--figure=signs.png"),
 }
 NEEDS = {"rank": "predict", "sheet": "fit", "inhibitors": "predict"}
-REPLACES = ("rank", "sheet", "explain", "inhibitors")  # where something is there, by --overwrite
+RUNS = ("fit", "validate", "atlas")
+# Where something is there, by --overwrite.
+REPLACES = ("rank", "sheet", "explain", "inhibitors", "signs")
 
 
 class Whole(NamedTuple):
@@ -64,8 +73,10 @@ class Wholes:
         else:
             folder.mkdir()
             (folder / "base.yaml").write_text(BASE)
-            pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / "good.png")
+            (folder / "mine").mkdir()
+            pixels = np.random.default_rng(0).integers(0, 256, (4, 40, 48, 3), dtype=np.uint8)
+            for name, values in zip(("good", "mine/a", "mine/b", "mine/c"), pixels, strict=True):
+                Image.fromarray(values).save(folder / f"{name}.png")
         return folder
 
     def __getitem__(self, command: str) -> Whole:
@@ -89,17 +100,15 @@ def left_by(command: str, folder: Path) -> dict[str, bytes]:
         maps = store.maps(range(len(store.features))).tobytes()
         return {"status": done, "tension": store.values("tension").tobytes(), "maps": maps}
     here = str(folder.absolute()).encode()  # another one each time, where a file names it
-    if command in ("fit", "validate"):
+    if command in RUNS:
         versions = sorted(folder.glob("tb_logs/*/version_*"), key=lambda path: int(path.name[8:]))
         folder = versions[-1] if versions else folder / "tb_logs"
-    endings = (".csv", ".png", ".md", ".json", ".yaml")
+    endings = (".csv", ".png", ".md", ".json", ".yaml", ".html")
     found = [path for path in folder.rglob("*") if path.suffix in endings]
     kept = {str(path.relative_to(folder)): path for path in found if path.name[0] != "."}
-    mine = {
-        name: path
-        for name, path in kept.items()
-        if command in ("fit", "validate") or "/" not in name
-    }
+    mine = {name: path for name, path in kept.items() if command in RUNS or "/" not in name}
+    if command == "atlas":  # it goes on, so that an earlier version has what is of earlier epochs
+        mine = {n: path for n, path in mine.items() if not re.search("config|epoch00[0-3]", n)}
     return {n: path.read_bytes().replace(here, b"") for n, path in sorted(mine.items())}
 
 
@@ -118,6 +127,10 @@ def check(wholes: Wholes, command: str, deed: Deed, share: float) -> None:
     left = left_by(command, folder)
     if command == "predict":
         assert set(left.get("status", b"\0")) <= {0, 1}
+    elif deed == "stop" and command == "atlas":  # it keeps icons as far as they are
+        for name in left:
+            if name.endswith(".png"):
+                Image.open(io.BytesIO(left[name])).load()
     else:  # no file in part, and none of what is not yet
         assert all(whole.left.get(name) == held for name, held in left.items()), ended
     assert "Traceback" not in ended.said

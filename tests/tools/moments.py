@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple, Self
 from mti_lightning.cli import main
 
 Deed = Literal["nothing", "kill", "stop", "full"]
+_LONGEST = 300  # seconds
 _CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir")
 
 
@@ -131,6 +132,7 @@ def _begin(folder: str, arguments: Sequence[str], deed: Deed, moment: int) -> in
     if process:
         return process
     code = 1
+    signal.alarm(_LONGEST)  # one that hangs is ended, too
     try:
         os.chdir(folder)
         for descriptor, name in ((1, ".said"), (2, ".errors")):
