@@ -32,7 +32,14 @@ def file_name(text: str, most: int = MOST_BYTES) -> str:
 
 
 def at_home(path: str | Path) -> Path:
-    """Return a path in which a leading ~ is the user's home, as of a shell."""
+    """Return a path in which a leading ~ is the user's home, as of a shell.
+
+    Raises:
+        InputError: If it is empty, as of a variable that is not set: it would be the folder one is
+            in.
+    """
+    if path == "":
+        raise InputError("'' is no path; give the name of a file or folder")
     try:
         return Path(path).expanduser()
     except RuntimeError:  # there is no such user

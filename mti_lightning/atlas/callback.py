@@ -77,6 +77,8 @@ class AtlasLog(Callback):
             if pl_module.beside is not None:
                 other = finished(at_home(pl_module.beside))
                 check_same_pictures(other, pl_module.different_maps[0].store.keys)
+        for writer in tensorboards(loggers_of(trainer)) if self._maps else ():
+            project(self._maps.values(), Path(writer.log_dir))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._maps, self._contents = {}, []
@@ -88,8 +90,6 @@ class AtlasLog(Callback):
         self._make_up(trainer, pl_module)
         if isinstance(pl_module, AtlasInversion) and self._maps:
             self._open_contents(trainer, pl_module)
-        for writer in tensorboards(loggers_of(trainer)) if self._maps else ():
-            project(self._maps.values(), Path(writer.log_dir))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._compose(trainer, pl_module, trainer.current_epoch)

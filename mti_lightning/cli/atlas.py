@@ -100,8 +100,11 @@ def _prepare(
 ) -> Path:
     """Say what an atlas takes, and write its configuration."""
     import yaml  # type: ignore[import-untyped]
+    from lightning import Trainer
 
     from mti_lightning.atlas.folder import cost, kept, settings, some_of
+    from mti_lightning.atlas.inversion import AtlasInversion
+    from mti_lightning.atlas.map import Chart
     from mti_lightning.backbone import Layer
     from mti_lightning.cli.mti_cli import check_name
     from mti_lightning.data.modules import PictureFolder
@@ -122,7 +125,11 @@ def _prepare(
     log_info(why)
     named = [*map(str, features)]
     keep = kept(backbone, layer, len(data.pictures), len(named))
-    sweep = Sweep(backbone, named, str(layer), keep=keep, rivals=0)
+    of = (backbone, named, str(layer))
+    AtlasInversion(*of, chart=Chart(apart=True))  # what is wrong is told now,
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+    Trainer(accelerator=given.accelerator, enable_model_summary=False, **quiet)  # and of this, too
+    sweep = Sweep(*of, keep=keep, rivals=0)
     log_info(str(cost(sweep, few, len(data.pictures), given.steps)))
     made = settings(
         name,

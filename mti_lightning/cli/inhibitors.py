@@ -56,11 +56,13 @@ def run(args: Sequence[str]) -> None:
     given = parser.parse_args(list(args))
     out = at_home(given.out)
     figure, page = figure_beside(out, given.figure), out.with_suffix(".html")
+    board = None if given.tensorboard is None else at_home(given.tensorboard)
     if page == out:
         raise InputError(f"{out} is the page beside the table; give a name such as {out.stem}.csv")
     unfinished = beside(out.with_suffix(""), "unfinished")
     written = [*filter(None, (out, page, figure))]
-    with with_plugins(), taking(*written, overwrite=given.overwrite):
+    taken = [*written, *([] if board is None else [board / "events"])]
+    with with_plugins(), taking(*taken, overwrite=given.overwrite):
         found = find_inhibitors(
             *(SweepStore(given.sweep), given.feature, given.count, given.pictures, given.of),
             seed=given.seed,
@@ -75,8 +77,8 @@ def run(args: Sequence[str]) -> None:
         if figure is not None:
             with replacing(figure) as part:
                 draw(found).savefig(part, dpi=120)
-        if given.tensorboard is not None:
-            log(found, at_home(given.tensorboard))
+        if board is not None:
+            log(found, board)
         shutil.rmtree(unfinished)
     for path in written:
         print(path)

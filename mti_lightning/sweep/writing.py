@@ -149,7 +149,8 @@ class SweepWriter(SweepStore):
 
     def tell(self, **attributes: Any) -> None:
         """Write down attributes of the sweep, in one step."""
-        self._group.update_attributes(sealed({**self._group.attrs, **attributes}))
+        with writing(self.path):
+            self._group.update_attributes(sealed({**self._group.attrs, **attributes}))
 
     def note_version(self, version: str) -> None:
         """Note a version that goes on with what another one began."""

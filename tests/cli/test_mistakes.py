@@ -30,6 +30,8 @@ REPORT = ("validate", f"--config={CONFIGS / 'demo_validate.yaml'}", *QUIET)
 ATLAS = ("fit", f"--config={CONFIGS / 'demo_atlas.yaml'}", *QUIET)
 LONG = "a" * 300
 STORE = "tb_logs/demo_sweep/sweep.zarr"
+OF_NETWORK = ("--model=test_resnet", "--weights=random")
+ATLAS_OF_FOLDER = ("atlas", "pictures", *OF_NETWORK, "--feature=fc:3", "--accelerator=cpu")
 CHEAP = ("--model.keep=0", "--model.calibrate=2", "--model.rivals=0")
 
 
@@ -174,6 +176,12 @@ LISTED: dict[str, tuple[tuple[str, ...], str]] = {
     "text as weights": (("layers", "test_resnet", "--weights=note.png"), "neither of safetensors"),
     "no rows": (("sheet", "empty", "--rows=0"), "rows 0: give 1 or more"),
     "caption": (("sheet", "empty", "--caption", "-x"), "empty holds no results.csv"),
+    "steps of an atlas": ((*ATLAS_OF_FOLDER, "--steps=0"), "steps 0: give 1 or more"),
+    "an atlas elsewhere": ((*ATLAS_OF_FOLDER, "--name=../x"), "give the name of a folder under"),
+    "TensorBoard where a file is": (
+        ("inhibitors", STORE, "--tensorboard=note.png"),
+        "note.png/events cannot be written",
+    ),
     "long table": (("rank", STORE, f"--out={LONG}"), "File name too long"),
 }
 
@@ -191,6 +199,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "explain": EXPLAIN,
     "layers": ("layers", "test_resnet"),
     "inhibitors": ("inhibitors", STORE),
+    "signs": ("signs", "test_resnet", "--weights=random"),
+    "atlas": ATLAS_OF_FOLDER,
 }
 PLACES: dict[str, tuple[tuple[str, ...], str]] = {
     "rank": (("rank",), ""),
@@ -199,6 +209,20 @@ PLACES: dict[str, tuple[tuple[str, ...], str]] = {
     "inhibitors": (("inhibitors",), ""),
     "inhibitors --out": (("inhibitors", STORE), "--out="),
     "inhibitors --figure": (("inhibitors", STORE), "--figure="),
+    "inhibitors --pictures": (("inhibitors", STORE), "--pictures="),
+    "inhibitors --tensorboard": (("inhibitors", STORE), "--tensorboard="),
+    "signs": (("signs",), ""),
+    "signs --out": (COMMANDS["signs"], "--out="),
+    "signs --figure": (COMMANDS["signs"], "--figure="),
+    "signs --weights": (("signs", "test_resnet"), "--weights="),
+    "atlas": (("atlas", *ATLAS_OF_FOLDER[2:]), ""),
+    "atlas --weights": ((*ATLAS_OF_FOLDER[:3], ATLAS_OF_FOLDER[4]), "--weights="),
+    "atlas --labels": (ATLAS_OF_FOLDER, "--labels="),
+    "atlas --layer": (ATLAS_OF_FOLDER, "--layer="),
+    "atlas --accelerator": (ATLAS_OF_FOLDER, "--accelerator="),
+    "explain --labels": (EXPLAIN, "--labels="),
+    "explain --layer": (EXPLAIN, "--layer="),
+    "explain --accelerator": ((*EXPLAIN, "--steps=1"), "--accelerator="),
     "sheet": (("sheet",), ""),
     "sheet --out": (("sheet", "empty"), "--out="),
     "explain": (("explain", *EXPLAIN[2:]), ""),
@@ -213,7 +237,7 @@ PLACES: dict[str, tuple[tuple[str, ...], str]] = {
     "predict --config": (("predict",), "--config="),
     "validate --config": (("validate",), "--config="),
 }
-WRITTEN = ("rank --out", "rank --sheet", "sheet --out", "explain --out")
+WRITTEN = ("rank --out", "rank --sheet", "sheet --out", "explain --out", "signs --out")
 
 
 @pytest.mark.parametrize("place", PLACES)

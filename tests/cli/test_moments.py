@@ -102,7 +102,9 @@ def left_by(command: str, folder: Path) -> dict[str, bytes]:
     here = str(folder.absolute()).encode()  # another one each time, where a file names it
     if command in RUNS:
         versions = sorted(folder.glob("tb_logs/*/version_*"), key=lambda path: int(path.name[8:]))
-        folder = versions[-1] if versions else folder / "tb_logs"
+        if not versions:
+            return {}
+        folder = versions[-1]
     endings = (".csv", ".png", ".md", ".json", ".yaml", ".html")
     found = [path for path in folder.rglob("*") if path.suffix in endings]
     kept = {str(path.relative_to(folder)): path for path in found if path.name[0] != "."}
