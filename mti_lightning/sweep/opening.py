@@ -1,6 +1,5 @@
 """Opening the zarr group of a sweep."""
 
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -8,7 +7,7 @@ from typing import Any, Literal, cast
 import zarr
 
 from mti_lightning.errors import InputError
-from mti_lightning.sweep.intact import damaged, reading
+from mti_lightning.sweep.intact import damaged, listing, reading
 
 
 def holds_sweep(path: Path) -> bool:
@@ -46,8 +45,7 @@ def array_names(path: Path, group: zarr.Group, wanted: Iterable[str]) -> set[str
     Raises:
         InputError: If one that is wanted has lost what says how it is stored.
     """
-    with reading(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zarr's, of what it does not recognise
+    with reading(path), listing():
         there = {*group.array_keys()}
     for name in wanted:
         if name not in there and (path / name).is_dir():

@@ -9,7 +9,7 @@ import zarr
 
 from mti_lightning.images.boxes import Box
 from mti_lightning.superposition.interference import FeatureProfiles
-from mti_lightning.sweep.intact import CODECS, StoredArray, check_sealed, sealed
+from mti_lightning.sweep.intact import CODECS, StoredArray, check_sealed, listing, sealed
 
 PROFILES: Final = {  # of `FeatureProfiles`
     "mean": ("channel",),
@@ -37,8 +37,9 @@ def write_rivals(
 def find_rivals(store: zarr.Group, path: Path, feature: int) -> zarr.Group | None:
     """Return the group of a feature's rivals, of the store at a path; None where there is none."""
     there: Any = store.get("rivals")
-    group: zarr.Group
-    for _, group in there.groups() if there is not None else ():
+    with listing():
+        groups: list[zarr.Group] = [of for _, of in there.groups()] if there is not None else []
+    for group in groups:
         told: Any = dict(group.attrs)
         if feature in told.get("places", ()):
             check_sealed(path, told)

@@ -342,6 +342,16 @@ def test_a_byte_that_changed_in_what_a_store_says_of_itself_is_noticed(measured:
     assert told() == whole
 
 
+def test_what_is_left_of_a_stopped_write_is_no_damage(measured: Path) -> None:
+    whole = read(measured)
+    looks = FeatureProfiles(*(torch.ones([1] * dims) for dims in (1, 2, 3, 1)))
+    SweepWriter(measured).write_rivals([0], ["fc:0"], None, looks)
+    for folder in [measured, *(path for path in measured.rglob("*") if path.is_dir())]:
+        (folder / f"zarr.{uuid4().hex}.partial").write_text("{")
+    assert same(read(measured), whole)
+    assert SweepStore(measured).rivals(0)[0] == ["fc:0"]
+
+
 def test_what_a_store_says_of_itself_changes_in_one_step(
     measured: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
