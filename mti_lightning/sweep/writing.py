@@ -70,7 +70,11 @@ class SweepWriter(SweepStore):
         half = beside(path)
         with writing(path):
             of = (provenance, keys, mean_activation, block, config)
-            cls._make(half, *of, stamps or {}, classes or {}, parts, units, made)
+            try:
+                cls._make(half, *of, stamps or {}, classes or {}, parts, units, made)
+            except OSError:  # such as of a full disk, which half a store makes no less full
+                _remove(half)
+                raise
             sync_disk(half)
             _remove(path)
             half.rename(path)  # whole or not at all

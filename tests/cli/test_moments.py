@@ -1,11 +1,14 @@
 """Kills, signals and full disks at chosen moments: no file in part, one line, the same bits."""
 
 import io
+import os
 import random
 import re
 import shutil
+import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -185,6 +188,82 @@ def test_nothing_is_lost_at_any_moment(
     wholes: Wholes, command: str, deed: Deed, share: float
 ) -> None:
     check(wholes, command, deed, share)
+
+
+# --- a disk that is really small ---
+
+ON_DISK: dict[str, tuple[str, ...]] = {  # of those that do not write to tb_logs
+    "rank": ("--out=disk/rank.csv", "--sheet=disk/rank.png"),
+    "sheet": ("--out=disk/sheet.png",),
+    "inhibitors": ("--out=disk/units.csv", "--figure=disk/units.png", "--tensorboard=disk/board"),
+    "explain": ("--out=disk/explain.png",),
+    "signs": ("--out=disk/signs.csv", "--figure=disk/signs.png"),
+}
+
+
+@contextmanager
+def mounted(disk: Path) -> Iterator[Callable[[int], None]]:
+    """Mount a disk of 64 MiB; yield what gives it another size."""
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk can be mounted by root only")
+
+    def resize(size: int) -> None:
+        subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
+
+    try:
+        yield resize
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def check_disk(wholes: Wholes, command: str, shares: Iterable[float]) -> None:
+    """Run a command on disks too small for what it writes, and again when room is made."""
+    folder = wholes.begin(command)
+    disk, place, run = folder / "disk", folder, wholes.moments.run
+    arguments = (*WRITING[command], *ON_DISK.get(command, ()))
+    if command in ON_DISK:
+        place = disk
+    else:
+        (folder / "tb_logs").symlink_to("disk")
+    with mounted(disk) as resize:
+        ended = run(folder, arguments)
+        whole, sizes = left_by(command, place), os.statvfs(disk)
+        assert whole, ended.said
+        code, used = ended.code, (sizes.f_blocks - sizes.f_bfree) * sizes.f_frsize
+        for share in shares:
+            for path in disk.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            resize(int(share * used))
+            ended = run(folder, arguments)
+            left = left_by(command, place)
+            if ended.code != code or left != whole:
+                assert ended.code == 2, ended.said
+                (line,) = ended.lines
+                assert line.startswith("mti: error: "), line
+                assert "full" in line, line
+                assert "Traceback" not in ended.said
+            if command == "predict":
+                assert set(left.get("status", b"\0")) <= {0, 1}
+            else:
+                # One picture that cannot be written costs none of the others, and the table says
+                # so; Lightning's own file of hyperparameters may be cut off.
+                may = ("results.csv", "hparams.yaml")
+                other = {n: held for n, held in left.items() if n not in may and whole[n] != held}
+                assert not other, (share, ended)
+            assert not [*disk.rglob("*.part.*")]
+            resize(2**26)
+            again = [*arguments, *(["--overwrite"] if command in REPLACES else [])]
+            assert run(folder, again).code == code
+            assert left_by(command, place) == whole
+    shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", WRITING)
+def test_nothing_is_lost_on_a_small_disk(wholes: Wholes, command: str) -> None:
+    check_disk(wholes, command, (0.1, 0.5, 0.9))
 
 
 # --- the same command twice at once ---
