@@ -1,5 +1,6 @@
 """What a unit is: the places of photographs in which it inhibits (or excites) a feature most."""
 
+from functools import partial
 from typing import final
 
 import numpy as np
@@ -59,7 +60,7 @@ def find_examples(
     fields, read = Fields(network.backbone, network.layer), list[int]()
     found: dict[int, dict[int, Example]] = {unit: {} for unit in units}
     for batch in network.load(rows, read):
-        of = network.pieces.next(lambda batch=batch: _attributed(network, batch, method, units))
+        of = network.pieces.next(partial(_attributed, network, batch, method, units))
         active, added = of["active"], of["added"]
         for place_in_batch, row in enumerate(read[-len(batch) :]):
             image = to_image(batch[place_in_batch])

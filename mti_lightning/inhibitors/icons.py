@@ -1,6 +1,7 @@
 """An image of each unit: an inversion whose target is that unit alone."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -60,24 +61,24 @@ def draw_icons(
     """
     made = {}
     for unit, sign in units.items():
-        of = (network, method, unit, sign, steps, seed)
-        made[unit] = network.pieces.next(lambda of=of: {"rgba": _draw(*of)})["rgba"]
+        draw = partial(_draw, network, method, unit, sign, steps, seed)
+        made[unit] = network.pieces.next(draw)["rgba"]
     return {unit: Image.fromarray(icon) for unit, icon in made.items() if icon.size}
 
 
 def _draw(
     network: Network, method: Attribution, unit: int, sign: int, steps: int, seed: int
-) -> Array:
-    """Return an image, [H, W, 4], or an empty one where it cannot be made."""
+) -> dict[str, Array]:
+    """Return `rgba`, an image, [H, W, 4], or an empty one where it cannot be made."""
     of = (network.backbone, [str(network.feature.feature)], str(network.layer), method)
     objective = _UnitInversion(*of, unit=unit, sign=sign, steps_per_epoch=steps, seed=seed)
     device = network.backbone.mean.device
     run = {"enable_progress_bar": False, "accelerator": device.type, "devices": 1}
     try:
         with quietly():
-            return np.asarray(render(objective, None, 1, **run)[0].image)
+            return {"rgba": np.asarray(render(objective, None, 1, **run)[0].image)}
     except RenderError as error:
         log_warning(f"unit {unit} gets no image: {error}")
-        return np.empty(0)
+        return {"rgba": np.empty(0)}
     finally:
         network.backbone.to(device)

@@ -1,6 +1,7 @@
 """A network with its feature, and pictures to try interventions on."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Final, Protocol, final
 
 import numpy as np
@@ -89,7 +90,7 @@ class Network:
         """Return responses under each plan's interventions, [I, N], and which could be read."""
         every = [intervention for plan in plans.values() for intervention in plan]
         parts = [
-            self.pieces.next(lambda some=some: self._respond(some, every))
+            self.pieces.next(partial(self._respond, some, every))
             for some in np.split(rows, range(_PIECE, len(rows), _PIECE))
         ]
         responses = np.concatenate([part["responses"] for part in parts], 1)
@@ -106,18 +107,17 @@ class Network:
     def predict(self, rows: Array) -> Array:
         """Return what silencing each unit would change, [N, U]: act×grad, −Σ a · ∂r/∂a."""
         parts = [
-            self.pieces.next(lambda some=some: {"predicted": self._predict(some)})
+            self.pieces.next(partial(self._predict, some))
             for some in np.split(rows, range(_PIECE, len(rows), _PIECE))
         ]
         return np.concatenate([part["predicted"] for part in parts])
 
-    def _predict(self, rows: Array) -> Array:
+    def _predict(self, rows: Array) -> dict[str, Array]:
         found = []
         for pictures in self.load(rows, []):
             of = (self.backbone, pictures, [self.feature] * len(pictures), self.layer, ActGrad())
             found.append(-self.layout.pool_sum(attribute(*of)[1].detach()).cpu().double().numpy())
-        together: Array = np.concatenate(found)
-        return together
+        return {"predicted": np.concatenate(found)}
 
 
 def method_of(store: SweepStore) -> Attribution:
