@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mti_lightning.errors import InputError, check_range
 from mti_lightning.images.boxes import Box
@@ -58,22 +59,63 @@ class _Axis:
 
     def rows(self, maps: Tensor) -> Tensor:
         """Resample the rows of maps, [N, C, seen, W], by those few that weigh anything."""
-        count, channels, height, width = maps.shape
         centre, reach = self._centres(), self._support[:, :, 0]
         first = (centre - reach).floor() + 1
         taps = torch.arange(math.floor(2 * float(reach.max())) + 1)
         pixels = first[:, :, None] + taps  # [N, made, K]
         weights = self._weigh(pixels, centre)
         there = pixels.clamp(self.seen.start, self.seen.stop - 1).long() - self.seen.start
-        planes = torch.arange(count * channels).view(count, channels, 1, 1) * height
-        shape = (count * channels * len(self.made), len(taps))
-        found = nn.functional.embedding_bag(
-            (planes + there[:, None]).view(shape),
-            maps.reshape(-1, width),
-            per_sample_weights=weights[:, None].expand(-1, channels, -1, -1).reshape(shape),
-            mode="sum",
-        )
-        return found.view(count, channels, len(self.made), width)
+        # The same weights by the pixels of the source: which of the target each goes to.
+        step = (self.extent * self.source / self.target)[:, None]
+        seen = torch.arange(self.seen.start, self.seen.stop)
+        before = ((seen - reach - centre[:, :1]) / step).floor()  # [N, seen]
+        more = torch.arange(math.floor(2 * float((reach / step).max())) + 3)
+        places = (before[:, :, None] + more).long()  # [N, seen, K']
+        at = places.clamp(0, len(self.made) - 1).flatten(1)
+        tap = seen[:, None] - first.long().gather(1, at).view_as(places)
+        goes = (places >= 0) & (places < len(self.made)) & (tap >= 0) & (tap < len(taps))
+        flat = at.view_as(places) * len(taps) + tap.clamp(0, len(taps) - 1)
+        back = weights.flatten(1).gather(1, flat.flatten(1)).view_as(places) * goes
+        found: Tensor = _Rows.apply(maps, there, weights, at.view_as(places), back)
+        return found
+
+
+class _Rows(torch.autograd.Function):
+    """Sums of some rows of maps, whose gradient is such sums, too.
+
+    That of PyTorch's own function adds in an order that depends on what else is in the batch.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, maps: Tensor, there: Tensor, weights: Tensor, places: Tensor, back: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(places, back)
+        return _sum_rows(maps, there, weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        return _sum_rows(gradient, *ctx.saved_tensors), None, None, None, None
+
+
+def _sum_rows(maps: Tensor, there: Tensor, weights: Tensor) -> Tensor:
+    """Return Σ over K of weighted rows of maps [N, C, H, W], [N, C, h, W].
+
+    Args:
+        maps: The maps.
+        there: Which rows of each picture's, [N, h, K].
+        weights: Of these, [N, h, K].
+    """
+    count, channels, height, width = maps.shape
+    planes = torch.arange(count * channels).view(count, channels, 1, 1) * height
+    found = nn.functional.embedding_bag(
+        (planes + there[:, None]).flatten(0, 2),
+        maps.reshape(-1, width),
+        per_sample_weights=weights[:, None].expand(-1, channels, -1, -1).flatten(0, 2),
+        mode="sum",
+    )
+    return found.view(count, channels, -1, width)
 
 
 def resample(
