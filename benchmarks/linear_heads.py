@@ -20,10 +20,14 @@ import torch
 from mti_lightning import ActGrad, Backbone, Sweep
 from mti_lightning.sweep.measuring import Measurement
 
-CASES = [  # the 1×1 convolution of a bottleneck, a 3×3 one, and classes
+# The 1×1 convolution of a bottleneck, a 3×3 one, and classes; channels last, and tokens.
+CASES = [
     ("resnet50", "layer3.0.act2", "layer3.0.conv3", "@centre"),
     ("resnet50", "layer3.1.act1", "layer3.1.conv2", "@centre"),
     ("resnet50", "global_pool", "fc", ""),
+    ("convnext_tiny", "stages.3.blocks.0.mlp.act", "stages.3.blocks.0.mlp.fc2", "@centre"),
+    ("vit_tiny_patch16_224", "blocks.9.mlp.act", "blocks.9.mlp.fc2", "@0"),
+    ("vit_tiny_patch16_224", "blocks.9.mlp.act", "blocks.9.mlp.fc2", "@mean"),
 ]
 
 

@@ -30,7 +30,10 @@ from typing import Any
 import numpy as np
 import torch
 import zarr
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.step_cost import made, ours
+from mti_lightning import PositiveInversion, Sweep
 from mti_lightning.images.views import Views
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -277,6 +280,21 @@ def cases(quick: bool) -> list[Case]:
         Case("predict: bf16", run_of(
             "demo_sweep", "--name", "bf16", "--data.size", "64", "--trainer.precision",
             "bf16-mixed", command="predict"), compare=sweeps("tb_logs/bf16/sweep.zarr", 0.2)),
+        Case("predict: compiled", run_of(
+            "demo_sweep", "--name", "compiled", "--data.size", "64", "--model.backbone.compile",
+            "true", command="predict"), compare=sweeps("tb_logs/compiled/sweep.zarr")),
+        Case("predict: a network in bf16", run_of(
+            "demo_sweep", "--name", "half", "--data.size", "64", "--model.backbone.precision",
+            "bf16", command="predict"), compare=sweeps("tb_logs/half/sweep.zarr", 0.2)),
+        Case("predict: two layers", run_of(
+            "demo_sweep", "--name", "layers", "--data.size", "64", "--model.further_layers",
+            "[layer3]", command="predict"), compare=sweeps("tb_logs/layers/sweep_layer3.zarr")),
+        Case("fit: inversions, compiled", run_of(
+            "demo_inversions", "--name", "inv_compiled", "--model.backbone.compile", "true", *few),
+            compare=sources("inv_compiled")),
+        Case("fit: MTI, a compiled network in bf16", run_of(
+            "demo_mti", "--name", "mti_half", "--model.backbone.precision", "bf16",
+            "--model.backbone.compile", "true", *half), compare=images("mti_half", 0.4)),
         Case("fit: MTI", run_of("demo_mti", *half), compare=images("demo_mti")),
         Case("fit: MTI, without noise", run_of(
             "demo_mti", "--name", "still", "--trainer.max_epochs", "1", *still),
@@ -426,6 +444,66 @@ def noise_cost(device: str) -> dict[str, float]:
     }
 
 
+_WAYS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "bf16, channels last": {"precision": "bf16"},
+    "compiled": {"compile": True},
+    "compiled, bf16": {"compile": True, "precision": "bf16"},
+    "CUDA graphs, bf16": {"compile": "reduce-overhead", "precision": "bf16"},
+}
+
+
+def step_costs(device: str, quick: bool) -> list[dict[str, Any]]:
+    """Time steps and batches of sweeps in all ways a network can be run.
+
+    A wait for the device within one is an error. The share is that of the card's peak, for
+    `--peak` of 10¹² operations a second.
+
+    Args:
+        device: `cuda`, or `cpu` to try this itself.
+        quick: Of the small network alone.
+    """
+    small = ("vetoed_shapes_resnet", "pretrained", "fc:0", "layer4", 16)
+    large = ("resnet50", "random", "layer4.0.act3/input:0@mean", "layer3", 32)
+    rows = []
+    for case in (small,) if quick else (small, large):
+        for kind in (PositiveInversion, Sweep):
+            with FlopCounterMode(display=False) as counter:
+                ours(made(kind, case, device), case[4])()
+            for name, how in _WAYS.items():
+                row: dict[str, Any] = {"backbone": case[0], "what": kind.__name__, "how": name}
+                rows.append(row)
+                try:
+                    row |= _step_cost(made(kind, case, device, **how), case[4], device)
+                    row["10^12 a second"] = counter.get_total_flops() / row["ms"] / 1e9
+                except Exception as error:  # noqa: BLE001  the others are to be seen, too
+                    row["failure"] = f"{type(error).__name__}: {error}"[:300]
+                print(row, flush=True)
+    return rows
+
+
+def _step_cost(model: Any, count: int, device: str) -> dict[str, float]:
+    run, cuda = ours(model, count), device == "cuda"
+    for _ in range(5):
+        run()
+    taken = []
+    try:
+        for _ in range(20 if cuda else 2):
+            if cuda:
+                torch.cuda.synchronize()
+                torch.cuda.set_sync_debug_mode("error")
+            began = time.perf_counter()
+            run()
+            if cuda:
+                torch.cuda.set_sync_debug_mode("default")
+                torch.cuda.synchronize()
+            taken.append(time.perf_counter() - began)
+    finally:
+        if cuda:
+            torch.cuda.set_sync_debug_mode("default")
+    return {"ms": 1e3 * statistics.median(taken)}
+
+
 def main() -> None:
     """Run all, print the table, and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -433,6 +511,7 @@ def main() -> None:
     parser.add_argument("--device", default="gpu", choices=("gpu", "cpu"))
     parser.add_argument("--only", nargs="*", help="Names of cases; what they need is run, too.")
     parser.add_argument("--at-once", type=int, default=10, help="Commands at a time.")
+    parser.add_argument("--peak", type=float, help="Of the card, in 10^12 operations a second.")
     parser.add_argument("--quick", action="store_true", help="Fewer steps and pictures.")
     given = parser.parse_args()
     if given.device == "gpu" and not torch.cuda.is_available():
@@ -456,12 +535,18 @@ def main() -> None:
     failed = [outcome for outcome in outcomes if outcome.failure]
     print("\n" + "\n".join(line(outcome) for outcome in outcomes))
     noise = noise_cost(given.device)
+    device = "cuda" if given.device == "gpu" else "cpu"
+    steps = [] if given.only else step_costs(device, given.quick)
+    failed += [Outcome(row["how"], failure=row["failure"]) for row in steps if "failure" in row]
+    for row in steps if given.peak else ():
+        row["share of the peak"] = row.get("10^12 a second", 0.0) / given.peak
     found = {
         "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "seconds": time.perf_counter() - began,
         "views, ms": noise,
+        "steps": steps,
         "cases": [asdict(outcome) for outcome in outcomes],
     }
     given.json.write_text(json.dumps(found, indent=1), encoding="utf-8")

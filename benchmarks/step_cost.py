@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import mti_inceptionv1  # noqa: F401  registers the network
 import torch
 from lightning import Trainer
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ CASES = [
 KINDS = (PositiveInversion, MaximallyTense, Sweep)
 
 
-def _step(objective: Objective) -> Callable[[], None]:
+def step_of(objective: Objective) -> Callable[[], None]:
     """Return one optimisation step as the trainer takes it."""
     optimizer = objective.configure_optimizers()
     objective.optimizers = lambda: optimizer
@@ -149,10 +150,17 @@ def _time(run: Callable[[], Any], cuda: bool, clock: Callable[[], float]) -> flo
     return clock() - start
 
 
-def _made(kind: Any, case: tuple[Any, ...], device: str, fold: bool) -> Objective | Sweep:
-    """Return an objective or a sweep of a case, ready to run."""
+def made(kind: Any, case: tuple[Any, ...], device: str, **ways: Any) -> Objective | Sweep:
+    """Return an objective or a sweep of a case, ready to run.
+
+    Args:
+        kind: Its class.
+        case: One of `CASES`.
+        device: Where it runs.
+        **ways: Of the network, as `Backbone` takes them.
+    """
     name, weights, feature, layer, batch = case
-    backbone = Backbone(name, weights, fold=fold)
+    backbone = Backbone(name, weights, **ways)
     if kind is Sweep:
         sweep = Sweep(backbone, [feature], layer, ActGrad(), rivals=0).to(device)
         sweep.prepare()
@@ -168,9 +176,10 @@ def _made(kind: Any, case: tuple[Any, ...], device: str, fold: bool) -> Objectiv
     return objective.to(device)
 
 
-def _ours(model: Objective | Sweep, count: int) -> Callable[[], Any]:
+def ours(model: Objective | Sweep, count: int) -> Callable[[], Any]:
+    """Return a step, or the measuring of a batch of so many pictures."""
     if isinstance(model, Objective):
-        return _step(model)
+        return step_of(model)
     pictures = torch.rand(count, 3, *model.backbone.preprocessing.size, device=model.device)
     return lambda: model.measure(pictures)
 
@@ -201,8 +210,8 @@ def main() -> None:
         if not any(name.startswith(only) for only in given.only):
             continue
         for kind in KINDS:
-            models = [_made(kind, case, given.device, fold) for fold in (True, False)]
-            runs = [*(_ours(model, batch) for model in models), _bare(models[0], batch)]
+            models = [made(kind, case, given.device, fold=fold) for fold in (True, False)]
+            runs = [*(ours(model, batch) for model in models), _bare(models[0], batch)]
             for _ in range(3):
                 for run in runs:
                     run()
