@@ -55,7 +55,7 @@ def project(maps: Iterable[Map], folder: Path) -> None:
 
 def _write_sprite(path: Path, found: Map, pictures: Pictures, chosen: range) -> int:
     """Write all pictures small, in a square; return the side of each in pixels."""
-    across = math.ceil(len(chosen) ** 0.5)
+    across = math.isqrt(len(chosen) - 1) + 1
     side = min(64, _SPRITE // across)
     sprite = Image.new("RGB", (across * side, across * side))
     for number, place in enumerate(chosen):

@@ -127,7 +127,7 @@ def _prepare(
     keep = kept(backbone, layer, len(data.pictures), len(named))
     of = (backbone, named, str(layer))
     AtlasInversion(*of, chart=Chart(apart=True))  # what is wrong is told now,
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+    quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing"), False)
     Trainer(accelerator=given.accelerator, enable_model_summary=False, **quiet)  # and of this, too
     sweep = Sweep(*of, keep=keep, rivals=0)
     log_info(str(cost(sweep, few, len(data.pictures), given.steps)))
