@@ -10,9 +10,9 @@ several the least or the median:
 - what the place that excites and the one that inhibits, at the scale of tension, do to the logit:
   by how much more it is than with the place blurred away. Beside it the same in the pictures with
   cut-outs, and, of the images, in Lite2 and Lite1, which had no part in them;
-- how often these two have the class among their first 5 where the place that inhibits is blurred,
-  and one of its inhibitors among their first 50 where the one that excites is; beside it, one of
-  the class's inhibitors in the images of the other classes.
+- at which place of 1,000, from 0, these two have the class, in the image and without either place;
+- how often they have one of its inhibitors among their first 50 without the place that excites;
+  beside it, one of the class's inhibitors in the images of the other classes.
 
     python -m benchmarks.class_mtis [--layers blocks.6 blocks.5] [--out mtis.png]
 
@@ -53,8 +53,8 @@ from mti_lightning.compose import composite, grid, opacity, to_image
 
 INHIBITORS: Final = 5  # of each class
 PHOTOGRAPHS: Final = 128
-FIRST, AMONG = 5, 50  # classes of a judge, among which the class and an inhibitor should be
-SHARES: Final = 3  # of the figures in a row
+AMONG: Final = 50  # classes of a judge, where one of the inhibitors should be
+SHARES: Final = 2  # of the figures in a row
 
 
 @final
@@ -199,15 +199,15 @@ def rows_of(
     network, natural = objective.backbone, tension_of(objective, photographs)
     of_class = images.unflatten(0, (len(classes), -1))
     found = [measured(objective, of, number) for number, of in enumerate(of_class)]
-    without = torch.stack([one.shown[1:] for one in found], 1)  # [2, F, S, 3, H, W]
-    ranks = torch.stack(
-        [logits(judge, without.flatten(0, 2)).argsort(1, True).argsort(1) for judge in judges]
-    ).unflatten(1, without.shape[:3])  # [J, 2, F, S, 1000]
+    shown = torch.stack([one.shown for one in found], 1)  # [3, F, S, 3, H, W]
+    places = torch.stack(
+        [logits(judge, shown.flatten(0, 2)).argsort(1, True).argsort(1) for judge in judges]
+    ).unflatten(1, shown.shape[:3])  # [J, 3, F, S, 1000]
     every = []
     for number, (one, image) in enumerate(zip(classes, found, strict=True)):
         composites = measured(objective, fitted(network, one.pictures), number)
         elsewhere = torch.stack([image.effects(judge, one.label) for judge in judges], 1)
-        inhibited = (ranks[:, 0, ..., one.inhibitors].amin(-1) < AMONG).float()  # [J, F, S]
+        inhibited = (places[:, 1, ..., one.inhibitors].amin(-1) < AMONG).float()  # [J, F, S]
         others = [other for other in range(len(classes)) if other != number]
         figures = [
             image.tension.min() / composites.tension.max(),
@@ -216,7 +216,7 @@ def rows_of(
             *image.effects(network, one.label).median(1).values,
             *composites.effects(network, one.label).median(1).values,
             *elsewhere.flatten(1).median(1).values,
-            (ranks[:, 1, number, :, one.label] < FIRST).float().mean(),
+            *places[:, :, number, :, one.label].float().transpose(0, 1).flatten(1).median(1).values,
             inhibited[:, number].mean(),
             inhibited[:, others].mean(),
         ]
@@ -230,7 +230,7 @@ def rows_of(
 
 def _cells(figures: Sequence[Tensor]) -> str:
     return " | ".join(
-        [f"{float(figure):.2f}" for figure in figures[:-SHARES]]
+        [f"{float(figure):.3g}" for figure in figures[:-SHARES]]
         + [f"{float(figure):.0%}" for figure in figures[-SHARES:]]
     )
 
@@ -261,8 +261,8 @@ def main() -> None:
     heads = (
         *("class", "strongest inhibitors", "times the most tense", "times the 99th percentile"),
         *("balance", "exciting place", "inhibiting", "in pictures: exciting", "inhibiting"),
-        *("to others: exciting", "inhibiting", f"class, top {FIRST}"),
-        *(f"inhibitor, top {AMONG}", "in other images"),
+        *("to others: exciting", "inhibiting", "the class's place", "without what excites"),
+        *("without what inhibits", f"inhibitor, top {AMONG}", "in other images"),
     )
     for layer in given.layers:
         objective, images = images_of(networks[0], classes, layer, **options)
