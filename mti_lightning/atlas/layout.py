@@ -1,10 +1,13 @@
 """The map: where pictures lie, in which cell, and the cells' means. Pure functions on arrays."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, final
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial import cKDTree
 
 from mti_lightning.errors import InputError
 from mti_lightning.sweep.measures import Array
@@ -13,9 +16,11 @@ Face = Literal["positive", "negative", "both"]
 MOST_DOTS: Final = 20_000  # that are drawn of a map: more take long, and cover each other
 FEWEST_CELLS: Final = 30  # that a map should have
 MOST_CELLS: Final = 400
-_MOST_SIDES = 40  # rows that are tried
 _ENOUGH = 6  # pictures of a cell
 PICTURES: Final = 25  # for which there is a cell
+_SPARE = 1.1  # times as many groups are tried: some are too small
+_ROUNDS = 20  # of grouping
+_FILLED = 0.9  # share of a cell's side that its points fill
 _MARGIN = 0.05  # shares of the trimmed span, on every side
 
 
@@ -76,10 +81,12 @@ def lay_out(
     Args:
         pictures: Place of each in the sweep, [M].
         points: [M, 2].
-        size: Rows and columns; None for what `fit_grid` finds.
+        size: Rows and columns; None for groups of near pictures on a full grid, as many as suit
+            them: points are then moved into their cells.
         trim: From this percentile to its counterpart, with equal margins, the map reaches; what
             lies farther out is moved to the border. 0 to 50.
-        minimum: Pictures that a cell needs to be shown; None for what `fit_grid` finds.
+        minimum: Pictures that a cell needs to be shown; None for 6, or for fewer where fewer than
+            30 cells have as many.
 
     Raises:
         InputError: If a number is out of range.
@@ -96,8 +103,13 @@ def lay_out(
     low, high = low - _MARGIN * (high - low), high + _MARGIN * (high - low)
     wide = np.where(high > low, high - low, 1)
     points = np.where(high > low, np.clip((points - low) / wide, 0, 1), 0.5)
-    size, minimum = fit_grid(points, size, minimum)
-    return Layout(np.asarray(pictures), points, _cells(points, size), size, minimum)
+    if size is None:
+        return _gathered(np.asarray(pictures), points, minimum)
+    cell = _cells(points, size)
+    counts = np.bincount(cell)
+    needs = [minimum] if minimum else range(_ENOUGH, 0, -1)
+    need = next((n for n in needs if (counts >= n).sum() >= FEWEST_CELLS), needs[-1])
+    return Layout(np.asarray(pictures), points, cell, size, need)
 
 
 def _cells(points: Array, size: tuple[int, int]) -> Array:
@@ -108,32 +120,69 @@ def _cells(points: Array, size: tuple[int, int]) -> Array:
     return row * across + column
 
 
-def fit_grid(
-    points: Array, size: tuple[int, int] | None = None, minimum: int | None = None
-) -> tuple[tuple[int, int], int]:
-    """Return rows and columns, and how many pictures a cell needs, that suit the pictures.
+def _gathered(pictures: Array, points: Array, minimum: int | None) -> Layout:
+    """Gather near points into cells of about 25 pictures each, and put these on a full grid.
 
-    They suit from some dozens of pictures to very many: a cell needs 6, or fewer where so few cells
-    have as many. Of the square grids the coarsest is taken that has a cell for 25 pictures, 30 to
-    400 of them, or nine tenths of the cells that one can have: it leaves fewer pictures out, and
-    icons of more pictures show what these share.
+    There are 30 to 400 cells where that can be. Squares of a grid would cut through what lies
+    together, and be mostly empty: benchmarks/atlas_of_photographs.py found cells of like pictures
+    purer. Each cell is as near as can be to where its pictures were.
 
     Args:
-        points: As a layout has them, [M, 2].
-        size: Rows and columns, where they are given.
-        minimum: Pictures that a cell needs, where that is given.
+        pictures: Place of each in the sweep, [M].
+        points: Of UMAP's, 0..1, [M, 2].
+        minimum: Pictures that a cell needs; by default 6, or fewer where so few cells have as many.
     """
-    sizes = [size] if size else [(side, side) for side in range(1, _MOST_SIDES + 1)]
-    counts = {one: np.bincount(_cells(points, one)) for one in sizes}
-    found, need = size or (1, 1), minimum or _ENOUGH
+    wanted = min(max(len(points) / PICTURES, FEWEST_CELLS), MOST_CELLS)
+    found = _means(points, min(math.ceil(_SPARE * wanted), MOST_CELLS))
     for need in [minimum] if minimum else range(_ENOUGH, 0, -1):
-        shown = {one: int((of >= need).sum()) for one, of in counts.items()}
-        few = {one: cells for one, cells in shown.items() if cells <= MOST_CELLS} or shown
-        wanted = min(0.9 * max(few.values()), max(len(points) / PICTURES, FEWEST_CELLS))
-        found = next(one for one, cells in few.items() if cells >= wanted)
-        if few[found] >= FEWEST_CELLS or size:
+        centres, of = _large_enough(points, found, need)
+        if minimum or len(centres) >= FEWEST_CELLS:
             break
-    return found, need
+    across = math.ceil(math.sqrt(len(centres)))
+    size = math.ceil(len(centres) / across), across
+    ranks = centres.argsort(0, kind="stable").argsort(0, kind="stable") / max(len(centres) - 1, 1)
+    middles = (np.indices(size)[::-1].reshape(2, -1).T + 0.5) / size[::-1]  # x, y downwards
+    apart = ((ranks * (1, -1) + (0, 1))[:, None] - middles) ** 2
+    place = linear_sum_assignment(apart.sum(2))[1]  # of each group on the grid
+    shift = points - centres[of]
+    reach = np.zeros(len(centres))
+    np.maximum.at(reach, of, np.abs(shift).max(1))
+    shift *= _FILLED / 2 / np.where(reach > 0, reach, 1)[of, None]
+    inside = middles[place] * (1, -1) + (0, 1)
+    return Layout(pictures, inside[of] + shift / size[::-1], place[of], size, need)
+
+
+def _means(points: Array, count: int) -> Array:
+    """Return the means of groups of near points, [count, 2], by Lloyd's algorithm."""
+    random, different = np.random.default_rng(0), np.unique(points, axis=0)
+    means = different[random.integers(len(different), size=1)]
+    far = ((different - means) ** 2).sum(1)
+    while len(means) < min(count, len(different)):  # each far from those before, mostly
+        drawn = np.searchsorted(far.cumsum(), random.random() * far.sum(), side="right")
+        means = np.concatenate([means, different[drawn : drawn + 1]])
+        far = np.minimum(far, ((different - means[-1]) ** 2).sum(1))
+    for _ in range(_ROUNDS):
+        means, _ = _regrouped(points, means)
+    return means
+
+
+def _regrouped(points: Array, means: Array) -> tuple[Array, Array]:
+    """Give each point to the nearest mean; return the new means, [K, 2], and each one's, [M]."""
+    of = cKDTree(means).query(points)[1]
+    _, of = np.unique(of, return_inverse=True)
+    counts = np.bincount(of)
+    sums = [np.bincount(of, points[:, axis]) for axis in range(2)]
+    return np.stack(sums, 1) / counts[:, None], of
+
+
+def _large_enough(points: Array, means: Array, need: int) -> tuple[Array, Array]:
+    """Give the points of groups that are too small to others, the smallest group first."""
+    while True:
+        means, of = _regrouped(points, means)
+        counts = np.bincount(of)
+        if counts.min() >= need or len(means) == 1:
+            return means, of
+        means = np.delete(means, counts.argmin(), 0)
 
 
 def find_cells(

@@ -35,8 +35,9 @@ class Chart:
         quiet: Leave pictures out in which less excites and inhibits than this share of what does in
             others, those that 5% surpass: an atlas is of pictures in which something happens. By
             default 0.1, of a map for a sign 0.3.
-        size: Rows and columns of cells; by default as many as suit the pictures: most cells have
-            enough, 30 to 400 of them where that can be.
+        size: Rows and columns of cells that UMAP's map is cut into; by default near pictures are
+            gathered into as many cells as suit them, about 25 in each and 30 to 400 of them where
+            that can be, on a full grid.
         minimum: Pictures that a cell needs for an icon; by default 6, or fewer where too few cells
             would have one.
         exemplars: Pictures shown of a cell, those nearest its mean.

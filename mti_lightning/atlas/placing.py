@@ -10,7 +10,7 @@ from mti_lightning.attribution.signs import Sign, at_scale, split_target
 from mti_lightning.backbone import ActivationLayout
 
 MIDDLE = 0.5, 0.5
-_NEAR = 0.2  # of a strongest place, in shares of height and width: a Gaussian's deviation
+_NEAR = 0.15  # of a strongest place, in shares of height and width: a Gaussian's deviation
 
 
 def strongest(targets: Tensor, layout: ActivationLayout, scale: float) -> Tensor:

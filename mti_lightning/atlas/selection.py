@@ -18,6 +18,7 @@ from mti_lightning.sweep.store import SweepStore
 _SIGNS: Final[tuple[Sign, ...]] = ("+", "-")
 STRENGTH: Final[dict[Sign, str]] = {"+": "excitation", "-": "inhibition"}
 _LOUDEST = 60  # pictures that a map is of at least, where there are as many
+_LEAST_SPREAD = 0.1  # of the mean channel's: one that hardly varies is not blown up to noise
 _AT_ONCE: Final = 2**23  # numbers of maps that are read from the store at once
 
 
@@ -122,12 +123,25 @@ def read_store(store: SweepStore, rows: Array, sign: Sign | None = None) -> Pool
         vectors = added if sign is None else pool(maps, layout, scale, sign)
         parts.append((vectors, added, _places(maps, layout, scale)))
     vectors, added, places = map(np.concatenate, zip(*parts, strict=True))
+    if sign is not None:
+        vectors = _weighted(vectors)
     return Pooled(vectors, added.reshape(len(rows), len(_SIGNS), -1), places)
 
 
 def maps_at_once(layout: ActivationLayout) -> int:
     """Return how many maps are read from a store at once."""
     return max(1, min(256, _AT_ONCE // math.prod(layout.shape)))
+
+
+def _weighted(vectors: Array) -> Array:
+    """Divide each channel by how much it varies, so that what all pictures share counts less.
+
+    benchmarks/atlas_of_photographs.py finds cells of more alike pictures by it.
+    """
+    spread = vectors.std(0)
+    least = _LEAST_SPREAD * spread.mean()
+    weighted: Array = vectors / (spread + least) if least > 0 else vectors
+    return weighted
 
 
 def _places(maps: Array, layout: ActivationLayout, scale: float) -> Array:

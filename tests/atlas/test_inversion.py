@@ -446,6 +446,32 @@ def test_killed_within_an_epoch_and_continued_it_ends_with_the_same_atlas(
     assert_same(folder, whole)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_maps_for_each_sign_that_were_killed_end_the_same(chart: Chart, tmp_path: Path) -> None:
+    apart = replace(chart, apart=True)
+    script, root = tmp_path / "killed.py", str(Path(__file__).parents[2])
+    script.write_text(KILLED.format(root=root, folder=str(tmp_path), chart=apart, when=(1, 5)))
+    died = subprocess.run([sys.executable, str(script)], check=False, capture_output=True)
+    assert died.returncode == 9, died.stderr
+    start = str(tmp_path / "run/version_0/checkpoints/epoch=1-step=4.ckpt")
+    on = {"ckpt_path": start, "weights_only": True}
+    folders = (
+        run(tmp_path, inversion(apart), version=0, **on),
+        run(tmp_path, inversion(apart), version=1),
+    )
+    kinds = ("atlas/*.png", "*.png", "atlas*.html", "*.csv")
+    made = [
+        {str(path.relative_to(one)): path.read_bytes() for kind in kinds for path in one.glob(kind)}
+        for one in folders
+    ]
+    assert {"atlas_excites.html", "atlas_inhibits.html", "atlas/positive_epoch001.png"} <= {
+        *made[0]
+    }
+    assert made[0].keys() == made[1].keys()
+    assert [name for name, held in made[0].items() if held != made[1][name]] == []
+
+
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
 def test_what_a_killed_run_left_is_not_taken_for_another_s(
     chart: Chart, whole: Path, tmp_path: Path

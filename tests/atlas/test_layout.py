@@ -24,7 +24,7 @@ from mti_lightning import (
 from mti_lightning.atlas.columns import COLUMNS, scale
 from mti_lightning.atlas.embedding import embed, load, save
 from mti_lightning.atlas.layout import Layout, find_cells, lay_out, place, thinned
-from mti_lightning.atlas.selection import columns_of, pool, pool_store, select_pictures
+from mti_lightning.atlas.selection import columns_of, pool, pool_store, read_store, select_pictures
 from mti_lightning.sweep.measures import COLUMNS as SWEEP_COLUMNS
 from mti_lightning.sweep.writing import SweepWriter
 from mti_lightning.vetoed_shapes.world import veto_of
@@ -123,11 +123,23 @@ def test_a_grid_that_suits_the_pictures(count: int) -> None:
     points = random.uniform(0, 9, (30, 2))[random.integers(0, 30, count)]
     points += random.normal(scale=0.4, size=points.shape)
     layout = lay_out(np.arange(count), points, None, minimum=None)
-    shown = np.unique(layout.cell, return_counts=True)[1] >= layout.minimum
-    assert 30 <= shown.sum() <= 400
+    counts = np.unique(layout.cell, return_counts=True)[1]
+    assert 30 <= len(counts) <= 400
+    assert counts.min() >= layout.minimum
+    # Near pictures are in one cell, and the grid is as good as full.
+    assert len(counts) > 0.8 * np.prod(layout.size)
+    middles = np.array([points[layout.cell == place].mean(0) for place in np.unique(layout.cell)])
+    own = middles[np.unique(layout.cell, return_inverse=True)[1]]
+    assert np.linalg.norm(points - own, axis=1).mean() < 0.5
+    column, row = (layout.points * (1, -1) + (0, 1)).T * np.array(layout.size[::-1])[:, None]
+    np.testing.assert_array_equal(
+        row.astype(int) * layout.size[1] + column.astype(int), layout.cell
+    )
     assert layout.minimum == 6 or count <= 300
     given = lay_out(np.arange(count), points, (20, 20), minimum=None)
-    assert (given.size, given.minimum) == ((20, 20), 6)
+    assert given.size == (20, 20)
+    assert given.minimum == 6 or count <= 300
+    assert (np.unique(given.cell, return_counts=True)[1] >= given.minimum).sum() >= 30
     assert lay_out(np.arange(count), points, None, minimum=2).minimum == 2
 
 
@@ -308,6 +320,21 @@ def test_selection(store: SweepStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mti_lightning.atlas.selection._LOUDEST", 1)
     assert select_pictures(store, 1, quiet=0.3)[1].tolist() == [4, 6, 8, 9]
     assert select_pictures(store, 1, quiet=0.95)[1].tolist() == [9]
+
+
+def test_of_one_sign_what_all_pictures_share_counts_less(store: SweepStore) -> None:
+    rows, _ = select_pictures(store, 1)
+    maps = np.ones((7, 3, 4), np.float32)
+    maps[..., 0] = 5  # in all alike
+    maps[rows[0], :, 1] = 9
+    maps[rows[1], :, 2] = 3
+    zarr.open_group(store.path)["attribution"][:] = maps
+    of = pool(store.maps(rows), TOKENS, 0, "+")
+    vectors = read_store(store, rows, "+").vectors
+    spread = of.std(0)
+    np.testing.assert_allclose(vectors, of / (spread + 0.1 * spread.mean()), rtol=1e-5)
+    zarr.open_group(store.path)["attribution"][:] = 1.0  # in which nothing differs
+    assert np.isfinite(read_store(store, rows, "+").vectors).all()
 
 
 def test_a_further_column_of_a_sweep_is_one_of_the_map(

@@ -66,18 +66,33 @@ def fit(name: str, *arguments: str) -> dict[str, bytes]:
         assert done.stdout.splitlines()[-1] == str(made)
     else:
         main(given)
-    kinds = ("pictures/*.png", "atlas/*.png", "results.csv", "atlas.html")
+    kinds = ("pictures/*.png", "atlas/*.png", "results.csv", "atlas*.html", "atlas_*.csv")
     return {str(p.relative_to(made)): p.read_bytes() for kind in kinds for p in made.glob(kind)}
 
 
-def test_two_processes_give_the_atlas_of_one_and_one_continues_it() -> None:
-    one = fit("one")
-    assert len([name for name in one if name.startswith("atlas/")]) == 2 * 3
-    two = fit("two", "--trainer.devices=2")
+@pytest.mark.parametrize(
+    ("given", "faces"),
+    [
+        ([], 3),
+        pytest.param(
+            ["--model.chart.apart=true", "--model.features=[fc:3, fc:0]", "--model.keep=48"],
+            2,
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["one map", "a map for each sign"],
+)
+def test_two_processes_give_the_atlas_of_one_and_one_continues_it(
+    given: list[str], faces: int
+) -> None:
+    one = fit("one", *given)
+    assert len([name for name in one if name.startswith("atlas/")]) == 2 * faces
+    assert len([name for name in one if name.endswith(".html")]) == (1 if faces == 3 else 2)
+    two = fit("two", *given, "--trainer.devices=2")
     assert one.keys() == two.keys()
     assert [name for name, made in one.items() if made != two[name]] == []
     (checkpoint,) = Path("tb_logs/two").rglob("epoch=0.ckpt")
-    continued = fit("continued", f"--ckpt_path={checkpoint}")
+    continued = fit("continued", *given, f"--ckpt_path={checkpoint}")
     assert [name for name, made in one.items() if made != continued[name]] == []
     saved = yaml.safe_load(Path("tb_logs/two/version_0/config.yaml").read_text())
     assert saved["trainer"]["strategy"] == "auto"
