@@ -367,7 +367,7 @@ def test_another_layer_s_atlas_stands_beside_one_also_after_a_stop(
 ) -> None:
     later = Chart(str(tmp_path / "sweep.zarr"), size=(2, 2), minimum=5, exemplars=3)
     options = {"attribution_layer": "layer3", "beside": str(whole), "steps_per_epoch": 1}
-    folder = run(tmp_path, inversion(later, **options), datamodule=world(), version=0)
+    folder = run(tmp_path, inversion(later, **options), 1, datamodule=world(), version=0)
     links = read_table(folder / "atlas_links.csv")
     # In either map each picture is in one cell.
     assert 0.8 * PICTURES < sum(int(row["common"]) for row in links) <= PICTURES
@@ -375,9 +375,8 @@ def test_another_layer_s_atlas_stands_beside_one_also_after_a_stop(
     events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
     assert "atlas/beside_both" in events.Tags()["images"]
     start = str(folder / "checkpoints/epoch=0-step=1.ckpt")
-    again = run(
-        tmp_path, inversion(later, **options), version=1, ckpt_path=start, weights_only=True
-    )
+    on = {"ckpt_path": start, "weights_only": True}
+    again = run(tmp_path, inversion(later, **options), 1, version=1, **on)
     for name in ("beside_both.html", "beside_both.png", "atlas_links.csv"):
         assert (again / name).read_bytes() == (folder / name).read_bytes()
     with pytest.raises(InputError, match="beside: there is no finished atlas in"):
