@@ -90,7 +90,8 @@ bench: $(INSTALLED) $(BENCH)/installed  ## what steps, sweeps and toys cost, bes
 	@mkdir -p tb_logs
 	@$(BIN)/python -m benchmarks.step_cost --json tb_logs/steps.json
 	@$(BIN)/python -m benchmarks.reading --json tb_logs/reading.json
-	@$(BIN)/python -m benchmarks.speed_page tb_logs/steps.json tb_logs/reading.json
+	@$(BIN)/python -m benchmarks.linear_heads --json tb_logs/linear.json
+	@$(BIN)/python -m benchmarks.speed_page tb_logs/steps.json tb_logs/reading.json --linear tb_logs/linear.json
 	@$(BIN)/python -m benchmarks.superposition --only speed loss --steps 5000 --out tb_logs/superposition
 	@$(BENCH)/bin/python -m benchmarks.against_faccent --json tb_logs/bench.json
 
