@@ -28,6 +28,7 @@ from mti_lightning.registry import public_path
 from mti_lightning.rendering import render
 
 _SAID = 5  # classes that are listed of each picture
+_MOST_CLASSES = 50  # for which there is room on a sheet, and memory
 _CLASSES = 3, 4  # that are explained, of one picture and of several together
 
 
@@ -75,7 +76,9 @@ def explain(
         InputError: If a picture, the model, a feature or the layer cannot be used.
         RenderError: If nothing at that layer excites or inhibits any of the features.
     """
-    check_range(1, steps=steps, **({} if classes is None else {"classes": classes}))
+    check_range(1, steps=steps)
+    if classes is not None:
+        check_range(1, _MOST_CLASSES, classes=classes)
     shown = read_pictures(pictures, crop)
     if isinstance(model, Backbone):
         backbone = model

@@ -176,6 +176,10 @@ LISTED: dict[str, tuple[tuple[str, ...], str]] = {
     "text as weights": (("layers", "test_resnet", "--weights=note.png"), "neither of safetensors"),
     "no rows": (("sheet", "empty", "--rows=0"), "rows 0: give 1 or more"),
     "caption": (("sheet", "empty", "--caption", "-x"), "empty holds no results.csv"),
+    "classes without end": (
+        ("explain", "pictures/good.png", *OF_NETWORK, f"--classes={10**12}"),
+        "classes 1000000000000: give 1 to 50",
+    ),
     "steps of an atlas": ((*ATLAS_OF_FOLDER, "--steps=0"), "steps 0: give 1 or more"),
     "an atlas elsewhere": ((*ATLAS_OF_FOLDER, "--name=../x"), "give the name of a folder under"),
     "TensorBoard where a file is": (
