@@ -206,8 +206,8 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", nargs="+", default=["blocks.6", "blocks.5", "blocks.4"])
-    parser.add_argument("--pictures", type=int, default=300)
-    parser.add_argument("--tested", type=int, default=60, help="Of them, for silencing.")
+    parser.add_argument("--pictures", type=int, default=280)
+    parser.add_argument("--tested", type=int, default=40, help="Of them, for silencing.")
     parser.add_argument("--classes", type=int, default=24)
     parser.add_argument("--channels", type=int, default=0, help="Of a later layer, for classes.")
     parser.add_argument("--once", action="store_true", help="Name units by act×grad.")
