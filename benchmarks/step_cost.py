@@ -44,7 +44,7 @@ CASES = [
     ("resnet50", "random", "layer4.0.act3/input:0@mean", "layer3", 8),
     ("efficientnet_lite0", "random", "classifier:0", "blocks.4", 8),
     ("convnext_tiny", "random", "stages.3.blocks.1.mlp.act/input:0@mean", "stages.2", 8),
-    ("inceptionv1_tf", "random", "mixed4d:0@mean", "mixed4a", 8),
+    ("inceptionv1_tf", "random", "mixed4d_pre_relu:0@mean", "mixed4a", 8),
     ("vit_tiny_patch16_224", "random", "blocks.9.mlp.act/input:0@mean", "blocks.8", 1),
     ("vit_tiny_patch16_224", "random", "blocks.9.mlp.act/input:0@mean", "blocks.8", 8),
 ]

@@ -38,7 +38,8 @@ class Asked:
         layers: Those that are tapped.
         cuts: Those of them at which a graph begins anew.
         insert: Activations that replace the network's own.
-        twice: The layer from which on gradients are differentiated once more; None for nowhere.
+        twice: The first layer from which on gradients are differentiated once more, or taken more
+            than once; None for nowhere.
         changed: Whether units are changed.
     """
 
@@ -57,7 +58,7 @@ class Asked:
     @property
     def whole(self) -> int:
         """How many parts of the record are differentiated at most once."""
-        return 0 if self.insert else len(self.splits)
+        return 0 if self.insert else 1
 
     def begin(self, layer: Layer, value: Tensor) -> Tensor:
         """Return what the network goes on with behind a tap: a leaf, where a graph begins."""
@@ -186,7 +187,9 @@ class Compiler:
         """Record and compile a pass, and make sure that it gives what it gives as it is."""
         wanted = plain()  # which also tries what batches are padded by
         try:
-            with warnings.catch_warnings():
+            # A graph that was compiled with donated buffers can be gone through but once.
+            once = torch._functorch.config.patch(donated_buffer=False)  # noqa: SLF001
+            with warnings.catch_warnings(), once:
                 warnings.simplefilter("ignore")  # PyTorch's, of its own doings
                 passage = self._record(asked, wanted, recorded)
                 found = passage.run(asked)

@@ -285,7 +285,7 @@ class Backbone(nn.Module):
         return self._meanwhile(_works=True)
 
     def differentiated_twice(self, layer: Layer) -> contextlib.AbstractContextManager[None]:
-        """Say that what is behind a layer is differentiated twice meanwhile: it is not compiled."""
+        """Say that what is behind a layer is differentiated again meanwhile: it is not compiled."""
         return self._meanwhile(_twice=layer)
 
     @property

@@ -377,7 +377,8 @@ def measure_together(
         attribution and sign of the activations, [2, N, ...].
     """
     backbone, ways = measurements[0].backbone, [way.up_to_date() for way in measurements]
-    with backbone.working():
+    # Of many features gradients are taken together, and one after the other.
+    with backbone.working(), backbone.differentiated_twice(measurements[0].layer):
         readings = [reading for way in ways for reading in way.readings(way.parts)]
         # Cloned, as of inference mode no gradient can be taken.
         passes = Passes(backbone, pictures.clone(), readings)

@@ -268,12 +268,13 @@ def test_images_are_made_by_compiled_passes(kind: Any, plain_runs: list[int]) ->
     assert made[0].measures == pytest.approx(made[1].measures, rel=1e-3, nan_ok=True)
 
 
-def test_a_sweep_measures_by_compiled_passes(plain_runs: list[int]) -> None:
+@pytest.mark.parametrize("method", [ActGrad(), IntGrad(2)])
+@pytest.mark.filterwarnings("ignore:feature .* is read after its activation function")
+def test_a_sweep_measures_by_compiled_passes(method: Any, plain_runs: list[int]) -> None:
     found = []
+    features = [*(f"layer4.0.act2:{channel}@mean" for channel in range(3)), "fc:0"]
     for way in ("aot_eager", False):
-        sweep = Sweep(
-            Backbone(WORLD, compile=way), ["layer4.0.act1/input:3@mean"], "layer3", ActGrad()
-        )
+        sweep = Sweep(Backbone(WORLD, compile=way), features, "layer3", method, rivals=0)
         sweep.prepare()
         pictures = sweep.backbone.noise(4)
         for _ in range(2):
