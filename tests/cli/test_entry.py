@@ -1,8 +1,10 @@
 """How the command line starts and ends: at once where it can, and quietly where nobody reads."""
 
+import errno
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 import mti_lightning
 from mti_lightning.cli import main
 from mti_lightning.cli.entry import COMMANDS
+from mti_lightning.cli.errors import told_in_a_line, unexpected
 
 MTI = [sys.executable, "-m", "mti_lightning"]
 NO_TORCH = """
@@ -143,3 +146,18 @@ def test_memory_that_is_given_back_is_kept():
     kept, left, decided = faults.values()
     assert kept * 5 < left
     assert kept * 5 < decided
+
+
+def test_errors_that_are_causes_of_each_other_are_told() -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "events")
+    later = RuntimeError("it cannot be closed")
+    # As where a thread's error is raised once more when what came of it is told.
+    full.__context__, later.__context__ = later, full
+    assert told_in_a_line(later) == "events cannot be written: the disk is full; make room"
+    other = ValueError("it is odd")
+    other.__context__, later.__context__ = later, other
+    for error in (other, later):
+        with suppress(ValueError, RuntimeError):
+            raise error  # from somewhere
+    assert told_in_a_line(later) is None
+    assert unexpected(later).startswith("it is odd (ValueError in ")
