@@ -11,6 +11,7 @@ from mti_lightning.attribution.module import AttributionModule, on_device
 from mti_lightning.data.base import PictureData
 from mti_lightning.errors import InputError
 from mti_lightning.locks import hold_in_turn
+from mti_lightning.signals import Stopped
 from mti_lightning.sweep.module import Sweep
 from mti_lightning.sweep.progress import SweepProgress
 from mti_lightning.sweep.store import SweepStore
@@ -74,6 +75,9 @@ def ensure_sweep(
             return
         try:
             _run(sweep, data, module.device)
+        except Stopped as stopped:
+            stopped.add_note("every finished block of its sweep is kept")
+            raise
         finally:
             module.to(module.device)  # and with it the backbone, which Lightning takes to the CPU
         module.attribution = sweep.attribution

@@ -32,7 +32,9 @@ def run(args: Sequence[str]) -> None:
         "layer3.0.act2/input:12@centre; may be given several times.",
     )
     parser.add_argument(
-        "--classes", type=int, help="How many classes of each picture, where no --feature is given."
+        "--classes",
+        type=int,
+        help="How many classes of each picture, 50 at most, where no --feature is given.",
     )
     parser.add_argument(
         "--layer",

@@ -15,10 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
-from mti_lightning import MaximallyTense, SweepStore
+from mti_lightning import Backbone, MaximallyTense, SweepStore, VetoedShapesPictures
+from mti_lightning.atlas.sweeping import ensure_sweep
 from mti_lightning.cli import main
 from mti_lightning.cli.hooks import _next_version
+from mti_lightning.cli.runs import _how_to_go_on
 from mti_lightning.loggers import FolderOnly
+from mti_lightning.signals import Stopped
 from mti_lightning.tables import read_table
 from tests.test_locks import end, holder
 
@@ -156,6 +159,21 @@ def test_a_signal_stops_a_report_and_leaves_none(desk: Path) -> None:
     (line,) = lines_of(done)
     assert line.startswith("mti: stopped by SIGINT: nothing new is kept; the same command begins ")
     assert not [*Path("tb_logs").rglob("validity.*")]
+
+
+def test_a_signal_in_the_sweep_of_an_atlas_is_said_to_lose_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr("mti_lightning.atlas.sweeping._run", stop)
+    module = MaximallyTense(Backbone("test_resnet", "random"), ["fc:3"], "layer4")
+    with pytest.raises(Stopped) as stopped:
+        ensure_sweep(module, VetoedShapesPictures(8), tmp_path / "s.zarr")
+    assert stopped.value.__notes__ == ["every finished block of its sweep is kept"]
+    told = _how_to_go_on("fit", ["--config", "a.yaml"], stopped.value)
+    assert told == "the same command goes on: mti fit --config a.yaml"
 
 
 def test_who_comes_second_is_told_so_in_a_line(
