@@ -208,7 +208,7 @@ class MtiCLI(Hooks):
                 return TensorBoardLogger("tb_logs", name, version, default_hp_metric=False)
 
             self.make_logger, kwargs["logger"] = make, make()
-        elif wanted is False or barebones:
+        elif wanted in (False, []) or barebones:
             self.make_logger = partial(FolderOnly, "tb_logs", name)
             kwargs["logger"] = self.make_logger(0)
         if barebones:  # the run's folder is made, and nothing logged
