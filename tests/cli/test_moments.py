@@ -123,6 +123,13 @@ def wholes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wholes]:
         yield Wholes(moments, tmp_path_factory.mktemp("moments"))
 
 
+def check_pictures(left: Mapping[str, bytes]) -> None:
+    """Make sure that no picture is cut off."""
+    for name, held in left.items():
+        if name.endswith(".png"):
+            Image.open(io.BytesIO(held)).load()
+
+
 def check(wholes: Wholes, command: str, deed: Deed, share: float) -> None:
     """Do something to a command when that share of its moments has come, then run it again."""
     whole = wholes[command]
@@ -133,9 +140,7 @@ def check(wholes: Wholes, command: str, deed: Deed, share: float) -> None:
     if command == "predict":
         assert set(left.get("status", b"\0")) <= {0, 1}
     elif deed == "stop" and command == "atlas":  # it keeps icons as far as they are
-        for name in left:
-            if name.endswith(".png"):
-                Image.open(io.BytesIO(left[name])).load()
+        check_pictures(left)
     else:  # no file in part, and none of what is not yet
         assert all(whole.left.get(name) == held for name, held in left.items()), ended
     assert "Traceback" not in ended.said
@@ -246,6 +251,8 @@ def check_disk(wholes: Wholes, command: str, shares: Iterable[float]) -> None:
                 assert "Traceback" not in ended.said
             if command == "predict":
                 assert set(left.get("status", b"\0")) <= {0, 1}
+            elif command == "atlas":  # it keeps icons as far as they are
+                check_pictures(left)
             else:
                 # One picture that cannot be written costs none of the others, and the table says
                 # so; Lightning's own file of hyperparameters may be cut off.
