@@ -63,8 +63,13 @@ class Journal:
 def replace_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Write a file whole or not at all; other than `replacing` it leaves errors as they are."""
     part = beside(path)
-    with part.open("wb") as file:
-        write(file)
-    sync(part)
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            write(file)
+        sync(part)
+        part.replace(path)
+    except OSError:  # such as of a full disk, which half a file makes no less full
+        with suppress(OSError):
+            part.unlink()
+        raise
     sync(path.parent)
