@@ -4,6 +4,7 @@ Then neither a backward pass nor a channel's attributions are needed, only matri
 of one picture, so that its bits do not depend on what else is in the batch.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, final
@@ -62,11 +63,12 @@ class LinearHead:
     def signed_map(self, activations: Tensor) -> Tensor:
         """Return Σ over channels of a ⊙ ∂r/∂a, [F, N, ...], the channels' dimension being 1."""
         found = self._summed(self._seen(activations), self.gradient)
-        whole = found.new_zeros(*found.shape[:2], self._positions)
-        whole.index_copy_(2, self.support, found)
+        if found.shape[2] < self._positions:
+            seen, found = found, found.new_zeros(*found.shape[:2], self._positions)
+            found.index_copy_(2, self.support, seen)
         shape = list(activations.shape)
         shape[self.channel_dim] = 1
-        return whole.view(len(found), *shape)
+        return found.view(len(found), *shape)
 
     def norms(self, activations: Tensor) -> Tensor:
         """Return the sum over positions of the norm over channels of a ⊙ ∂r/∂a, [F, N]."""
@@ -75,7 +77,7 @@ class LinearHead:
 
     @property
     def _positions(self) -> int:
-        return _in_a_row(torch.empty(0, *self.shape), self.channel_dim).shape[1]
+        return math.prod(self.shape) // self.gradient.shape[2]
 
     def _seen(self, activations: Tensor) -> Tensor:
         """Return activations at the positions that count, [N, S, C]."""

@@ -390,6 +390,6 @@ def measure_together(
 
 def _put(numbers: Mapping[str, Tensor], places: list[int], found: Mapping[str, Tensor]) -> None:
     """Put numbers of some features, [F', ...], in their places, without waiting for a device."""
+    where = torch.tensor(places).to(numbers["response"].device, non_blocking=True)
     for name, values in found.items():
-        where = torch.tensor(places).to(values.device, non_blocking=True)
         numbers[name].index_copy_(0, where, values.float())
