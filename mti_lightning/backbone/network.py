@@ -46,9 +46,8 @@ class Backbone(nn.Module):
             model says what they are.
         fold: Whether convolutions do the work of the batch norms behind them, where nothing is read
             between the two: faster, and the same but for rounding.
-        compile: Compile the passes of steps and sweeps, once for each shape. `reduce-overhead` and
-            `max-autotune` do it with CUDA graphs; `aot_eager` needs no compiler, and gains little.
-            What cannot be compiled runs as it is, and the log says so.
+        compile: Compile the passes of steps and sweeps, once for each shape, `reduce-overhead` and
+            `max-autotune` with CUDA graphs. What cannot be compiled runs as it is; the log says so.
         precision: Of the network in steps and sweeps; images and attributions are float32.
 
     Raises:
