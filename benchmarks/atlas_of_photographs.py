@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=INSTALLED, help="What holds the pictures.")
     parser.add_argument("--out", type=Path, default=Path("tb_logs/atlas_of_photographs"))
     parser.add_argument("--judge", type=int, default=0, help="So many icons of each sign.")
-    parser.add_argument("--steps", type=int, default=60, help="Of each icon.")
+    parser.add_argument("--steps", type=int, default=100, help="Of each icon.")
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
