@@ -84,7 +84,11 @@ def run_with(
 
 def lines_of(done: subprocess.CompletedProcess[str]) -> list[str]:
     """Return what a command said, but for progress on its way."""
-    return [line for line in done.stderr.splitlines() if line.startswith("mti: ")]
+    return last_words(done.stderr)
+
+
+def last_words(said: str) -> list[str]:
+    return [line for line in said.splitlines() if line.startswith("mti: ")]
 
 
 @pytest.fixture
@@ -198,7 +202,7 @@ def test_who_comes_second_is_told_so_in_a_line(
             main(command)
         end(process)
         assert stopped.value.code == 2
-        (line,) = capsys.readouterr().err.splitlines()
+        (line,) = last_words(capsys.readouterr().err)
         assert f"{place.name} is being written by process {process.pid} on " in line
     assert SweepStore(store).size == 8
     assert not [*version.iterdir()]
@@ -258,7 +262,7 @@ def test_a_file_that_cannot_be_written_costs_none_of_the_others(
     with pytest.raises(SystemExit) as stopped:
         main(["fit", "--config=fit.yaml", "--trainer.logger=TensorBoardLogger", *own])
     assert stopped.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = last_words(capsys.readouterr().err)
     assert f"{entries[0]}.png cannot be written: Is a directory (1 of 3 files are missing)" in line
     rows = read_table(Path("tb_logs/small/version_0/results.csv"))
     assert [row["file"] for row in rows] == ["", f"pictures/{entries[1]}.png"]
