@@ -811,7 +811,7 @@ def test_the_atlas_of_your_own_pictures_in_two_commands(desk, model, features, l
     data = json.loads(re.findall(r'id="data">(.*?)</script', page, re.DOTALL)[0])
     assert data["pictures"] == len(data["keys"]) == 27
     assert {f"cat/{EVIL}", r"cat/tab\tline\nbreak.png", r"cat/bad\udcff.png"} <= set(data["keys"])
-    assert data["labels"]["texts"] == ["cat", "dog"]
+    assert data["kinds"]["label"]["texts"] == ["cat", "dog"]
     assert EVIL not in page
     assert data["cells"]
     for cell in data["cells"]:

@@ -397,7 +397,7 @@ def never(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (["PICTURE", "--crop=1,2,3"], "crop '1,2,3': give left,top,width,height"),
         (["PICTURE", "PICTURE", "--crop=0,0,9,9"], "crop is of one picture"),
         (["PICTURE", "--steps=0"], "steps 0: give 1 or more"),
-        (["PICTURE", "--classes=0"], "classes 0: give 1 or more"),
+        (["PICTURE", "--classes=0"], "classes 0: give 1 to 50"),
         (["PICTURE", "--attribution=ActGrda"], "there is no class 'ActGrda'"),
         (["PICTURE", "--out=note.txt"], "note.txt: Pillow writes no such format"),
         (["PICTURE", "--out=."], "is a folder"),
