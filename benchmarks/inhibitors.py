@@ -223,6 +223,8 @@ def main() -> None:
     asked = sorted({*names}, key=lambda name: (-names.count(name), name))[: given.classes]
     pictures = folder / "pictures"
     for layer in given.layers:
+        if given.channels and layer not in BEHIND:
+            continue  # behind the last stage there are only classes
         if given.parts:
             print(f"| {layer} | {of_parts(network, Layer.parse(layer), made)} |", flush=True)
             continue
