@@ -144,16 +144,21 @@ def wrong(layer: str, right: IntGrad) -> dict[str, Attribution]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("layer", "steps"), [("blocks.6", 4), ("blocks.4", 8)])
-def test_the_verdict_tells_wrong_runs_from_the_right_one(tmp_path: Path, layer: str, steps: int):
-    for number, picture in enumerate(crops()[:48]):
+@pytest.mark.parametrize(
+    ("layer", "steps", "count"),
+    [("blocks.6", 4, 48), ("blocks.4", 16, 64)],  # as many steps as are found at set-up
+)
+def test_the_verdict_tells_wrong_runs_from_the_right_one(
+    tmp_path: Path, layer: str, steps: int, count: int
+):
+    for number, picture in enumerate(crops()[:count]):
         levels = (picture.movedim(0, 2) * 255).round().byte().numpy()
         Image.fromarray(levels).save(tmp_path / f"{number:03d}.png")
     feature, right = f"classifier:{LABELS[0]}", IntGrad(steps)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
 
     def verdict(method: Attribution) -> str:
-        module = Validity(Backbone(NETWORK), [feature], layer, method, pictures=48, rendered=0)
+        module = Validity(Backbone(NETWORK), [feature], layer, method, pictures=count, rendered=0)
         data = PictureFolder(tmp_path, batch_size=16)
         trainer = Trainer(accelerator="cpu", inference_mode=False, **quiet)
         trainer.validate(module, datamodule=data, verbose=False)
