@@ -8,6 +8,7 @@ default; the last two write and read a cache of resized pictures.
 import argparse
 import json
 import logging
+import shutil
 import statistics
 import tempfile
 import time
@@ -87,6 +88,7 @@ def main() -> None:
             }
             found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
             for turn in range(given.rounds):
+                shutil.rmtree(cache, ignore_errors=True)  # each round fills it anew
                 for number, (way, reading) in enumerate(ways.items()):
                     store = Path(place, f"{name} {number} {turn}.zarr")
                     found[way].append(sweep(backbone, store, given.device, path=folder, **reading))
