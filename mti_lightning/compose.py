@@ -12,7 +12,7 @@ from torchvision.transforms.functional import gaussian_blur
 from torchvision.utils import make_grid
 
 from mti_lightning.errors import InputError
-from mti_lightning.files import open_file
+from mti_lightning.files import open_file, versions
 from mti_lightning.tables import read_table
 
 _GROUND = 0.92  # light grey behind transparent pictures
@@ -75,10 +75,8 @@ class Run:
         Raises:
             InputError: If there are no results in it.
         """
-        versions = [path.parent for path in folder.glob("version_*/results.csv")]
-        latest = max(
-            versions, key=lambda path: int(path.name.removeprefix("version_")), default=folder
-        )
+        finished = [path for path in versions(folder) if (path / "results.csv").exists()]
+        latest = finished[-1] if finished else folder
         if not (latest / "results.csv").is_file():
             raise InputError(
                 f"{folder} holds no results.csv; give the folder of a finished run, such as "

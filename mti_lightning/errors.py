@@ -19,6 +19,11 @@ def printable(text: str) -> str:
     return "".join(ascii(c)[1:-1] if unicodedata.category(c) in _STEERING else c for c in text)
 
 
+def shortened(text: str, most: int) -> str:
+    """Return a text of at most so many letters; one that is cut ends in …."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 class MtiError(Exception):
     """Anything this package stops for on purpose."""
 

@@ -31,6 +31,17 @@ def file_name(text: str, most: int = MOST_BYTES) -> str:
     return f"{hashlib.sha256(name.encode()).hexdigest()[:8]}-{end}"
 
 
+def versions(folder: Path) -> list[Path]:
+    """Return the folders `version_N` of the runs in a folder, the latest last."""
+    found = [path for path in folder.glob("version_*") if re.fullmatch(r"version_\d+", path.name)]
+    return sorted(found, key=version_of)
+
+
+def version_of(folder: Path) -> int:
+    """Return the number of a folder `version_N`."""
+    return int(folder.name.removeprefix("version_"))
+
+
 def at_home(path: str | Path) -> Path:
     """Return a path in which a leading ~ is the user's home, as of a shell.
 

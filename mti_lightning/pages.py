@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,6 +16,23 @@ from PIL import Image
 
 from mti_lightning.errors import InputError
 from mti_lightning.files import read_text, replacing
+
+# What all pages begin with, and what all of their scripts do.
+_HEAD: Final = """<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="__POLICY__">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">"""
+_START: Final = """"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+const at = (id) => document.getElementById(id);
+// Names are data: text goes into the page as text nodes only, never as markup.
+function element(tag, text = "", parent = null, name = "") {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  if (name) made.className = name;
+  if (parent) parent.append(made);
+  return made;
+}"""
 
 
 def write_html(
@@ -25,13 +42,15 @@ def write_html(
 
     Args:
         path: The file; it is replaced in one step.
-        package: Whose template has `__DATA__` where the data go, and `__POLICY__` where what
-            the page may do goes: to run its own script and to show its own pictures.
+        package: Whose template has `__HEAD__` where all pages' head goes, with what the page may
+            do: to run its own script and to show its own pictures; `__START__` where its script
+            begins, and `__DATA__` where the data go.
         data: As JSON can tell them. Names in them are to reach the page as text nodes.
         template: Its name.
     """
     empty = files(package).joinpath(template).read_text(encoding="utf-8")
-    # The data come last: what they hold is not searched for the other place.
+    empty = empty.replace("__HEAD__", _HEAD).replace("__START__", _START)
+    # The data come last: what they hold is not searched for the other places.
     page = empty.replace("__POLICY__", _policy(empty)).replace("__DATA__", _embedded(data))
     with replacing(path) as part:
         part.write_text(page, encoding="utf-8", newline="\n")

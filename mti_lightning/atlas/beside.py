@@ -16,7 +16,7 @@ from mti_lightning.atlas.columns import OTHER
 from mti_lightning.atlas.layout import Cell
 from mti_lightning.atlas.picture import draw_icons
 from mti_lightning.errors import InputError
-from mti_lightning.files import replacing
+from mti_lightning.files import replacing, versions
 from mti_lightning.pages import read_data, write_html
 from mti_lightning.tables import read_table, writing_table
 
@@ -79,8 +79,7 @@ def finished(folder: Path) -> Path:
     Raises:
         InputError: If there is none.
     """
-    versions = sorted(folder.glob("version_*"), key=lambda path: (len(path.name), path.name))
-    for one in (folder, *reversed(versions)):
+    for one in (folder, *reversed(versions(folder))):
         if (one / PICTURES).is_file():
             kinds = {row["map"] for row in read_table(one / PICTURES)}
             if all((one / f"{PAGES[kind]}.html").is_file() for kind in kinds):

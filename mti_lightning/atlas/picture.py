@@ -16,6 +16,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from mti_lightning.atlas.columns import KINDS, OTHER, commonest, ranked, scale
 from mti_lightning.atlas.layout import MOST_DOTS, Cell, Face, Layout, thinned
 from mti_lightning.attribution.signs import Sign
+from mti_lightning.errors import shortened
 from mti_lightning.sweep.measures import Array
 
 _FACES = {
@@ -207,7 +208,7 @@ def _legend(figure: Figure, features: Sequence[str]) -> None:
     named += ["others"] if len(shades) > len(named) else []
     figure.legend(
         [Line2D([], [], marker="s", linestyle="", color=shades.get(n, OTHER)) for n in named],
-        [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in named],
+        [shortened(name, _LONGEST) for name in named],
         loc="upper right",
         ncols=2,
         fontsize=9,

@@ -1,13 +1,12 @@
 """`mti atlas`: the atlas of a feature over a folder of pictures, in one command."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mti_lightning.cli.parser import Parser
 from mti_lightning.errors import InputError, check_range
-from mti_lightning.files import at_home, check_output, file_name, read_text, replacing
+from mti_lightning.files import at_home, check_output, file_name, read_text, replacing, versions
 from mti_lightning.locks import hold, hold_in_turn
 
 if TYPE_CHECKING:  # they import PyTorch
@@ -171,12 +170,9 @@ def _unfinished(folder: Path) -> list[str]:
     Raises:
         InputError: If another process is at it.
     """
-    versions = [
-        path for path in folder.glob("version_*") if re.fullmatch(r"version_\d+", path.name)
-    ]
-    if not versions:
+    if not (runs := versions(folder)):
         return []
-    last = max(versions, key=lambda path: int(path.name[8:]))
+    last = runs[-1]
     with hold(last):
         # One that was killed after its last epoch has no unfinished checkpoint, and no results.
         kept = "unfinished.ckpt" if (last / "results.csv").is_file() else "*.ckpt"

@@ -1,6 +1,5 @@
 """What is done before and after a run, by what kind of model it is."""
 
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +20,7 @@ from mti_lightning import (
     SweepStore,
     Validity,
 )
-from mti_lightning.files import unwritable
+from mti_lightning.files import unwritable, version_of, versions
 from mti_lightning.locks import hold
 from mti_lightning.loggers import loggers_of, run_folder
 from mti_lightning.sweep.progress import SweepProgress
@@ -160,8 +159,7 @@ class _RareLoss(TQDMProgressBar):
 def _next_version(make_logger: Callable[[int], Logger]) -> Logger:
     """Make the first folder that is not there: looking for it, two runs may find the same."""
     folder = Path(str(make_logger(0).log_dir)).parent
-    taken = [re.fullmatch(r"version_(\d+)", path.name) for path in folder.glob("version_*")]
-    version = max([int(match[1]) for match in taken if match], default=-1)
+    version = max(map(version_of, versions(folder)), default=-1)
     while True:
         version += 1
         try:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mti_lightning import loggers
+from mti_lightning.errors import shortened
 from mti_lightning.explanation.choose import Said
 from mti_lightning.explanation.result import Explanation, Inversion, Part, percent, said
 
@@ -120,7 +121,7 @@ def _introduce(
     """Show a picture, and what the network says of it."""
     page.image(x, y, picture)
     x += _TILE + _GAP + 10
-    page.text(x, y, _short(name, 60), 16, weight="bold")
+    page.text(x, y, shortened(name, 60), 16, weight="bold")
     if not classes:
         page.text(x, y + 30, "as the network sees it", 12, color=_GREY)
         return
@@ -132,7 +133,7 @@ def _introduce(
         length = one.share if one.share is not None else max(one.logit / most, 0) if most > 0 else 0
         told = _number(one.logit) if one.share is None else percent(one.share)
         page.bar(x, at + 17, width, 8, length, _GREY if line else _INK)
-        page.text(x, at, _short(one.name, 48), 12)
+        page.text(x, at, shortened(one.name, 48), 12)
         page.text(x + width, at, told, 12, ha="right")
 
 
@@ -155,7 +156,7 @@ def _head(page: _Page, x: float, y: float) -> None:
 def _lay(page: _Page, x: float, y: float, picture: Image.Image, part: Part, longest: float) -> None:
     """Lay out what there is of a feature in a picture."""
     name = part.name or str(part.feature)
-    page.text(x, y + 12, _short(name, 44), 17, weight="bold")
+    page.text(x, y + 12, shortened(name, 44), 17, weight="bold")
     told = [str(part.feature)] if part.name else []
     if part.rank is not None:
         rank = {1: "said first", 2: "said second", 3: "said third"}
@@ -241,7 +242,3 @@ def _rgb(colour: str) -> NDArray[np.float32]:
 def _number(value: float) -> str:
     """Return a number with a typographic minus, to more places where it is small."""
     return f"{value:.{1 if abs(value) >= 1 else 2}f}".replace("-0.00", "0.00").replace("-", "−")
-
-
-def _short(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mti_lightning.backbone.layers import usable_layers
 from mti_lightning.backbone.layout import Layer
 from mti_lightning.backbone.network import Backbone
-from mti_lightning.errors import InputError
+from mti_lightning.errors import InputError, shortened
 from mti_lightning.features.feature import Feature
 from mti_lightning.files import at_home, read_text
 
@@ -76,8 +76,7 @@ class ClassNames:
 
 def short(names: Sequence[str]) -> str:
     """Return the name of several that is shown, cut short if need be; "" of none."""
-    name = names[0] if names else ""
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+    return shortened(names[0] if names else "", _LONGEST)
 
 
 def display(feature: Feature | str, name: str) -> str:

@@ -1,6 +1,6 @@
 """A network with its feature, and pictures to try interventions on."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol, final
 
@@ -89,16 +89,13 @@ class Network:
     ) -> tuple[dict[str, Array], Array]:
         """Return responses under each plan's interventions, [I, N], and which could be read."""
         every = [intervention for plan in plans.values() for intervention in plan]
-        parts = [
-            self.pieces.next(partial(self._respond, some, every))
-            for some in np.split(rows, range(_PIECE, len(rows), _PIECE))
-        ]
+        parts = self._in_pieces(partial(self._respond, every), rows)
         responses = np.concatenate([part["responses"] for part in parts], 1)
         ends = np.cumsum([len(plan) for plan in plans.values()])[:-1]
         of_plans = dict(zip(plans, np.split(responses, ends), strict=True))
         return of_plans, np.concatenate([part["read"] for part in parts])
 
-    def _respond(self, rows: Array, interventions: Sequence[Intervention]) -> dict[str, Array]:
+    def _respond(self, interventions: Sequence[Intervention], rows: Array) -> dict[str, Array]:
         read: list[int] = []
         of = (self.backbone, self.layer, self.feature, self.load(rows, read), interventions)
         responses = respond_to(*of, self.mean, self.donors).double().numpy()
@@ -106,11 +103,14 @@ class Network:
 
     def predict(self, rows: Array) -> Array:
         """Return what silencing each unit would change, [N, U]: act×grad, −Σ a · ∂r/∂a."""
-        parts = [
-            self.pieces.next(partial(self._predict, some))
-            for some in np.split(rows, range(_PIECE, len(rows), _PIECE))
-        ]
+        parts = self._in_pieces(self._predict, rows)
         return np.concatenate([part["predicted"] for part in parts])
+
+    def _in_pieces(
+        self, find: Callable[[Array], dict[str, Array]], rows: Array
+    ) -> list[dict[str, Array]]:
+        some = np.split(rows, range(_PIECE, len(rows), _PIECE))
+        return [self.pieces.next(partial(find, few)) for few in some]
 
     def _predict(self, rows: Array) -> dict[str, Array]:
         found = []

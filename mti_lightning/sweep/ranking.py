@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mti_lightning.compose import to_image
 from mti_lightning.data.datasets import Pictures
-from mti_lightning.errors import InputError
+from mti_lightning.errors import InputError, shortened
 from mti_lightning.features.classes import display
 from mti_lightning.files import replacing
 from mti_lightning.locks import taking
@@ -188,7 +188,7 @@ def layer_bars(rows: Sequence[dict[str, Any]]) -> Figure:
     axes.barh(range(len(shown)), [float(row["tension_99th"]) for row in shown])
     names = [display(row["feature"], row["class"]) for row in shown]
     # A longer one would leave no room for its bar.
-    names = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
+    names = [shortened(name, _LONGEST) for name in names]
     axes.set_yticks(range(len(shown)), names, parse_math=False)
     axes.invert_yaxis()
     axes.set(xlabel="99th percentile of tension over the pictures")
