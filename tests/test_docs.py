@@ -44,7 +44,7 @@ SHORT = {
     "--trainer.callbacks+=AtlasLog": ["--trainer.callbacks.chart.minimum=1"],
     "--config atlas": [*FIT, "--model.coherent=false", "--model.chart={minimum: 1}"],
     "--config validate": [
-        *(*QUICK, "--model.pictures=3", "--model.rendered=0", "--model.composites=2")
+        *(*QUICK, "--model.pictures=3", "--model.rendered=0", "--model.composites=16")
     ],
     "--name composites": ["--data.size=3"],
 }

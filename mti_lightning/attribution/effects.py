@@ -18,6 +18,11 @@ from mti_lightning.features.bound import BoundFeature
 _SEEN = 0.25  # how opaque a part has to be in a pixel for that to be of its place
 
 
+def tells_parts(layout: ActivationLayout) -> bool:
+    """Return whether a layer has positions by which parts of a picture can be told apart."""
+    return layout.grid is not None and min(layout.grid) > 1
+
+
 @torch.no_grad()
 def effects_of_parts(
     backbone: Backbone, pictures: Tensor, without: Tensor, bound_features: Sequence[BoundFeature]

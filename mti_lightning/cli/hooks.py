@@ -139,7 +139,7 @@ class Hooks(LightningCLI):
     def after_validate(self) -> None:
         report = self.model.report
         for warning in report.warnings:
-            print(f"do not believe: {warning}", file=sys.stderr)
+            print(warning, file=sys.stderr)
         for feature, verdict in report.verdicts.items():
             print(f"{report.shown(feature)}: {verdict}")
         if folder := run_folder(self.trainer):

@@ -12,6 +12,7 @@ import torch
 from lightning import Trainer
 from torch import Tensor
 
+from mti_lightning.attribution.effects import tells_parts
 from mti_lightning.attribution.methods import Attribution
 from mti_lightning.attribution.module import AttributionModule
 from mti_lightning.attribution.steps import CHOSEN_ON
@@ -191,10 +192,10 @@ class Sweep(AttributionModule):
         self.overwrite = False  # from here on it goes on with this one
 
     def _check_parts(self, parts: int) -> None:
-        if parts and self.layout.grid is None:
+        if parts and not tells_parts(self.layout):
             raise InputError(
-                f"{self.layer} has no positions: nothing tells parts of pictures apart there; name "
-                "an attribution layer that has"
+                f"{self.layer} has no positions, or one: nothing tells parts of pictures apart "
+                "there; name an attribution layer that has several"
             )
         if not parts and (asked := [m for m in self.keep_by if m.removeprefix("-") in TRUTH]):
             raise InputError(

@@ -188,7 +188,7 @@ def check_randomised(
         found[name] = signs.cosine(attribution, other)
         same = strength * (attribution.sign() == other.sign())
     own, random = complexity(attribution), complexity(other)
-    found["complexity's rise"] = (random - own) / own.clamp(min=1e-12)
+    found["complexity's rise"] = (random - own) / own.where(own > 0, torch.nan)
     found["signs kept"] = same.flatten(1).sum(1) / strength.flatten(1).sum(1).clamp(min=1e-12)
     return found
 

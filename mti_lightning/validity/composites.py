@@ -1,11 +1,13 @@
 """Truth by intervention: what parts of composites do, beside what is attributed to their places."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Final
 
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor
-from torchmetrics.functional import spearman_corrcoef
 
 from mti_lightning.attribution.effects import attributed_to_parts, effects_of_parts, true_signs
 from mti_lightning.attribution.methods import Attribution, attribute
@@ -16,7 +18,7 @@ from mti_lightning.features.bound import BoundFeature
 from mti_lightning.validity.limits import Finding, finding, unmeasured
 
 CHECK = "truth by intervention"
-_LEAST = 16  # composites: of fewer a rank correlation says little
+LEAST: Final = 16  # composites: of fewer a rank correlation says little
 _OF_CHANNELS = (
     " Of a channel tension hardly follows it on real networks: what parts stand on excites and "
     "inhibits it as much as they do."
@@ -76,15 +78,31 @@ def judge_composites(
         tension: [N].
         of_class: Whether the feature is a class.
     """
-    if len(effect) < _LEAST:
-        return unmeasured(CHECK, f"only {len(effect)} composites can be made; {_LEAST} are needed")
+    if len(effect) < LEAST:
+        return unmeasured(CHECK, f"only {len(effect)} composites can be made; {LEAST} are needed")
+    if not effect.any():
+        return unmeasured(CHECK, "no part changes the response at all")
     strong = effect.abs() >= effect.abs().median()
     right = (effect.sign() == attributed.sign())[strong]
     values = {
         "composites": len(effect),
-        "parts": float(spearman_corrcoef(attributed.flatten(), effect.flatten())),
+        "parts": _correlation(attributed, effect)[0],
         "signs right": float(right.double().mean()),
-        "tension": float(spearman_corrcoef(tension, true_signs(effect)[2])),
     }
+    truth = true_signs(effect)[2]
+    if len(truth.unique()) > 1:  # else none holds both what excites and what inhibits
+        values |= dict(zip(("tension", "tension's p"), _correlation(tension, truth), strict=True))
     found = finding(CHECK, values)
     return found if of_class else replace(found, meaning=found.meaning + _OF_CHANNELS)
+
+
+def _correlation(x: Tensor, y: Tensor) -> tuple[float, float]:
+    """Return the rank correlation of all values, and how likely one as large is by chance.
+
+    Where either is the same throughout both are NaN: nothing is ranked.
+    """
+    x, y = x.flatten().double(), y.flatten().double()
+    if min(len(x.unique()), len(y.unique())) < 2:
+        return math.nan, math.nan
+    found = spearmanr(x.numpy(), y.numpy(), alternative="greater")
+    return float(found.statistic), float(found.pvalue)

@@ -30,11 +30,17 @@ def make_judges(
         backbone: Whose pictures they judge.
 
     Raises:
-        InputError: If there is none like that, or it has other classes.
+        InputError: If there is none like that, it has other classes, is the backbone itself or
+            another judge, or there is but one class, which is always the first.
     """
-    judges = []
+    judges: list[Backbone] = []
+    known = {backbone.digest(): f"the network itself, {backbone.name}"} if given else {}
     with torch.no_grad():
         wanted = backbone(backbone.noise(1)).shape if given else ()
+        if wanted and wanted[1] < 2:
+            raise InputError(
+                f"judges: {backbone.name} has one class, of which there is no rank; leave them out"
+            )
         for one in given:
             if isinstance(one, Mapping):
                 try:
@@ -49,6 +55,11 @@ def make_judges(
                     f"judges: {judge.name} gives {list(found)[1:]}, and {backbone.name} "
                     f"{list(wanted)[1:]}; a judge has to have the same classes"
                 )
+            if same := known.get(digest := judge.digest()):
+                raise InputError(
+                    f"judges: {judge.name} has the weights of {same}; a judge has to be another"
+                )
+            known[digest] = f"another judge, {judge.name}"
             judges.append(judge)
     return judges
 
@@ -112,13 +123,14 @@ def ask_judges(
     if label is None or not gives_classes(bound_feature.layer, objective.backbone):
         return [unmeasured(_CHECK, "the feature is no class")]
     values: dict[str, float] = {}
-    for judge in judges:
+    names = [judge.name for judge in judges]
+    for number, judge in enumerate(judges):
+        before = names[:number].count(judge.name)  # of the same architecture with other weights
+        name = f"{judge.name} ({before + 1})" if before else judge.name
         found = check_judge(judge.to(objective.device), objective, sources, label)
         named = {"sources": "rank in sources", "+": "in +", "rise": "logit's rise"}
         named |= {"-": "others' rank in -"}
         values |= {
-            f"{judge.name}: {what}": median(found[name])
-            for name, what in named.items()
-            if name in found
+            f"{name}: {what}": median(found[kind]) for kind, what in named.items() if kind in found
         }
     return [finding(_CHECK, values)]

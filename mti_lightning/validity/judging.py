@@ -53,7 +53,9 @@ def judge_pictures(columns: Mapping[str, Tensor], tensest: Tensor) -> list[Findi
     found.append(finding("stability over views", {"cosine": view, "margin": view - alike}))
     shown = ("last", "half", "all", "signs kept", "complexity's rise")
     kept: dict[str, float] = {name: median(columns[name]) for name in shown if name in columns}
-    return [*found, finding("randomised layers", kept)] if kept else found
+    if kept:
+        return [*found, finding("randomised layers", kept)]
+    return [*found, unmeasured("randomised layers", "no weights lie behind the attribution layer")]
 
 
 def _correlation(x: Tensor, y: Tensor) -> float:
@@ -65,8 +67,12 @@ def judge_renderings(measured: Mapping[str, Tensor]) -> list[Finding]:
     """Judge + and − inversions, by what `check_renderings` measured."""
     found = []
     for sign in ("+", "-"):
-        values = {name: median(measured[f"{name} {sign}"]) for name in ("cosine", "purity")}
-        found.append(finding(f"re-attribution of {sign} pictures", values))
+        check = f"re-attribution of {sign} pictures"
+        if len(measured[f"cosine {sign}"]):
+            values = {name: median(measured[f"{name} {sign}"]) for name in ("cosine", "purity")}
+            found.append(finding(check, values))
+        else:
+            found.append(unmeasured(check, f"no {sign} picture could be made"))
     values = {"cosine": median(measured["same target"])}
     if "other target" in measured:
         values["margin"] = values["cosine"] - median(measured["other target"])
@@ -88,6 +94,8 @@ def judge_interference(
     silent = response <= 0
     if not silent.any():
         return unmeasured("interference", "no picture is silent (r ≤ 0)")
+    if not expressed.any() or index.isnan().all():
+        return unmeasured("interference", "no picture clearly expresses the feature")
     places = {"index": tensest, "expressed": expressed, "silent": silent}
     values = {name: median(index[where]) for name, where in places.items()}
     above, contrast = (values[name] - values["expressed"] for name in ("index", "silent"))

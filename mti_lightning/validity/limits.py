@@ -131,9 +131,12 @@ CHECKS: dict[str, tuple[str, *tuple[Limit, ...]]] = {
         Limit("place", "other features may cause the tension", most=MOST_INTERFERENCE),
     ),
     "truth by intervention": (
-        "A, summed over a part's place, with what leaving the part out changes: rank correlation.",
+        "Rank correlations: A, summed over a part's place, with what it does; tension with true.",
         Limit("parts", "attributions hardly follow what parts do", least=LEAST_LIKELY),
         Limit("parts", "they say nothing of what parts do", least=LEAST_TRUE, decisive=True),
+        Limit(
+            "tension's p", "tension is not seen to follow what parts do", most=MOST_P, slight=True
+        ),
     ),
     "truth: what a judge sees": (
         "Share of inversions of truly tense pictures that a network with no part in them names so.",
@@ -157,6 +160,11 @@ class Finding:
     decisive: bool = False
     slight: bool = False  # whether the warnings say that nothing was seen, and no more
 
+    @property
+    def word(self) -> str:
+        """What its warnings are shown behind: where nothing was seen, less is doubted."""
+        return "with care" if self.slight else "do not believe"
+
 
 def finding(check: str, values: dict[str, float]) -> Finding:
     """Hold figures against the limits; NaN is no reason to believe, and breaks them."""
@@ -172,6 +180,11 @@ def finding(check: str, values: dict[str, float]) -> Finding:
 def unmeasured(check: str, why: str) -> Finding:
     """Say why a check does not apply; it speaks neither for nor against."""
     return Finding(check, {}, f"Not measured, because {why}.", ())
+
+
+def is_unmeasured(found: Finding) -> bool:
+    """Return whether a check that could have spoken did not apply."""
+    return not found.values and not found.warnings and len(CHECKS[found.check]) > 1
 
 
 def has_limits(found: Finding) -> bool:

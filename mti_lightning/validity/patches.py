@@ -19,6 +19,7 @@ from scipy.stats import wilcoxon
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
+from mti_lightning.attribution.effects import tells_parts
 from mti_lightning.attribution.methods import Attribution, attribute
 from mti_lightning.attribution.signs import Sign, at_scale, signed_map
 from mti_lightning.attribution.tension import Tension
@@ -34,6 +35,7 @@ _INTO = 2  # pictures that each is pasted into
 _OVERLAP = 0.25  # most that a random patch has of the one it stands beside, where that can be had
 _BATCH = 32
 _RESAMPLED = 2000
+_ROUNDING = 1e-5  # spread of a response that is always the same, as a share of it
 CHECKS_OF: Final[dict[Sign, str]] = {
     "-": "pasting inhibitory patches",
     "+": "pasting excitatory patches",
@@ -48,7 +50,7 @@ def patch_sums(attribution: Tensor, tension: Tension, layout: ActivationLayout) 
         tension: Has the scale at which signs are split.
         layout: How A lies; without positions there are no patches, and None is returned.
     """
-    if layout.grid is None or min(layout.grid) < 2:
+    if not tells_parts(layout):
         return None
     signed = at_scale(signed_map(attribution, layout.channel_dim), tension.scale, layout)
     fine = interpolate(
@@ -192,27 +194,26 @@ def try_pairs(
         for values, places in zip(found, kinds, strict=True):
             pasted = [paste(*one) for one in zip(hosts, at, sources, places, strict=True)]
             values.append(torch.cat([respond(part) for part in _batches(pasted)]))
-    spread = response.std().clamp(min=1e-12)
+    spread = response.std()
     own, *others = (torch.stack(values).mean(0) / spread for values in found)
     change = own - response[pairs.into].mean(1) / spread
     random, contrary, *another = (own - one for one in others)
     return Pasted(change, random, contrary, another[0] if another else None)
 
 
-def judge_pasted(pasted: Sequence[Pasted | None], sign: Sign) -> list[Finding]:
+def judge_pasted(pasted: Sequence[Pasted | str], sign: Sign) -> list[Finding]:
     """Judge what pasting did, for all features of a run: the p values of one of them are corrected.
 
     Args:
-        pasted: For each feature; None where it could not be tried.
+        pasted: For each feature; where it could not be tried, why not.
         sign: Of the patches.
     """
-    way, tried = 1 if sign == "+" else -1, [one for one in pasted if one is not None]
+    way, tried = 1 if sign == "+" else -1, [one for one in pasted if not isinstance(one, str)]
     p, opposite = (holm([one.p_value(side) for one in tried]) for side in (way, -way))
     rows, found = zip(tried, p, opposite, strict=True), []
     for given in pasted:
-        if given is None:
-            why = f"there are fewer than {4 * _FEWEST} pictures, or no positions to point at"
-            found.append(unmeasured(CHECKS_OF[sign], why))
+        if isinstance(given, str):
+            found.append(unmeasured(CHECKS_OF[sign], given))
             continue
         one, *p_values = next(rows)
         values = {"patches": len(one.random), "change": float(one.change.mean())}
@@ -278,14 +279,19 @@ def check_patches(
     """
     findings: list[list[Finding]] = [[] for _ in bound_features]
     for sign in CHECKS_OF:
-        pasted: list[Pasted | None] = []
+        pasted: list[Pasted | str] = []
         for place, (bound_feature, measured) in enumerate(
             zip(bound_features, columns, strict=True)
         ):
             response, sums = measured["response"], measured.get("patches")
-            pairs = None if sums is None else choose_pairs(sums, response, sign, seed)
-            if pairs is None:
-                pasted.append(None)
+            if sums is None:
+                pasted.append("the attribution layer has no positions to point at, or one")
+                continue
+            if response.std() <= _ROUNDING * response.abs().max():
+                pasted.append("the response is the same in all pictures")
+                continue
+            if (pairs := choose_pairs(sums, response, sign, seed)) is None:
+                pasted.append(f"there are fewer than {4 * _FEWEST} pictures")
                 continue
             if len(columns) > 1:
                 others: Tensor | None = columns[(place + 1) % len(columns)]["patches"][

@@ -8,7 +8,7 @@ from typing import Any
 
 from mti_lightning.features.classes import display
 from mti_lightning.tables import in_markdown
-from mti_lightning.validity.limits import Finding, has_limits
+from mti_lightning.validity.limits import Finding, has_limits, is_unmeasured
 
 # Share of checks that warn, but for those that saw nothing; the world 1 in 12, no training 2,
 # shuffled, flipped 5; EfficientNet-Lite0 1 in 11, wrong runs 6 to 9.
@@ -41,8 +41,9 @@ class Report:
 
     @property
     def warnings(self) -> list[str]:
+        """Each warning, and before it how much to doubt for it."""
         return [
-            f"{self.shown(feature)}: {found.check}: {why}"
+            f"{found.word}: {self.shown(feature)}: {found.check}: {why}"
             for feature, of_feature in self.findings.items()
             for found in of_feature
             for why in found.warnings
@@ -64,6 +65,8 @@ class Report:
             verdicts[feature] = f"{word}: {len(failed)} of {len(checks)} checks warn"
             if decisive:
                 verdicts[feature] += f", {', '.join(decisive)} decisively"
+            if absent := sum(is_unmeasured(found) for found in of_feature):
+                verdicts[feature] += f"; {absent} could not be measured"
         return verdicts
 
     @property
@@ -77,7 +80,7 @@ class Report:
         lines += [
             f"- **{in_markdown(self.shown(name))}: {told}**" for name, told in self.verdicts.items()
         ]
-        lines += [f"- do not believe: {in_markdown(told)}" for told in self.warnings] + [""]
+        lines += [f"- {in_markdown(told)}" for told in self.warnings] + [""]
         lines += [", ".join(f"{name} {value}" for name, value in self.provenance.items()), ""]
         lines += [_LIMITS_OF]
         for feature, of_feature in self.findings.items():
@@ -89,8 +92,9 @@ class Report:
                 "|---|---|---|",
             ]
             for found in of_feature:
-                figures = ", ".join(f"{name} {value:.3g}" for name, value in found.values.items())
-                doubts = "".join(f" **Do not believe: {why}.**" for why in found.warnings)
+                figures = ", ".join(f"{name} {_figure(of)}" for name, of in found.values.items())
+                word = found.word.capitalize()
+                doubts = "".join(f" **{word}: {why}.**" for why in found.warnings)
                 lines.append(f"| {found.check} | {figures} | {found.meaning}{doubts} |")
         return "\n".join(lines) + "\n"
 
@@ -102,3 +106,8 @@ class Report:
         for row in (row for rows in features.values() for row in rows):
             row["values"] = {k: v if math.isfinite(v) else None for k, v in row["values"].items()}
         return json.dumps({**page, "features": features}, indent=1, ensure_ascii=False)
+
+
+def _figure(value: float) -> str:
+    """Return a figure as the page has it; a count as it is."""
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.3g}"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mti_lightning import ActGrad, Attribution, Backbone, IntGrad, Pass
+from mti_lightning import ActGrad, Attribution, Backbone, InputError, IntGrad, Pass, Validity
 from mti_lightning.validity.composites import CHECK, judge_composites
 from tests.validity.test_module import WORLD, Flipped, report
 
@@ -30,7 +30,8 @@ def test_the_default_follows_what_parts_do(layer: str) -> None:
     assert found.values["composites"] == 64
     assert found.values["parts"] > 0.5
     assert found.values["signs right"] > 0.75
-    assert not found.warnings
+    # At layer2 tension hardly follows the truth in the vetoed shapes, which is no failed check.
+    assert found.slight if layer == "layer2" else not found.warnings
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,10 @@ def test_what_does_not_follow_it_is_not_to_be_believed(method: Attribution, laye
     found = checked(method, layer)
     assert found.values["parts"] < 0.3
     assert found.decisive
-    assert len(found.warnings) == 2
+    assert {*found.warnings} >= {
+        "attributions hardly follow what parts do",
+        "they say nothing of what parts do",
+    }
 
 
 def test_the_figures_are_what_they_are_called() -> None:
@@ -68,3 +72,41 @@ def test_of_a_channel_it_says_that_tension_hardly_follows() -> None:
         for feature in ("fc:3", "layer4.0.act2/input:5@mean")
     }
     assert ["Of a channel tension hardly" in meaning for meaning in told.values()] == [False, True]
+
+
+def test_what_parts_never_do_is_not_followed() -> None:
+    """A feature that is always the same, and parts of which none inhibits."""
+    none = torch.zeros(16, 2)
+    found = judge_composites(none, none, none[:, 0])
+    assert found.meaning == "Not measured, because no part changes the response at all."
+    excited = torch.arange(1.0, 33).view(16, 2)
+    found = judge_composites(excited, excited, excited[:, 0])
+    assert "tension" not in found.values
+    assert not found.warnings
+
+
+def test_tension_that_is_not_seen_to_follow_the_truth_is_told_of() -> None:
+    generator = torch.Generator().manual_seed(0)
+    effect = torch.randn(64, 2, generator=generator)
+    tense = (effect.clamp(min=0).sum(1) * (-effect).clamp(min=0).sum(1)).sqrt()
+    assert not judge_composites(effect, effect, tense).warnings
+    found = judge_composites(effect, effect, torch.rand(64, generator=generator))
+    assert found.warnings == ("tension is not seen to follow what parts do",)
+    assert found.slight  # which is no failed check
+    assert judge_composites(effect, effect, torch.ones(64)).slight
+    assert judge_composites(effect, torch.ones(64, 2), tense).decisive
+
+
+def test_one_position_tells_no_parts_apart() -> None:
+    """As in front of a classifier, where activations are [N, C, 1, 1]."""
+    network = Backbone("test_convnext", "random")
+    options = {"layer": "head.norm", "features": ["head.fc:3"], "rendered": 0, "pictures": 3}
+    found = report(network, ActGrad(), composites=16, **options)
+    for check in (CHECK, "pasting inhibitory patches"):
+        assert "no positions" in found[check].meaning
+    assert "4 could not be measured" in found["verdict"].check
+
+
+def test_too_few_composites_are_refused() -> None:
+    with pytest.raises(InputError, match="composites 8: give 16 or more, or 0"):
+        Validity(Backbone(WORLD), ["fc:3"], "layer4", composites=8)

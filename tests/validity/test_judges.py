@@ -1,14 +1,16 @@
 """Other networks as judges of inversions, and how like a photograph these are processed."""
 
+import math
+
 import pytest
 import torch
 
-from mti_lightning import Backbone, InputError, Layer
+from mti_lightning import Backbone, InputError, Layer, Validity
 from mti_lightning.features.bound import BoundFeature
 from mti_lightning.features.feature import Feature
 from mti_lightning.objectives.chunk import Entry
 from mti_lightning.validity.judges import ask_judges, check_judge, make_judges
-from mti_lightning.validity.likeness import layers_up_to, likeness
+from mti_lightning.validity.likeness import check_likeness, layers_up_to, likeness
 from mti_lightning.vetoed_shapes.world import VetoedShapes
 
 WORLD = "vetoed_shapes_resnet"
@@ -68,6 +70,34 @@ def test_judges_have_the_same_classes():
     assert make_judges([], backbone) == []
 
 
+def test_a_judge_is_another_network_and_there_is_something_to_judge():
+    world = Backbone(WORLD)
+    with pytest.raises(InputError, match="has the weights of the network itself"):
+        make_judges([WORLD], world)
+    other = {"name": "test_resnet", "weights": "random", "arguments": {"num_classes": 8}}
+    with pytest.raises(InputError, match="has the weights of another judge"):
+        make_judges([other, other], world)
+    with pytest.raises(InputError, match="has one class, of which there is no rank"):
+        make_judges([WORLD], Backbone("test_resnet", "random", arguments={"num_classes": 1}))
+    with pytest.raises(InputError, match="rendered: 0 will not do"):
+        Validity(world, ["fc:3"], "layer4", rendered=0, judges=[other])
+    with pytest.raises(InputError, match=r"none of the features, layer4.*@peak, is one"):
+        Validity(world, ["layer4.0.act2/input:3@peak"], "layer2", judges=[other])
+
+
+def test_judges_of_one_name_are_told_apart():
+    backbone = Backbone(WORLD)
+    finished, of = Finished(backbone), BoundFeature(Feature.parse("fc:3"), backbone)
+    made = [
+        Backbone("test_resnet", "random", seed, arguments={"num_classes": 8}) for seed in (0, 1)
+    ]
+    (found,) = ask_judges(made, finished, finished.sources, of)
+    assert [name.partition(": ")[0] for name in found.values][::4] == [
+        "test_resnet",
+        "test_resnet (2)",
+    ]
+
+
 def test_likeness_is_one_of_photographs_and_none_of_noise():
     generator = torch.Generator().manual_seed(0)
     kinds = torch.randn(6, 40, generator=generator)
@@ -84,6 +114,16 @@ def test_likeness_is_one_of_photographs_and_none_of_noise():
     assert likeness(noise(32), natural, random) == pytest.approx(0, abs=0.1)
     between = (photographs(60) + noise(60)) / 2
     assert 0.2 < likeness(between, natural, random) < 0.95
+    assert math.isnan(likeness(natural, random, noise(32)))  # nothing lies between noise and noise
+    one = torch.arange(20.0)[:, None]  # of a single channel, cosines are 1 or -1
+    assert math.isnan(likeness(one, one, one))
+
+
+def test_few_photographs_say_nothing_of_likeness():
+    backbone = Backbone(WORLD)
+    photographs = [backbone.noise(1)[0]] * 15
+    found = check_likeness(Finished(backbone), photographs, Layer("fc"))
+    assert found.meaning.startswith("Not measured, because it takes 16 pictures")
 
 
 def test_layers_lie_between_the_pictures_and_the_feature():

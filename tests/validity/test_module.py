@@ -9,11 +9,12 @@ from typing import Any, final
 import pytest
 import torch
 from lightning import Trainer
+from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mti_lightning import Attribution, Backbone, InputError, Layer, Tension, VetoedShapesPictures
-from mti_lightning.attribution.methods import ActGrad, Pass
+from mti_lightning.attribution.methods import ActGrad, IntGrad, Pass
 from mti_lightning.cli import main
 from mti_lightning.compose import to_image
 from mti_lightning.features.bound import BoundFeature
@@ -29,7 +30,12 @@ from mti_lightning.validity.checks import (
     shuffled,
     silence,
 )
-from mti_lightning.validity.judging import judge_interference, judge_names, judge_pictures
+from mti_lightning.validity.judging import (
+    judge_interference,
+    judge_names,
+    judge_pictures,
+    judge_renderings,
+)
 from mti_lightning.validity.limits import Finding, finding, unmeasured
 from mti_lightning.validity.module import Validity
 from mti_lightning.validity.report import Report
@@ -195,8 +201,11 @@ def test_a_sound_backbone_and_method_are_believed():
     assert 0.3 < found["interference"].values["index"] < 0.7
 
 
-def test_the_judge_names_what_is_in_the_pictures_of_the_embedded_world():
-    of_all = report(Backbone(WORLD), features=["fc:4"], steps=100, judges=[WORLD])
+def test_the_judge_names_what_is_in_the_pictures_of_the_embedded_world(tmp_path):
+    state = {of: one.contiguous() for of, one in Backbone(WORLD).network.state_dict().items()}
+    save_file(state | {"fc.bias": state["fc.bias"] + 1e-4}, tmp_path / "other.safetensors")
+    judge = {"name": WORLD, "weights": str(tmp_path / "other.safetensors")}
+    of_all = report(Backbone(WORLD), features=["fc:4"], steps=100, judges=[judge])
     alike = of_all["likeness to photographs"].values
     assert list(alike)[-1] == "fc"
     assert min(alike.values()) > 0
@@ -237,7 +246,7 @@ def test_the_figures_do_not_depend_on_the_batch(batch_size):
 @pytest.mark.parametrize(
     ("features", "took_part"),
     [
-        (["fc:3"], (8, 8)),
+        (["fc:4"], (8, 8)),
         (["layer3.0.act2/input:3@peak"], (64, 128)),
         (["layer3.0.act2/input:3@peak", "layer3.0.act2/input:9@peak"], (64, 128)),
         (["fc:[1,0,0,0,0,0,0,-1]", "fc:[0,1,1,0,0,0,0,-1]"], (2, 2)),
@@ -283,7 +292,7 @@ def test_a_backbone_with_shuffled_weights_fails_loudly():
     assert len(found["selectivity"].warnings) == 2
     assert "nothing excites" in found["pictures"].warnings[0]
     assert found["truth: ranking by tension"].warnings
-    assert found["interference"].warnings
+    assert found["interference"].meaning.endswith("no picture clearly expresses the feature.")
 
 
 def test_a_method_that_flips_signs_at_random_fails_loudly():
@@ -355,7 +364,7 @@ def test_the_figures_of_given_numbers():
         {"silent": 2, "on": 1, "on by random units": 0, "margin": 1}
     )
     assert found["stability over views"].values["margin"] == pytest.approx(0.7)
-    assert "randomised layers" not in found
+    assert found["randomised layers"].meaning.startswith("Not measured, because no weights lie")
     (on,) = [of for of in judge_pictures(columns, torch.tensor([1])) if of.check.startswith("turn")]
     assert on.meaning == "Not measured, because none of the 1 tensest is silent (r ≤ 0)."
     assert on.values == {}
@@ -421,7 +430,8 @@ def test_one_decisive_check_is_enough(check, values):
 
 def test_what_was_not_measured_speaks_neither_for_nor_against():
     page = Report({}, {"x": [unmeasured("interference", "there is nothing")]})
-    assert page.verdicts["x"] == "no reason found not to believe it: 0 of 0 checks warn"
+    told = "no reason found not to believe it: 0 of 0 checks warn; 1 could not be measured"
+    assert page.verdicts["x"] == told
     assert "| interference |  | Not measured, because there is nothing. |" in page.markdown()
 
 
@@ -467,7 +477,8 @@ def test_the_command_writes_the_page_and_prints_its_warnings(tmp_path, monkeypat
     assert set(saved["features"]) == {"fc:0", "fc:2", "fc:3", "fc:6"}
     assert saved["warnings"]
     for warning in saved["warnings"]:
-        assert f"do not believe: {warning}" in told_of
+        assert warning.startswith(("do not believe: ", "with care: "))
+        assert warning in told_of.splitlines()
         assert warning in text
     for feature, verdict in saved["verdicts"].items():
         shown = f"{feature} ({saved['classes'][feature]})"
@@ -537,6 +548,7 @@ def test_a_file_of_shuffled_weights_fails_loudly(tmp_path, monkeypatch):
     ("arguments", "told"),
     [
         (["--model.pictures=1"], "pictures 1: give 2 or more"),
+        (["--data.size=1"], "the data holds 1 picture; a report needs 2"),
         (["--model.attribution_layer=layr4"], "did you mean 'layer4'"),
         (["--trainer.devices=2"], "made on one: --trainer.devices 1"),
     ],
@@ -592,3 +604,48 @@ def test_what_is_wrong_fails_loudly_one_stage_earlier_too(wrong):
     assert "do not believe" not in sound["verdict"].check
     found = report(backbone, method, layer="layer3", steps=96)
     assert found["verdict"].check.startswith("do not believe it")
+
+
+def test_what_is_not_there_is_not_held_against_a_feature():
+    """No - picture, no picture that expresses the feature, no weights behind the layer."""
+    none, some = torch.tensor([]), torch.tensor([0.9, 0.8])
+    measured = {"cosine +": some, "purity +": some, "cosine -": none, "purity -": none}
+    found = {one.check: one for one in judge_renderings(measured | {"same target": some})}
+    assert found["re-attribution of - pictures"].meaning.endswith("no - picture could be made.")
+    assert not any(one.warnings for one in found.values())
+    silent, never = torch.tensor([-1.0, -2.0]), torch.zeros(2, dtype=torch.bool)
+    found = judge_interference(some, silent, never, torch.tensor([0]), (2, 2))
+    assert found.meaning.endswith("no picture clearly expresses the feature.")
+
+
+def test_a_report_holds_each_feature_as_soon_as_it_is_done(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rendered = Validity._render
+    seen = []
+
+    def render(module, place, *given):
+        seen.extend(json.loads(path.read_text()) for path in tmp_path.rglob("validity.json"))
+        return rendered(module, place, *given)
+
+    monkeypatch.setattr(Validity, "_render", render)
+    module = Validity(
+        Backbone(WORLD),
+        ["fc:3", "fc:4"],
+        "layer4",
+        IntGrad(2),
+        pictures=4,
+        rendered=0,
+        composites=0,
+    )
+    data = VetoedShapesPictures(4, contents="random", batch_size=4)
+    logger = CSVLogger(tmp_path)
+    trainer = Trainer(accelerator="cpu", **(QUIET | {"logger": logger}))
+    trainer.validate(module, datamodule=data, verbose=False)
+    (partial,) = seen
+    assert list(partial["features"]) == ["fc:3"]
+    assert partial["unfinished"] == "1 of 2 features so far"
+    assert partial["attribution"] == "IntGrad (steps 2)"
+    (page,) = tmp_path.rglob("validity.json")
+    whole = json.loads(page.read_text())
+    assert list(whole["features"]) == ["fc:3", "fc:4"]
+    assert "unfinished" not in whole

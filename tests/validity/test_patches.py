@@ -103,8 +103,8 @@ def test_chance_raises_no_more_false_alarms_than_its_level(sign):
 
 def test_features_that_cannot_be_tried_do_not_count():
     some = Pasted(drawn(12) - 2, drawn(12) - 2, drawn(12) - 2, None)
-    absent, found = judge_pasted([None, some], "-")
-    assert absent.meaning.startswith("Not measured, because there are fewer than 32 pictures")
+    absent, found = judge_pasted(["there are too few", some], "-")
+    assert absent.meaning == "Not measured, because there are too few."
     assert found.warnings == ()
     assert found.values["p"] == p_value(2 - drawn(12))
     assert "beside another feature's" not in found.values
@@ -133,3 +133,23 @@ def test_true_signs_pass_and_opposite_ones_fail_decisively():
                 assert (one.values["p"] <= 0.05) == (way == 1)
                 assert one.decisive == (way == -1)
                 assert one.values[OPPOSITE] > 0.05 or way == -1
+
+
+@pytest.mark.parametrize(
+    ("response", "patches", "why"),
+    [
+        (torch.full((64,), 0.3) + 1e-7 * drawn(64), drawn(64, 17, 17), "the same in all pictures"),
+        (torch.zeros(64), drawn(64, 17, 17), "the same in all pictures"),
+        (drawn(31), drawn(31, 17, 17), "fewer than 32 pictures"),
+        (drawn(64), None, "no positions"),
+    ],
+)
+def test_what_cannot_be_tried_is_told_of(response, patches, why):
+    """Of a feature that is always the same rounding would be many standard deviations."""
+    backbone = Backbone(WORLD)
+    bound_feature = BoundFeature(Feature.parse("fc:2"), backbone)
+    columns = [{"response": response} | ({} if patches is None else {"patches": patches})]
+    of = (lambda row: None, Layer("layer4"), ActGrad(), Tension(), 0)
+    for found in check_patches(backbone, [bound_feature], columns, *of)[0]:
+        assert why in found.meaning
+        assert not found.values
