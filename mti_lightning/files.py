@@ -6,11 +6,11 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISREG
-from typing import IO
+from typing import IO, Any, BinaryIO
 
 from mti_lightning.errors import InputError, RunError
 
@@ -118,6 +118,32 @@ def replacing(path: Path, *, lasting: bool = False) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+def replace_file(
+    path: Path, write: Callable[[BinaryIO], Any], kind: str = "part", *, lasting: bool = True
+) -> None:
+    """Write a file whole or not at all; other than `replacing` it leaves errors as they are.
+
+    Args:
+        path: The file.
+        write: Writes what it holds.
+        kind: What its name holds until it is whole, as of `beside`.
+        lasting: Make sure that it survives a power cut.
+    """
+    part = beside(path, kind)
+    try:
+        with part.open("wb") as file:
+            write(file)
+        if lasting:
+            sync(part)
+        part.replace(path)
+    except OSError:  # such as of a full disk, which half a file makes no less full
+        with suppress(OSError):
+            part.unlink()
+        raise
+    if lasting:
+        sync(path.parent)
 
 
 def check_output(path: Path, overwrite: bool) -> None:

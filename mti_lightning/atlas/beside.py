@@ -3,7 +3,7 @@
 import base64
 import colorsys
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,9 +46,9 @@ class Side:
     cells: Sequence[Cell]
 
     @classmethod
-    def read(cls, folder: Path, kind: str) -> "Side":
-        """Read the map of a kind, such as `excites`."""
-        rows = [row for row in read_table(folder / PICTURES) if row["map"] == kind]
+    def read(cls, folder: Path, kind: str, table: Iterable[Mapping[str, str]]) -> "Side":
+        """Read the map of a kind, such as `excites`, with the folder's `table` of pictures."""
+        rows = [row for row in table if row["map"] == kind]
         members: dict[tuple[int, int], list[int]] = {}
         for point, row in enumerate(rows):
             members.setdefault((int(row["row"]), int(row["column"])), []).append(point)
@@ -124,13 +124,14 @@ def compare(other: Path, own: Path) -> dict[str, Image.Image]:
     Returns:
         The pictures, by name.
     """
-    drawn = {}
+    drawn, folders = {}, (other, own)
+    tables = [read_table(folder / PICTURES) for folder in folders]
     head = ["map", "row", "column", "beside_row", "beside_column", "common", "share"]
     with writing_table(own / "atlas_links.csv", [*head, "beside_share"]) as write:
         for kind, page in PAGES.items():
-            if not all((folder / f"{page}.html").is_file() for folder in (other, own)):
+            if not all((folder / f"{page}.html").is_file() for folder in folders):
                 continue
-            left, right = Side.read(other, kind), Side.read(own, kind)
+            left, right = (Side.read(*of) for of in zip(folders, (kind, kind), tables, strict=True))
             links = links_of(left, right)
             for (there, here), pictures in links.items():
                 cells = right.cells[here], left.cells[there]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mti_lightning.backbone import Preprocessing
+from mti_lightning.files import replace_file
 
 _Stamp = tuple[int, int, int]  # size, time and checksum, as `datasets.Stamp`
 # What it is; the source's stamp; height and width; the pixels' checksum.
@@ -64,12 +65,8 @@ class PictureCache:
         place, pixels = self._place(path, first), picture.numpy().tobytes()
         head = _HEAD.pack(_KIND, *stamp, *picture.shape[1:], zlib.crc32(pixels))
         place.parent.mkdir(parents=True, exist_ok=True)
-        part = place.with_name(f".{place.name}.{os.getpid()}")  # others may write the same one
-        try:
-            part.write_bytes(head + pixels)
-            part.replace(place)
-        finally:
-            part.unlink(missing_ok=True)
+        kind = str(os.getpid())  # others may write the same one
+        replace_file(place, lambda file: file.write(head + pixels), kind, lasting=False)
 
     def _place(self, path: Path, first: int) -> Path:
         named = os.fsencode(path.absolute()) + f" {first}".encode()

@@ -39,8 +39,10 @@ def picture_names(folder: Path, recursive: bool) -> list[str]:
     """List what is named like a picture and not hidden, sorted, relative to `folder`.
 
     Links to folders are followed, but each folder is read once, by its own path where it has one
-    here: a link may lead to a folder above it.
+    here: a link may lead to a folder above it. One to a folder that `folder` lies in is left: it
+    leads to what is beside it, as those of /proc do to the whole disk.
     """
+    around = {(one.st_dev, one.st_ino) for one in map(Path.stat, folder.resolve().parents)}
     endings = suffixes()
     found: list[tuple[str, ...]] = []
     seen: set[tuple[int, int]] = set()
@@ -48,7 +50,7 @@ def picture_names(folder: Path, recursive: bool) -> list[str]:
     while links:
         for parent, folders, files in os.walk(folder / links.pop(0)):
             there = Path(parent).stat()
-            if (there.st_dev, there.st_ino) in seen:
+            if (there.st_dev, there.st_ino) in seen | around:
                 folders.clear()
                 continue
             seen.add((there.st_dev, there.st_ino))

@@ -8,8 +8,8 @@ from typing import Any, final
 
 import numpy as np
 
+from mti_lightning.files import replace_file
 from mti_lightning.log import log_info
-from mti_lightning.sweep.journal import replace_file
 from mti_lightning.sweep.measures import Array
 
 

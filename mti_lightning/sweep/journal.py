@@ -3,14 +3,14 @@
 A file is there whole or not at all. Those of a stretch of blocks become one shard of each array.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, final
+from typing import Any, final
 
 import numpy as np
 
-from mti_lightning.files import beside, sync
+from mti_lightning.files import replace_file
 from mti_lightning.sweep.measures import Array
 
 
@@ -58,18 +58,3 @@ class Journal:
 
     def _path(self, start: int) -> Path:
         return self._folder / f"{start:010d}.npz"
-
-
-def replace_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file whole or not at all; other than `replacing` it leaves errors as they are."""
-    part = beside(path)
-    try:
-        with part.open("wb") as file:
-            write(file)
-        sync(part)
-        part.replace(path)
-    except OSError:  # such as of a full disk, which half a file makes no less full
-        with suppress(OSError):
-            part.unlink()
-        raise
-    sync(path.parent)

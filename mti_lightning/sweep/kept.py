@@ -9,8 +9,8 @@ import numpy as np
 import zarr
 
 from mti_lightning.backbone import ActivationLayout
+from mti_lightning.files import replace_file
 from mti_lightning.sweep.intact import CODECS, reading
-from mti_lightning.sweep.journal import replace_file
 from mti_lightning.sweep.measures import Array
 
 KEPT: Final = {"attribution": "float32", "activation_sign": "int8"}

@@ -217,3 +217,15 @@ def test_links_that_lead_in_circles_are_followed_once(tmp_path):
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     assert PictureFolder(tmp_path, recursive=True).names == ["a/1.png", "b/1.png"]
     assert ImageFolder(tmp_path).names == ["a/1.png", "b/1.png"]
+
+
+def test_links_to_what_a_folder_lies_in_lead_nowhere(tmp_path):
+    """As those in /proc, by which the whole disk was searched."""
+    for name in ("own", "beside"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
+    (tmp_path / "own" / "root").symlink_to("/")
+    (tmp_path / "own" / "up").symlink_to(tmp_path)
+    assert PictureFolder(tmp_path / "own", recursive=True).names == ["1.png"]
+    (tmp_path / "own" / "across").symlink_to(tmp_path / "beside")
+    assert PictureFolder(tmp_path / "own", recursive=True).names == ["1.png", "across/1.png"]
