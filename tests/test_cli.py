@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -531,6 +532,13 @@ def test_what_is_no_picture_is_skipped_in_a_folder_and_counted(desk):
 
 
 # --- runs ---
+
+
+def test_a_short_run_is_logged_without_a_warning(desk):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        main(["fit", "--config", "base.yaml", "--trainer.log_every_n_steps=8"])
+    assert not [one for one in told if "logging interval" in str(one.message)]
 
 
 @pytest.mark.parametrize(

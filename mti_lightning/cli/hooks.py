@@ -85,6 +85,8 @@ class Hooks(LightningCLI):
             if isinstance(callback, AtlasLog):
                 callback.open_maps(self.model)
         self.model.set_up(trainer, self.datamodule)
+        # Of a short epoch at least the last step is logged; else Lightning warns.
+        trainer.log_every_n_steps = min(trainer.log_every_n_steps, self.model.steps_per_epoch)
         if trainer.strategy.root_device.type != "cpu":
             trainer.callbacks = [
                 _RareLoss(_REFRESHED) if isinstance(callback, ProgressBar) else callback

@@ -59,6 +59,9 @@ def _how_to_go_on(command: str, args: Sequence[str], stopped: Stopped) -> str:
             del again[place : place + (1 if "=" in again[place] else 2)]
         goes_on = shlex.join([*again, "--ckpt_path", str(stopped.kept)])
         return f"{stopped.kept} is kept; go on with: {goes_on}"
-    if getattr(stopped, "__notes__", ()):  # of what is kept
+    noted = bool(getattr(stopped, "__notes__", ()))  # of what is kept
+    if noted and command == "validate":
+        return f"the same command begins anew: {shlex.join(again)}"
+    if noted:
         return f"the same command goes on: {shlex.join(again)}"
     return f"nothing new is kept; the same command begins anew: {shlex.join(again)}"

@@ -19,6 +19,7 @@ from mti_lightning.data.datasets import Picture
 from mti_lightning.errors import InputError, RunError, check_range
 from mti_lightning.features.classes import gives_classes
 from mti_lightning.objectives.inversion import SignedInversion
+from mti_lightning.signals import Stopped
 from mti_lightning.sweep.calibration import evenly_spread
 from mti_lightning.validity.composites import CHECK, LEAST, check_composites, judge_composites
 from mti_lightning.validity.findings import judge_feature, judge_inversions
@@ -169,7 +170,12 @@ class Validity(AttributionModule):
         of_parts, pasted = self._intervene(), self._paste(measured)
         for place, columns in enumerate(measured):
             tense = truth.get(place)
-            rendered = self._render(place, columns["tension"], tense)
+            try:
+                rendered = self._render(place, columns["tension"], tense)
+            except Stopped as stopped:
+                if done := len(self.report.findings):
+                    stopped.add_note(f"the report of {done} of {len(measured)} features is kept")
+                raise
             found = judge_feature(columns, self.tensest, rendered, interference.get(place), tense)
             found += pasted[place]
             if isinstance(of_parts, str):

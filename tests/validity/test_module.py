@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
@@ -16,11 +17,13 @@ from torch import Tensor
 from mti_lightning import Attribution, Backbone, InputError, Layer, Tension, VetoedShapesPictures
 from mti_lightning.attribution.methods import ActGrad, IntGrad, Pass
 from mti_lightning.cli import main
+from mti_lightning.cli.runs import _how_to_go_on
 from mti_lightning.compose import to_image
 from mti_lightning.features.bound import BoundFeature
 from mti_lightning.features.feature import Feature
 from mti_lightning.objectives.chunk import Entry
 from mti_lightning.registry import ATTRIBUTIONS
+from mti_lightning.signals import Stopped
 from mti_lightning.validity import rivals
 from mti_lightning.validity.checks import (
     check_pictures,
@@ -649,3 +652,17 @@ def test_a_report_holds_each_feature_as_soon_as_it_is_done(tmp_path, monkeypatch
     whole = json.loads(page.read_text())
     assert list(whole["features"]) == ["fc:3", "fc:4"]
     assert "unfinished" not in whole
+
+
+def test_a_report_that_is_stopped_says_what_it_holds(monkeypatch):
+    def render(module, place, *given):
+        if place:
+            raise Stopped(signal.SIGTERM)
+        return []
+
+    monkeypatch.setattr(Validity, "_render", render)
+    with pytest.raises(Stopped) as stopped:
+        report(Backbone(WORLD), ActGrad(), features=["fc:3", "fc:4"], pictures=4)
+    assert stopped.value.__notes__ == ["the report of 1 of 2 features is kept"]
+    told = _how_to_go_on("validate", ["--config", "a.yaml"], stopped.value)
+    assert told == "the same command begins anew: mti validate --config a.yaml"
