@@ -163,23 +163,23 @@ class AtlasInversion(Inversion):
             part = rows[start : start + step]
             attribution = torch.from_numpy(found.store.maps(part))  # [n, ...]
             self._digest.update(attribution.numpy().tobytes())
-            negative = torch.from_numpy(found.store.maps(part, "activation_sign")) < 0
+            below = torch.from_numpy(found.store.maps(part, "activation_sign")) < 0
             whole = attribution if found.sign else _units(attribution)
             for place, (sign, to) in enumerate(sides):
-                wanted = self._wanted(whole, negative, sign, to, apart=found.sign is not None)
+                wanted = self._wanted(whole, below, sign, to, apart=found.sign is not None)
                 totals[place] = totals[place] + wanted.sum(0, keepdim=True)
         return [total / len(rows) for total in totals]
 
     def _wanted(
-        self, whole: Tensor, negative: Tensor, sign: Sign, to: tuple[float, float], *, apart: bool
+        self, whole: Tensor, below: Tensor, sign: Sign, to: tuple[float, float], *, apart: bool
     ) -> Tensor:
         """Return a sign of pictures' attributions as activations that are to be had, [n, ...]."""
         scale = self.tension.scale
         target = split_target(whole, sign, self.coherent, self.layout, scale)
         if apart:  # only this one counts
             target = _units(target)
-        # As for an inversion, an activation that is negative has to become so again.
-        wanted = torch.where(negative, -target, target)
+        # As for an inversion, an activation that is below the baseline has to become so again.
+        wanted = torch.where(below, -target, target)
         if self.align and self.layout.grid is not None:
             wanted = aligned(wanted, strongest(target, self.layout, scale), self.layout, to)
         return wanted

@@ -9,7 +9,7 @@ from mti_lightning.attribution.methods import (
     PathGradient,
     attribute,
     describe,
-    load_baseline,
+    fixed_baseline,
 )
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.errors import InputError, MtiError, RunError, reason_of
@@ -30,7 +30,7 @@ def check_method(
     name = type(method).__name__
     if method.baseline is not None and not method.needs_baseline:
         raise InputError(f"{name} takes no baseline; leave {str(method.baseline)!r} out")
-    load_baseline(method, backbone.layout(layer))
+    fixed_baseline(method, backbone.layout(layer))
     if isinstance(method, PathGradient):
         return
     check_path(backbone, bound_feature, layer)  # the method would fail by it

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from mti_lightning.attribution.ground import GROUND, check_ground, ground_of
 from mti_lightning.backbone import ActivationLayout, Backbone, Layer
 from mti_lightning.errors import InputError, RunError, check_range
 from mti_lightning.features.bound import BoundFeature
@@ -60,8 +61,9 @@ class Attribution(ABC):
         additive: Whether A sums to the response less that of the baseline, so that E⁺ − E⁻ is what
             the picture does to the response.
         needs_baseline: Whether it explains the way from a baseline.
-        baseline: Of a method that needs one: the path of a .npy of one activation per channel, such
-            as the `mean_activation` of a sweep; None for activations of 0.
+        baseline: Of a method that needs one: `ground`, each picture's own, as `ground_of` finds it;
+            the path of a .npy of one activation per channel, such as the `mean_activation` of a
+            sweep; None for activations of 0.
         grey: Of a method that explains the way from a grey picture, by way of `Pass.at`: how bright
             that is, 0..1. The baseline are then its activations.
         arguments: What it was made with, by the names of its `__init__`.
@@ -132,8 +134,10 @@ class IntGrad(PathGradient):
         steps: Points of the way, the midpoints of equal parts, at which the gradient is taken: each
             a forward and a backward pass of what comes behind the attribution layer. By default as
             few as the features need: chosen before a run, on its own pictures, by `choose_steps`.
-        baseline: The path of a .npy of one activation per channel, such as a sweep's
-            `mean_activation`; activations of 0 by default.
+        baseline: `ground`, the mean activations of that half of a picture's positions which are
+            most alike; or the path of a .npy of one activation per channel, such as a sweep's
+            `mean_activation`; by default activations of 0, or, as long as the steps are open, what
+            `choose_steps` takes.
 
     Raises:
         InputError: If there are no steps.
@@ -172,7 +176,7 @@ def make_pass(
     pictures: Tensor,
     bound_features: Sequence[BoundFeature],
     layer: Layer,
-    baseline: Tensor,
+    baseline: Tensor | None,
     cut: bool = True,
 ) -> Pass:
     """Run pictures to their responses, by way of the attribution layer.
@@ -182,7 +186,7 @@ def make_pass(
         pictures: [N, 3, H, W] in 0..1.
         bound_features: The feature of each picture, [N] of them.
         layer: The attribution layer.
-        baseline: What stands for "absent" there.
+        baseline: What stands for "absent" there; None for the ground of each picture.
         cut: Let the graph begin at the layer.
     """
     targets = list(dict.fromkeys(bound_feature.layer for bound_feature in bound_features))
@@ -211,9 +215,14 @@ def make_pass(
         return make_pass(backbone, pictures, [bound_features[r] for r in rows], layer, baseline)
 
     tapped = backbone.run(pictures, [layer, *targets], cut=layer if cut else None)
+    activations, layout = tapped[layer], backbone.layout(layer)
+    if baseline is None:
+        start = ground_of(activations.detach() if cut else activations, layout)
+    else:
+        start = baseline.to(activations, non_blocking=True)
     return Pass(
-        *(pictures, tapped[layer], respond(tapped, bound_features), head, at),
-        *(backbone.network, backbone.layout(layer), baseline.to(tapped[layer], non_blocking=True)),
+        *(pictures, activations, respond(tapped, bound_features), head, at),
+        *(backbone.network, layout, start),
     )
 
 
@@ -242,9 +251,9 @@ def attribute(
     Raises:
         InputError: If a layer does not take part in the forward pass.
     """
+    baseline: Tensor | None
     if method.grey is None:
-        baseline = load_baseline(method, backbone.layout(layer))
-        baseline = baseline.to(pictures.device, non_blocking=True)
+        baseline = fixed_baseline(method, backbone.layout(layer))
     else:
         grey = torch.full_like(pictures[:1], method.grey)
         baseline = backbone.run(grey, [layer])[layer].detach()
@@ -275,8 +284,24 @@ def _read_baseline(path: str) -> Tensor:
         raise InputError(f"baseline {path!r} is no .npy of activations: {reason}") from error
 
 
+def baseline_of(method: Attribution, layout: ActivationLayout, activations: Tensor) -> Tensor:
+    """Return a method's baseline of pictures, of a shape that expands to their activations'."""
+    start = fixed_baseline(method, layout)
+    if start is None:
+        return ground_of(activations.detach(), layout)
+    return start.to(activations, non_blocking=True)
+
+
+def fixed_baseline(method: Attribution, layout: ActivationLayout) -> Tensor | None:
+    """Return a method's baseline where it is the same for all pictures; None for their ground."""
+    if method.baseline != GROUND:
+        return load_baseline(method, layout)
+    check_ground(layout)
+    return None
+
+
 def load_baseline(method: Attribution, layout: ActivationLayout) -> Tensor:
-    """Return a method's baseline, of a shape that expands to the activations'."""
+    """Return a method's baseline, zeros or of its file, of a shape that expands to activations'."""
     if method.baseline is None:
         return layout.per_channel(torch.zeros(1))
     values = _read_baseline(str(method.baseline))

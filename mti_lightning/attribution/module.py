@@ -44,6 +44,7 @@ class AttributionModule(LightningModule, ABC):
     """
 
     takes_every_channel: ClassVar[bool] = True  # by *, which would make an image of each
+    from_ground: ClassVar[bool] = True  # whether attributions begin at the ground by default
 
     def __init__(
         self,
@@ -101,8 +102,8 @@ class AttributionModule(LightningModule, ABC):
             batches: The run's own pictures, [N, 3, H, W] in 0..1, as `choose_steps` takes them.
         """
         if is_open(self.attribution):
-            of = (self.backbone, self.layer, self.bound_features)
-            self.attribution = choose_steps(self.attribution, *of, batches)
+            of = (self.backbone, self.layer, self.bound_features, batches)
+            self.attribution = choose_steps(self.attribution, *of, self.from_ground)
 
     def take_steps(self, told: Mapping[str, Any]) -> None:
         """Attribute as a run did that is gone on with, where the steps were left open.

@@ -6,12 +6,13 @@ from typing import Any, Final, TypeGuard
 import torch
 from torch import Tensor
 
+from mti_lightning.attribution.ground import GROUND
 from mti_lightning.attribution.methods import (
     MOST_STEPS,
     ActGrad,
     Attribution,
     IntGrad,
-    load_baseline,
+    fixed_baseline,
     make_pass,
 )
 from mti_lightning.backbone import Backbone, Layer
@@ -35,14 +36,19 @@ def choose_steps(
     layer: Layer,
     bound_features: Sequence[BoundFeature],
     batches: Iterable[Tensor],
+    ground: bool = True,
 ) -> Attribution:
     """Return the cheapest way to integrated gradients that adds up for some features.
 
+    Of features that depend on the whole picture the way begins at the ground of each picture, if no
+    baseline is given: what a thing does is told from what would stand there without it. Of features
+    at one position, and where the layer has no positions, it begins at activations of 0.
+
     How far attributions are off is their gap, Σ|ΣA − (r − r₀)| / Σ|r − r₀| over 16 pictures, r₀ the
-    response to the baseline. One backward pass will do up to a gap of 0.01: act×grad where the
-    baseline is 0. Else it is the first of 4, 8, 16 steps whose gap is at most 0.15; where there is
-    none, a warning says so, and the one with the least gap is taken. Features of several layers
-    get as many steps as the one that needs most; those of one layer share the pictures out.
+    response to the baseline. One backward pass, as of act×grad, will do up to a gap of 0.01. Else
+    it is the first of 4, 8, 16 steps whose gap is at most 0.15; where there is none, a warning says
+    so, and the one with the least gap is taken. Features of several layers get as many steps as the
+    one that needs most; those of one layer share the pictures out.
 
     Args:
         method: One whose steps are open; any other is returned as it is.
@@ -50,12 +56,17 @@ def choose_steps(
         layer: The attribution layer.
         bound_features: The features.
         batches: Pictures [N, 3, H, W] in 0..1; the first 16 count. Without any it is noise.
+        ground: Whether the ground is a baseline; if not, activations of 0 are.
     """
     if not is_open(method):
         return method
     pictures = _first(batches, backbone)
-    once = ActGrad() if method.baseline is None else IntGrad(1, method.baseline)
-    tried = [once, *(IntGrad(steps, method.baseline) for steps in (4, 8, MOST_STEPS))]
+    baseline = method.baseline
+    of_places = any(isinstance(found.position, tuple) for found in bound_features)
+    if ground and baseline is None and backbone.layout(layer).grid is not None and not of_places:
+        baseline = GROUND
+    once = ActGrad() if baseline is None else IntGrad(1, baseline)
+    tried = [once, *(IntGrad(steps, baseline) for steps in (4, 8, MOST_STEPS))]
     place, gap = 0, 0.0
     for target in dict.fromkeys(bound_feature.layer for bound_feature in bound_features):
         of_layer = [found for found in bound_features if found.layer == target]
@@ -94,7 +105,7 @@ def measure_gap(
     layer: Layer,
 ) -> float:
     """Return Σ|ΣA − (r − r₀)| / Σ|r − r₀| over pictures [N, 3, H, W], each with its feature."""
-    start = load_baseline(method, backbone.layout(layer)).to(pictures.device)
+    start = fixed_baseline(method, backbone.layout(layer))
     with torch.enable_grad():
         forward = make_pass(backbone, pictures, bound_features, layer, start)
         summed = method.attribute(forward, create_graph=False).detach().flatten(1).sum(1)
@@ -121,8 +132,9 @@ def as_recorded(method: Attribution, told: Mapping[str, Any]) -> Attribution:
     path, arguments = current_path(str(told.get("class_path"))), told.get("init_args", {})
     if path == public_path(ActGrad) and method.baseline is None:
         return ActGrad()
-    if path == public_path(IntGrad) and arguments.get("baseline") == method.baseline:
-        return IntGrad(arguments.get("steps"), method.baseline)
+    baseline = arguments.get("baseline")
+    if path == public_path(IntGrad) and baseline in (method.baseline, method.baseline or GROUND):
+        return IntGrad(arguments.get("steps"), baseline)
     return method
 
 
@@ -137,5 +149,6 @@ def _first(batches: Iterable[Tensor], backbone: Backbone) -> Tensor:
 
 def _name(method: Attribution) -> str:
     if isinstance(method, IntGrad):
-        return f"integrated gradients in {method.steps} step{'s' * (method.steps != 1)}"
+        start = " from the ground" if method.baseline == GROUND else ""
+        return f"integrated gradients{start} in {method.steps} step{'s' * (method.steps != 1)}"
     return "act×grad"

@@ -159,5 +159,6 @@ class _Grower:
     def _choose_steps(self, feature: BoundFeature, earlier: Layer) -> dict[str, Array]:
         """Return how many steps attribution takes, as for the first unit that is asked about."""
         pictures = self.network.load(self.ranked[:CHOSEN_ON], [])
-        chosen = choose_steps(IntGrad(), self.network.backbone, earlier, [feature], pictures)
+        of = (self.network.backbone, earlier, [feature], pictures)
+        chosen = choose_steps(IntGrad(), *of, ground=False)  # a unit is silenced, not a thing
         return {"steps": np.array(chosen.steps if isinstance(chosen, IntGrad) else 0)}

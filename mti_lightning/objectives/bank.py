@@ -48,6 +48,7 @@ class ImageBank(AttributionModule, ABC):
     """
 
     takes_every_channel = False
+    from_ground = False  # an image starts from nothing, and has no ground yet
     needs_sources: ClassVar[bool]
     signs: ClassVar[tuple[Sign | None, ...]]  # of the images of each source and feature
     contrast: ClassVar[float] = 1.25  # of its image parameters, where none are given

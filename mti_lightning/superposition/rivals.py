@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mti_lightning.attribution.gradients import centre, mean_gradients
-from mti_lightning.attribution.methods import ActGrad, PathGradient, load_baseline
+from mti_lightning.attribution.methods import ActGrad, PathGradient, baseline_of
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.features.bound import FeatureGroup
 from mti_lightning.images.boxes import Box, cut
@@ -65,7 +65,7 @@ class Rivals:
         def head(values: Tensor) -> Tensor:
             return self.group(backbone.run_behind(self.layer, values, [target], pictures)[target])
 
-        baseline = load_baseline(self.method, layout).to(activations)
+        baseline = baseline_of(self.method, layout, activations)
         with torch.enable_grad():
             each = mean_gradients(head, activations, baseline, self.method.points, len(self.group))
             gradient = torch.cat([found for _, found in each])

@@ -19,7 +19,7 @@ from mti_lightning.attribution.methods import (
     Attribution,
     PathGradient,
     attribute,
-    load_baseline,
+    baseline_of,
 )
 from mti_lightning.attribution.tension import Tension
 from mti_lightning.backbone import ActivationLayout, Backbone, Layer
@@ -47,6 +47,7 @@ class _Slice:
 
     places: list[int]  # of those that are the sweep's; others come behind
     activations: Tensor  # [N, ...]
+    moved: Tensor  # a - b, [N, ...]
     responses: Tensor  # [F, N]
     attribution: Tensor  # [F, N, ...]
     centred: Tensor | None  # [F, N, ...]; None where the method does not tell
@@ -143,7 +144,7 @@ class Measurement:
                     slices.append(self._pool(piece))
                 pairs = zip(piece.places, piece.attribution, strict=False)
                 own = [(place, found) for place, found in pairs if place in keep]
-                maps |= {p: self._kept(piece.box, piece.activations, found) for p, found in own}
+                maps |= {p: self._kept(piece.box, piece.moved, found) for p, found in own}
             if slices and (profiles := self.profiles.get(part.places[0])):
                 activations, attributions = slices[0][0], torch.cat([one[1] for one in slices], 1)
                 with torch.autocast(pictures.device.type, enabled=False):
@@ -202,8 +203,10 @@ class Measurement:
                 activations, attribution, response = attribute(
                     self.backbone, pictures, same, self.layer, self.method
                 )
-                told = activations.float(), response[None].float(), attribution[None].float()
-                yield _Slice([place], *told, None, None)
+                values = activations.float()
+                moved = values - baseline_of(self.method, self.layout, values)
+                told = response[None].float(), attribution[None].float()
+                yield _Slice([place], values, moved, *told, None, None)
             return
         head: Callable[[Tensor], Tensor]
         if part.linear is not None:
@@ -212,7 +215,7 @@ class Measurement:
         else:
             activations, responses, head = self._respond(part, passes)
         values, at_once = activations.detach().float(), max(1, _AT_ONCE // activations.numel())
-        baseline = load_baseline(self.method, self.layout).to(activations, non_blocking=True)
+        baseline = baseline_of(self.method, self.layout, activations)
         centred = None
         if self.mean_activation is not None:
             centred = centre(values, self.mean_activation, self.layout)
@@ -223,14 +226,15 @@ class Measurement:
         else:
             of = (baseline, points, responses.shape[1], at_once)
             each = mean_gradients(head, activations.detach(), *of)
-        start = values if self.method.baseline is None else values - baseline.float()
+        moved = values if self.method.baseline is None else values - baseline.float()
         for features, found in each:
             gradient = found.float()  # [F, N, ...]
             yield _Slice(
                 part.places[features],
                 values,
+                moved,
                 responses.detach().T[features].float(),
-                start * gradient,
+                moved * gradient,
                 None if centred is None else centred * gradient,
                 part.box,
             )
@@ -251,7 +255,7 @@ class Measurement:
     ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
         """Return numbers, [F, N], and maps that are kept, without attributions of each channel."""
         values, of = self._activations(part, passes), (self.layout, part.box)
-        baseline = load_baseline(self.method, self.layout).to(values, non_blocking=True)
+        baseline = baseline_of(self.method, self.layout, values)
         with torch.autocast(values.device.type, enabled=False):
             moved = values if self.method.baseline is None else values - baseline
             signed = linear.signed_map(moved).flatten(0, 1)  # [F · N, ...]
@@ -340,9 +344,9 @@ class Measurement:
         attributions = self.layout.pool_sum(piece.centred)  # [F, N, C]
         return self.layout.pool_mean(piece.activations), attributions.transpose(0, 1)
 
-    def _kept(self, box: Box | None, activations: Tensor, attribution: Tensor) -> Tensor:
-        """Return what is kept: the attribution, and the sign of the activations, [2, N, ...]."""
-        return torch.stack([self._on_map(box, v) for v in (attribution, activations.sign())])
+    def _kept(self, box: Box | None, moved: Tensor, attribution: Tensor) -> Tensor:
+        """Return what is kept: the attribution, and the sign of a - b, [2, N, ...]."""
+        return torch.stack([self._on_map(box, v) for v in (attribution, moved.sign())])
 
     def _on_map(self, box: Box | None, values: Tensor) -> Tensor:
         """Put values [N, ...] in their place on the whole map; they are 0 elsewhere."""

@@ -13,8 +13,8 @@ A summed over its place. Where units were asked for, `contribution` [picture, fe
 summed over the positions of each channel. `mean_activation` [channel] is what the centred tension
 subtracts.
 `attribution` [kept, ...] holds the maps that were kept, of `attribution_feature` and
-`attribution_picture` [kept], `activation_sign` [kept, ...] whether the activations are positive (1)
-or negative (-1) there. The group's attributes say how all this was
+`attribution_picture` [kept], `activation_sign` [kept, ...] whether the activations are above (1) or
+below (-1) the baseline there. The group's attributes say how all this was
 made: `sweep` what the numbers depend on, `config` the command line's whole configuration; `classes`
 has the names of the classes that features stand for.
 """

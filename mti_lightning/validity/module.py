@@ -257,7 +257,7 @@ class Validity(AttributionModule):
             backbone=self.backbone,
             features=[bound_feature.feature],
             attribution_layer=str(self.layer),
-            attribution=self.attribution,
+            attribution=self._given,  # renderings settle it for themselves
             tension=self.tension,
             steps_per_epoch=self.steps,
             seed=self.seed,

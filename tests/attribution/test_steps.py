@@ -24,7 +24,9 @@ from mti_lightning import (
     render,
 )
 from mti_lightning.attribution.gradients import mean_gradients
+from mti_lightning.attribution.ground import ground_of
 from mti_lightning.attribution.steps import as_recorded, choose_steps, measure_gap, recorded
+from mti_lightning.backbone import ActivationLayout
 from mti_lightning.testing import check_attribution
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
@@ -97,15 +99,17 @@ def test_steps_are_as_many_as_the_head_needs(
             choose_steps(IntGrad(), shapes, Layer(layer), asked, [pictures[:9], pictures[9:]])
             for layer in ("layer4", "layer2")
         )
-    assert isinstance(flat, ActGrad)
+    assert recorded(flat)["init_args"] == {"steps": 1, "baseline": "ground"}
     assert isinstance(deep, IntGrad)
-    assert "layer4: act×grad, whose sum misses" in caplog.messages[0]
-    assert f"layer2: integrated gradients in {deep.steps} steps, whose sum" in caplog.messages[1]
+    assert deep.baseline == "ground"
+    way = "integrated gradients from the ground in"
+    assert f"layer4: {way} 1 step, whose sum misses" in caplog.messages[0]
+    assert f"layer2: {way} {deep.steps} steps, whose sum" in caplog.messages[1]
     assert f"over 16 pictures; each picture costs {deep.steps} forward" in caplog.messages[1]
     turns = [asked[row % 2] for row in range(16)]
     for layer, method, most in (("layer4", flat, 0.01), ("layer2", deep, 0.15)):
         assert measure_gap(method, shapes, pictures, turns, Layer(layer)) <= most
-    fewer = IntGrad(deep.steps // 2) if deep.steps > 4 else ActGrad()
+    fewer = IntGrad(deep.steps // 2 if deep.steps > 4 else 1, "ground")
     assert measure_gap(fewer, shapes, pictures, turns, Layer("layer2")) > 0.15
     # Features of several layers get as many as the one that needs most.
     both = [*asked, *bind(shapes, "layer3.0.bn1:3@mean")]
@@ -113,6 +117,63 @@ def test_steps_are_as_many_as_the_head_needs(
     assert choose_steps(IntGrad(3), shapes, Layer("layer2"), asked, []).steps == 3
     given = ActGrad()
     assert choose_steps(given, shapes, Layer("layer2"), asked, []) is given
+
+
+def test_attributions_begin_at_zeros_where_a_picture_has_no_ground_for_a_feature(
+    shapes: Backbone, pictures: Tensor
+) -> None:
+    asked, place = bind(shapes, "fc:3"), bind(shapes, "layer4.0.bn1:5@1,2")
+    kept = choose_steps(IntGrad(), shapes, Layer("layer4"), asked, [pictures], ground=False)
+    assert isinstance(kept, ActGrad)
+    of_place = choose_steps(IntGrad(), shapes, Layer("layer3"), asked + place, [pictures])
+    assert of_place.baseline is None
+    pooled = Layer("global_pool")  # no positions
+    assert isinstance(choose_steps(IntGrad(), shapes, pooled, asked, [pictures]), ActGrad)
+    with pytest.raises(InputError, match="baseline 'ground': the attribution layer has no posit"):
+        attribute(shapes, pictures[:1], asked, pooled, IntGrad(1, "ground"))
+    rendered = PositiveInversion(shapes, ["fc:3"], "layer4")
+    rendered.settle([pictures])
+    assert isinstance(rendered.attribution, ActGrad)
+
+
+@pytest.mark.parametrize(("name", "layer"), [("shapes", "layer2"), ("vit", "blocks.1")])
+def test_the_ground_is_the_half_that_is_most_alike(
+    name: str, layer: str, shapes: Backbone, pictures: Tensor
+) -> None:
+    backbone = shapes if name == "shapes" else Backbone("test_vit", "random")
+    shown = pictures[:2] if name == "shapes" else backbone.noise(2)
+    on, layout = Layer(layer), backbone.layout(Layer(layer))
+    a = backbone.run(shown, [on])[on].detach()
+    found = ground_of(a, layout).expand_as(a).movedim(layout.channel_dim, -1).flatten(1, -2)
+    rows = a.movedim(layout.channel_dim, -1).flatten(1, -2)  # [N, P, C]
+    assert (found[:, : layout.off_grid] == 0).all()
+    for row, own in zip(rows[:, layout.off_grid :], found[:, layout.off_grid :], strict=True):
+        middle = row.median(0).values
+        for _ in range(3):
+            apart = [float(((one - middle) ** 2).sum()) for one in row]
+            order = sorted(range(len(row)), key=apart.__getitem__)
+            middle = row[order[: (len(row) + 1) // 2]].mean(0)
+        torch.testing.assert_close(own, middle.expand_as(own))
+
+
+def test_a_thing_on_plain_ground_is_not_of_the_ground() -> None:
+    layout = ActivationLayout((4, 6, 6), 1, (6, 6))
+    a = torch.full((1, 4, 6, 6), 2.0)
+    a[:, :, 1:4, 2:6] = torch.randn(1, 4, 3, 4, generator=torch.Generator().manual_seed(0)) * 9
+    assert (ground_of(a, layout) == 2).all()
+
+
+def test_integrated_gradients_from_the_ground_add_up(shapes: Backbone, pictures: Tensor) -> None:
+    asked, layer = bind(shapes, *["fc:3"] * 16), Layer("layer4")
+    a, found, r = attribute(shapes, pictures, asked, layer, IntGrad(1, "ground"))
+    start = ground_of(a, shapes.layout(layer))
+    (_, plain, _), tapped = (
+        attribute(shapes, pictures, asked, layer, ActGrad()),
+        shapes.run(pictures, [asked[0].layer], insert={layer: start.expand_as(a).contiguous()}),
+    )
+    torch.testing.assert_close(found * a, (a - start) * plain, rtol=1e-4, atol=1e-5)
+    change = r - asked[0](tapped[asked[0].layer])
+    torch.testing.assert_close(found.flatten(1).sum(1), change, rtol=1e-4, atol=1e-4)
 
 
 def test_the_gap_is_what_the_sum_misses(shapes: Backbone, pictures: Tensor) -> None:
@@ -132,17 +193,22 @@ def test_where_no_steps_add_up_a_warning_says_so(caplog: pytest.LogCaptureFixtur
     assert isinstance(chosen, ActGrad | IntGrad)
 
 
+@pytest.mark.parametrize("ground", [False, True])
 def test_a_linear_head_costs_no_more_than_act_grad(
-    shapes: Backbone, pictures: Tensor, monkeypatch: pytest.MonkeyPatch
+    ground: bool, shapes: Backbone, pictures: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, layer = bind(shapes, *["fc:3"] * 16), Layer("layer4")
-    chosen = choose_steps(IntGrad(), shapes, layer, asked, [pictures])
+    chosen = choose_steps(IntGrad(), shapes, layer, asked, [pictures], ground)
     taken, run, grad = [], Backbone.run, torch.autograd.grad
     monkeypatch.setattr(Backbone, "run", lambda *a, **k: taken.append("run") or run(*a, **k))
     monkeypatch.setattr(
         torch.autograd, "grad", lambda *a, **k: taken.append("grad") or grad(*a, **k)
     )
     found = attribute(shapes, pictures, asked, layer, chosen)
+    # From zeros it is one pass; of a way, the pass that reads the activations begins.
+    assert taken.count("grad") == 1
+    if ground:
+        return
     assert taken == ["run", "grad"]
     wanted = attribute(shapes, pictures, asked, layer, ActGrad())
     assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
@@ -173,7 +239,7 @@ def test_what_was_chosen_is_recorded_and_taken_up() -> None:
         "class_path": "mti_lightning.IntGrad",
         "init_args": {"steps": 8, "baseline": None},
     }
-    for method in (ActGrad(), IntGrad(8)):
+    for method in (ActGrad(), IntGrad(8), IntGrad(8, "ground")):
         assert recorded(as_recorded(IntGrad(), recorded(method))) == recorded(method)
     assert as_recorded(IntGrad(2), recorded(IntGrad(8))).steps == 2
     assert as_recorded(IntGrad(), recorded(IntGrad(8, "mean.npy"))).steps is None
