@@ -50,7 +50,7 @@ class Inversion(Objective):
     def targets_of(self, entries: Sequence[Entry]) -> Target:
         """Return T, of the attribution layer's shape, and its support mask, [N, 1, H, W]."""
         pairs = [(entry.source or 0, entry.feature) for entry in entries]
-        attribution, below, _ = (of.to(self.device) for of in self.attribute_sources(pairs))
+        attribution, negative, _ = (of.to(self.device) for of in self.attribute_sources(pairs))
         scale = self.tension.scale
         targets = torch.cat(
             [
@@ -58,9 +58,9 @@ class Inversion(Objective):
                 for part, entry in zip(attribution[:, None], entries, strict=True)
             ]
         )
-        # Where an activation is below the baseline, as negative ones below 0, it has to become so
-        # again to have the same effect.
-        targets = torch.where(below, -targets, targets)
+        # Where an activation is negative, as in a transformer, it has to become so again to have
+        # the same effect.
+        targets = torch.where(negative, -targets, targets)
         return targets, signs.support_mask(attribution, channel_dim=self.layout.channel_dim)
 
     def plan(self) -> list[Entry]:

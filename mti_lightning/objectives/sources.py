@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mti_lightning.attribution.methods import baseline_of
 from mti_lightning.attribution.module import AttributionModule
 from mti_lightning.backbone import Preprocessing
 from mti_lightning.data.base import PictureData
@@ -146,7 +145,7 @@ class SourceAttributions:
         weakref.finalize(self, self._file.close)
 
     def __call__(self, pairs: Sequence[Pair], at_once: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return attributions [N, ...], where activations are below the baseline, responses [N].
+        """Return attributions [N, ...], where activations are negative, and responses [N].
 
         Args:
             pairs: Which source, for which feature.
@@ -175,13 +174,11 @@ class SourceAttributions:
             self.sources[[source for source, _ in pairs]].to(module.device),
             [module.bound_features[feature] for _, feature in pairs],
         )
-        layout = module.backbone.layout(module.layer)
-        below = activations < baseline_of(module.attribution, layout, activations)
         if not self._responses:
             places = sorted(self._order[1:], key=attribution.stride, reverse=True)
             self._order = [0, *places]
         self._file.seek(0, os.SEEK_END)
-        for maps in zip(attribution.float(), below, strict=True):
+        for maps in zip(attribution.float(), activations < 0, strict=True):
             for of in maps:
                 told = of[None].permute(self._order).contiguous().cpu()
                 self._file.write(told.numpy().tobytes())
