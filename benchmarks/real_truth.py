@@ -180,6 +180,11 @@ def fitted(network: Backbone, pictures: Tensor) -> Tensor:
     return interpolate(pictures.float() / 255, size, mode="bilinear", antialias=True)
 
 
+def there(network: Backbone, pictures: Tensor) -> Tensor:
+    """Return pictures as a network takes them, where it is."""
+    return fitted(network, pictures).to(network.mean.device)
+
+
 @torch.no_grad()
 def logits(network: Backbone, pictures: Tensor) -> Tensor:
     """Return all logits of pictures, uint8 [N, 3, S, S] or in 0..1; found where the network is."""
@@ -197,16 +202,17 @@ def effects(network: Backbone, made: Composites) -> Tensor:
 
 def correlate(network: Backbone, made: Composites, layer: Layer, method: Attribution) -> str:
     """Return a row of the table: rank correlations for A, for B, and for the tension."""
-    pictures, effect = fitted(network, made.shown[0]), effects(network, made)
+    pictures, effect = there(network, made.shown[0]), effects(network, made)
     asked = [BoundFeature(Feature("classifier", c), network) for c in made.classes[:, 0].tolist()]
     chosen = choose_steps(method, network, layer, asked, [pictures])
     layout, parts, tension = network.layout(layer), [], []
     for start in range(0, len(pictures), AT_ONCE):
         rows = slice(start, start + AT_ONCE)
         found = attribute(network, pictures[rows], asked[rows], layer, chosen)[1]
-        parts.append(attributed_to_parts(found, (made.masks[rows] > 64).float(), layout))
+        places = (made.masks[rows] > 64).to(found)
+        parts.append(attributed_to_parts(found, places, layout).cpu())
         of = Tension() if isinstance(method, IntGrad) else Tension(scale=0, norm=1)
-        tension.append(of(found, layout))
+        tension.append(of(found, layout).cpu())
     by = (*torch.cat(parts).T, torch.cat(tension))
     truth = (*effect.T, true_signs(effect)[2])
     figures = [float(spearmanr(x, y).statistic) for x, y in zip(by, truth, strict=True)]
@@ -224,8 +230,8 @@ def correlate_channels(
     """
     channels = network.layout(Layer.parse(target)).channels
     features = [f"{target}:{index * channels // count}@mean" for index in range(count)]
-    pictures, *without = (fitted(network, shown) for shown in made.shown)
-    masks = fitted(network, made.masks)
+    pictures, *without = (there(network, shown) for shown in made.shown)
+    masks = there(network, made.masks)
     for method, tension in ((ActGrad(), Tension(scale=0, norm=1)), (IntGrad(), Tension())):
         sweep = Sweep(network, features, layer, method, tension, rivals=0)
         sweep.settle([pictures])
@@ -236,7 +242,7 @@ def correlate_channels(
             rows = slice(start, start + AT_ONCE)
             of_parts = torch.stack([one[rows] for one in without], 1), masks[rows]
             for name, values in sweep.measurement.measure(pictures[rows], (), *of_parts)[0].items():
-                found.setdefault(name, []).append(values)
+                found.setdefault(name, []).append(values.cpu())
         of = {name: torch.cat(values).movedim(1, 0).flatten(1) for name, values in found.items()}
         strong = of["effect"].abs() >= of["effect"].abs().median(1, keepdim=True).values
         right = (of["effect"].sign() == of["part_attribution"].sign()) & strong
@@ -268,10 +274,11 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=0, help="Of later layers, for logits.")
     parser.add_argument("--folder", type=Path, default=INSTALLED, help="What holds the pictures.")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
     import_module("mti_efficientnet_lite")  # registers the networks
-    networks = {name: Backbone(name) for name in NETWORKS}
+    networks = {name: Backbone(name).to(given.device) for name in NETWORKS}
     photographs = backgrounds(given.folder)
     named = named_alike([*networks.values()], [*cut_outs(given.folder)], photographs)
     made = compose(*named, photographs, given.pictures, given.seed)
