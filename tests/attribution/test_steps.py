@@ -187,7 +187,10 @@ def test_the_gap_is_what_the_sum_misses(shapes: Backbone, pictures: Tensor) -> N
 
 def test_where_no_steps_add_up_a_warning_says_so(caplog: pytest.LogCaptureFixture) -> None:
     vit = Backbone("test_vit", "random")  # a norm forgets how far from 0 it is
-    chosen = choose_steps(IntGrad(), vit, Layer("blocks.1"), bind(vit, "head:3"), [])
+    of = (vit, Layer("blocks.1"), bind(vit, "head:3"), [])
+    assert choose_steps(IntGrad(), *of).baseline == "ground"
+    assert not caplog.records or caplog.records[-1].levelname == "INFO"  # from there it adds up
+    chosen = choose_steps(IntGrad(), *of, ground=False)
     (message,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
     assert "no number of steps adds up, so name a later attribution layer, a baseline" in message
     assert isinstance(chosen, ActGrad | IntGrad)
