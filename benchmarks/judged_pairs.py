@@ -45,7 +45,7 @@ from benchmarks.real_truth import (
     logits,
     named_alike,
 )
-from mti_lightning import Backbone, PictureData, SignedInversion, render
+from mti_lightning import Backbone, Layer, PictureData, SignedInversion, render
 from mti_lightning.backbone import Preprocessing
 from mti_lightning.compose import composite, opacity
 from mti_lightning.data.datasets import Picture, Pictures
@@ -55,6 +55,11 @@ from mti_lightning.objectives.inversion import Inversion, Target
 
 SIGNS: Final = {"+": (0, 5), "-": (1, 50)}  # the part that should be named, and among how many
 HELD: Final = 0.1  # of a position has to be a part's, for it to be of the part's place
+# With --also: earlier stages whose maps are at most twice as fine.
+BEFORE: Final = {
+    "blocks.6": ["blocks.3", "blocks.4", "blocks.5"],
+    "blocks.5": ["blocks.3", "blocks.4"],
+}
 CLEAR: Final = 1.0  # of the logit, that A adds and that B takes away
 
 
@@ -94,7 +99,7 @@ class OwnActivations(Inversion):
         self.places = adaptive_avg_pool2d(masks.float() / 255, self.layout.grid) > HELD
 
     @torch.no_grad()
-    def targets_of(self, entries: Sequence[Entry]) -> Target:
+    def targets_of(self, entries: Sequence[Entry], layer: Layer | None = None) -> Target:
         assert self.sources is not None
         shown = [entry.source or 0 for entry in entries]
         parts = [SIGNS[entry.sign or "+"][0] for entry in entries]
@@ -156,10 +161,12 @@ def judge(
     device: str,
     *,
     own: bool,
+    epochs: int = 5,
+    **options: Any,
 ) -> dict[str, Any]:
     """Invert pictures at a layer and let others name what they show.
 
-    With `own`, the parts' own activations.
+    With `own`, the parts' own activations. `options` are the objective's.
 
     Returns:
         Of each look and sign, how many had no target, and for each judge the rank of the class
@@ -168,14 +175,20 @@ def judge(
     start = time.monotonic()
     features = [f"classifier:{int(c)}" for c in made.classes[:, 0]]
     at_once = 16 if device == "cpu" else 64
-    options: dict[str, Any] = {"pair": "matched", "batch_size": at_once}
+    options |= {"pair": "matched", "batch_size": at_once}
     objective: Inversion = SignedInversion(network.cpu(), features, layer, **options)
     if own:
         objective = OwnActivations(network, features, layer, masks=made.masks, **options)
     quiet: dict[str, Any] = {"enable_progress_bar": False, "devices": 1}
     accelerator = "cpu" if device == "cpu" else "gpu"
     try:
-        render(objective, Given(fitted(network, made.shown[0])), accelerator=accelerator, **quiet)
+        render(
+            objective,
+            Given(fitted(network, made.shown[0])),
+            epochs,
+            accelerator=accelerator,
+            **quiet,
+        )
     except RenderError as error:
         print(f"{layer}: {error}")
     with torch.no_grad():
@@ -223,6 +236,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--own", action="store_true", help="Invert the parts' own activations.")
+    parser.add_argument("--also", action="store_true", help="Match earlier stages as well.")
+    parser.add_argument("--epochs", type=int, default=5, help="Of 20 steps each.")
     parser.add_argument("--json", type=Path, default=Path("tb_logs/judged_pairs.json"))
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -250,7 +265,17 @@ def main() -> None:
         print(row("photographs", look, photographed), flush=True)
     layers: dict[str, Any] = {"photographs": photographed}
     for layer in given.layers:
-        layers[layer] = judge(network, judges, made, layer, given.device, own=given.own)
+        also = BEFORE.get(layer, []) if given.also else []
+        layers[layer] = judge(
+            network,
+            judges,
+            made,
+            layer,
+            given.device,
+            own=given.own,
+            epochs=given.epochs,
+            also=also,
+        )
         for look in ("plain", "masked"):
             print(row(layer, look, layers[layer]), flush=True)
         given.json.parent.mkdir(parents=True, exist_ok=True)

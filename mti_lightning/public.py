@@ -24,7 +24,7 @@ from mti_lightning.features.bound import BoundFeature
 from mti_lightning.features.feature import Feature
 from mti_lightning.files import at_home, replacing
 from mti_lightning.images.boxes import cut
-from mti_lightning.images.parameters import FourierPhase, ImageParameters, Pixels
+from mti_lightning.images.parameters import FourierPhase, ImageParameters, Pixels, Pyramid
 from mti_lightning.images.views import Views
 from mti_lightning.locks import taking
 from mti_lightning.objectives.base import Objective
@@ -76,6 +76,7 @@ __all__ = [
     "PictureShards",
     "Pixels",
     "PositiveInversion",
+    "Pyramid",
     "RenderError",
     "Rendering",
     "Results",

@@ -52,6 +52,7 @@ def test_a_class_is_recorded_by_its_public_path(name):
         (Attribution, "ActGrad"),
         (ImageParameters, "FourierPhase"),
         (ImageParameters, "Pixels"),
+        (ImageParameters, "Pyramid"),
         (PictureData, "VetoedShapesPictures"),
     ],
 )

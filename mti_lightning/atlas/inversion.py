@@ -14,6 +14,7 @@ from mti_lightning.atlas.placing import MIDDLE, aligned, strongest
 from mti_lightning.atlas.selection import maps_at_once
 from mti_lightning.atlas.sweeping import ensure_sweep
 from mti_lightning.attribution.signs import Sign, split_target, support_mask
+from mti_lightning.backbone import Layer
 from mti_lightning.errors import InputError, check_range
 from mti_lightning.files import at_home
 from mti_lightning.images.seeds import derive_seed
@@ -78,6 +79,8 @@ class AtlasInversion(Inversion):
         super().__init__(*args, **kwargs)
         if self.accentuate:
             raise InputError("accentuate: an icon stands for many pictures and starts from none")
+        if self.also:
+            raise InputError("also: an atlas is of one layer")
         if not faces:
             raise InputError("faces: name at least one of " + ", ".join(FACES))
         check_range(0, 1, faint=faint)
@@ -225,7 +228,7 @@ class AtlasInversion(Inversion):
         strong = self.faint * max(_strength(one, face) for one in found.cells)
         return _strength(cell, face) >= strong and bool(self._target_of(source, face).any())
 
-    def target(self, chunk: ImageChunk) -> Target:
+    def target(self, chunk: ImageChunk) -> dict[Layer, Target]:
         targets, supports = [], []
         for entry in chunk.entries:
             source, face = entry.source or 0, cast("Face", entry.objective)
@@ -234,7 +237,7 @@ class AtlasInversion(Inversion):
             alone = self.align or len(self._targets[source]) == 1
             whole = own if alone else self._target_of(source, "both").to(self.device)
             supports.append(support_mask(whole, channel_dim=self.layout.channel_dim))
-        return torch.cat(targets), torch.cat(supports)
+        return {self.layer: (torch.cat(targets), torch.cat(supports))}
 
 
 def _units(values: Tensor) -> Tensor:

@@ -7,15 +7,19 @@ from typing import Literal, final
 
 import torch
 from scipy.fft import next_fast_len
-from torch import Tensor
+from torch import Tensor, nn
 
 from mti_lightning.errors import InputError
 from mti_lightning.images import spectrum
 from mti_lightning.images.boxes import Box, cut
 from mti_lightning.images.seeds import START, generator_at
+from mti_lightning.images.views import whole
 
 Values = dict[str, Tensor]
 _SMALLEST_CANVAS = 32
+# Of the pyramid: how small its coarsest plane may be, and how much less a plane moves the picture
+# than the one before it.
+_COARSEST, _FINER = 6, 0.7
 
 
 class ImageParameters(ABC):
@@ -72,6 +76,14 @@ class ImageParameters(ABC):
         """
 
 
+def _check_contrast(contrast: float) -> float:
+    if not 0 < contrast < math.inf:
+        raise InputError(
+            f"contrast {contrast}: leaves nothing to see; give a number above 0, such as 0.6"
+        )
+    return contrast
+
+
 @final
 class FourierPhase(ImageParameters):
     """Trainable phases, fixed magnitudes (MAgnitude Constrained Optimisation, Fel et al. 2023).
@@ -101,11 +113,7 @@ class FourierPhase(ImageParameters):
         contrast: float = 1.25,
     ) -> None:
         super().__init__(canvas)
-        if not 0 < contrast < math.inf:
-            raise InputError(
-                f"contrast {contrast}: leaves nothing to see; give a number above 0, such as 0.6"
-            )
-        self.contrast = contrast
+        self.contrast = _check_contrast(contrast)
         self.magnitude = magnitude
         self.measured: Tensor | None = (
             None  # [3, H, W // 2 + 1]; set at set-up where `magnitude` asks for it
@@ -163,6 +171,81 @@ class FourierPhase(ImageParameters):
         if box is not None and whole is None:
             planes = cut(planes, box)
         return torch.addcmul(values["mean"], planes, values["deviation"]).sigmoid()
+
+
+@final
+class Pyramid(ImageParameters):
+    """Trainable planes of all sizes, each half as fine as the next; the picture is their sum.
+
+    The picture is σ(contrast · standardise(colour · Σ wₗ up(pₗ))), where up doubles planes by
+    linear interpolation until they have the picture's size, and w falls by 0.7 from a plane to one
+    that is finer. A step of an optimizer moves things as well as their texture, so what is large
+    forms first, and nothing has to fill the places that the objective leaves empty. Started from a
+    source picture, planes are added to its own.
+
+    Args:
+        canvas: Height and width of the pictures in pixels; None for the backbone's input size.
+        contrast: Standard deviation before the sigmoid, of images that start from noise.
+    """
+
+    def __init__(self, canvas: tuple[int, int] | None = None, contrast: float = 1.25) -> None:
+        super().__init__(canvas)
+        self.contrast = _check_contrast(contrast)
+
+    def grid(self, canvas: tuple[int, int], finest: tuple[int, int]) -> tuple[int, int]:
+        return min(canvas[0], finest[0]), min(canvas[1], finest[1])
+
+    def start(
+        self, keys: Sequence[int], size: tuple[int, int], sources: Tensor | None
+    ) -> tuple[Values, Values]:
+        sizes = _halved(size)
+        if sources is not None:
+            planes = {str(n): sources.new_zeros(len(keys), 3, *s) for n, s in enumerate(sizes)}
+            return planes, {"source": sources.clamp(0.01, 0.99).logit()}
+        generators = [generator_at(key, START) for key in keys]
+        return {
+            str(number): torch.stack([torch.randn(3, *s, generator=g) for g in generators])
+            for number, s in enumerate(sizes)
+        }, {}
+
+    def decode(
+        self,
+        values: Mapping[str, Tensor],
+        size: tuple[int, int],
+        box: Box | None = None,
+    ) -> Tensor:
+        names = sorted((name for name in values if name != "source"), key=int)
+        planes, *finer = (values[name] for name in names)
+        for number, plane in enumerate(finer, 1):
+            planes = torch.add(_doubled(planes, plane.shape[2:]), plane, alpha=_FINER**number)
+        planes = spectrum.mix_colours(planes)
+        if "source" in values:
+            planes = planes + values["source"]
+        else:
+            planes = self.contrast * nn.functional.layer_norm(planes, planes.shape[1:], eps=1e-12)
+        return cut(whole(planes, size), box or (0, 0, *size)).sigmoid()
+
+
+def _halved(size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Return the sizes of a pyramid's planes, the coarsest first."""
+    sizes = [size]
+    while min(sizes[0]) >= 2 * _COARSEST:
+        sizes.insert(0, (-(-sizes[0][0] // 2), -(-sizes[0][1] // 2)))
+    return sizes
+
+
+def _doubled(planes: Tensor, size: Sequence[int]) -> Tensor:
+    """Interpolate planes to twice their size, or one pixel less, [N, C, *size].
+
+    Not by PyTorch's own function, whose gradient on a GPU adds in any order.
+    """
+    for dim in (2, 3):
+        count = planes.shape[dim]
+        near = planes.narrow(dim, 0, 1), planes, planes.narrow(dim, count - 1, 1)
+        padded = torch.cat(near, dim)
+        pairs = [torch.lerp(planes, padded.narrow(dim, at, count), 0.25) for at in (0, 2)]
+        planes = torch.stack(pairs, dim + 1).flatten(dim, dim + 1).narrow(dim, 0, size[dim - 2])
+    return planes
 
 
 @final

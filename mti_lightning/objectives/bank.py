@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from mti_lightning.attribution.module import AttributionModule
 from mti_lightning.attribution.signs import Sign
 from mti_lightning.attribution.steps import CHOSEN_ON, is_open, recorded
+from mti_lightning.backbone import Layer
 from mti_lightning.errors import check_memory, check_range
-from mti_lightning.images.parameters import FourierPhase, ImageParameters
+from mti_lightning.features.window import Window
+from mti_lightning.images.parameters import ImageParameters, Pyramid
 from mti_lightning.images.seeds import derive_seed
 from mti_lightning.images.views import Views, whole
 from mti_lightning.objectives.chunk import Entry, ImageChunk, Size
@@ -37,7 +39,7 @@ class ImageBank(AttributionModule, ABC):
     """Images for features of a frozen backbone, in chunks.
 
     Args:
-        image: The image parameters; phases of contrast 1.25, of 1.5 for MTIs, by default.
+        image: The image parameters; a pyramid of contrast 1.25, of 1.5 for MTIs, by default.
         views: Crops and noise against adversarial patterns, or how many of each picture and step.
         batch_size: Images per chunk: it bounds memory, and has no say in what the images become.
         seed: Seed of the run; `seeds` images are made for each, of seeds seed, seed + 1, ...
@@ -68,7 +70,7 @@ class ImageBank(AttributionModule, ABC):
         super().__init__(*args, **kwargs)
         check_range(1, batch_size=batch_size, seeds=seeds)
         check_range(1, MOST_SEEDS, seeds=seeds)
-        self.image = image or FourierPhase(contrast=self.contrast)
+        self.image = image or Pyramid(contrast=self.contrast)
         self.views = Views(views) if isinstance(views, int) else views or Views()
         self.batch_size, self.seed, self.seeds = batch_size, seed, seeds
         self.accentuate, self.pair = accentuate, pair
@@ -77,7 +79,7 @@ class ImageBank(AttributionModule, ABC):
         self.pictures_digest: str | None = None  # of those that were read, for whatever
         self.known_rivals: KnownRivals = {}
         self.bank = nn.ModuleList()
-        self._attributions: SourceAttributions | None = None
+        self._attributions: dict[Layer, SourceAttributions] = {}
 
     @property
     def input_size(self) -> Size:
@@ -119,7 +121,7 @@ class ImageBank(AttributionModule, ABC):
             if reads:
                 self.sources, self.source_keys = read.pictures, read.keys
                 self.settle([read.pictures])
-                self._attributions = SourceAttributions(self, read.pictures)
+                self._attributions = {}
                 warn_of_other_use(pictures, self)
         self._check_memory(len(plan := self.plan()))
         if is_open(self.attribution):  # without sources, by how images start
@@ -128,7 +130,7 @@ class ImageBank(AttributionModule, ABC):
             with torch.no_grad():
                 of_noise = ImageChunk(entries, self.image, self.canvas, grid, None)
                 self.settle([of_noise(self.input_size)])
-        for entries, window in in_chunks(plan, find_windows(self), self.batch_size):
+        for entries, window in in_chunks(plan, self.windows(), self.batch_size):
             start = None
             if self.accentuate:
                 start = whole(detailed[[entry.source for entry in entries]], self.canvas)
@@ -144,9 +146,10 @@ class ImageBank(AttributionModule, ABC):
         at_once = min(images, self.batch_size)
         pixels = math.prod(self.canvas) * (at_once + images)
         seen = math.prod(self.input_size) * at_once * self.views.count
-        # Three colours of four bytes; a value with its gradient and what an optimizer keeps of it.
+        # Three colours of four bytes; a value with its gradient and what an optimizer keeps of it,
+        # and a third more of them where there are planes of all sizes.
         check_memory(
-            12 * (4 * pixels + 2 * seen),
+            64 * pixels + 24 * seen,
             f"canvas {[*self.canvas]}: {images} images, {at_once} at once with "
             f"{self.views.count} views of each,",
         )
@@ -157,16 +160,30 @@ class ImageBank(AttributionModule, ABC):
         plan = BankPlan(self.features, self.signs, seeds, self.pair)
         return plan.entries(self.sources, self.source_keys)
 
-    def attribute_sources(self, pairs: list[Pair]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what `SourceAttributions` returns, of some (source, feature)."""
-        assert self._attributions is not None
-        return self._attributions(pairs, self.batch_size)
+    def windows(self) -> list[Window | None]:
+        """Return the part of a picture that each feature depends on, None for the whole."""
+        return find_windows(self)
+
+    def attribute_sources(
+        self, pairs: list[Pair], layer: Layer | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `SourceAttributions` returns, of some (source, feature).
+
+        Args:
+            pairs: Which.
+            layer: As `SourceAttributions` takes it.
+        """
+        assert self.sources is not None
+        layer = layer or self.layer
+        if layer not in self._attributions:
+            self._attributions[layer] = SourceAttributions(self, self.sources, layer)
+        return self._attributions[layer](pairs, self.batch_size)
 
     def take_steps(self, told: Mapping[str, Any]) -> None:
         before = self.attribution
         super().take_steps(told)
-        if recorded(before) != recorded(self.attribution) and self.sources is not None:
-            self._attributions = SourceAttributions(self, self.sources)
+        if recorded(before) != recorded(self.attribution):
+            self._attributions = {}
 
     def cosine_to_target(self, activations: Tensor, chunk: ImageChunk) -> Tensor:
         """Return the cosine of activations and the chunk's target, [N]; NaN where there is none.
@@ -208,7 +225,7 @@ class ImageBank(AttributionModule, ABC):
         pairs = list(dict.fromkeys((entry.source or 0, entry.feature) for entry in self.entries))
         for start in range(0, len(pairs), self.batch_size):
             part = pairs[start : start + self.batch_size]
-            attribution, _, response = self.attribute_sources(part)
+            _, attribution, response = self.attribute_sources(part)
             shown = self.sources[[source for source, _ in part]].to(self.device)
             index = index_by(self.known_rivals, self.backbone, shown, [f for _, f in part])
             nowhere = torch.full_like(index, torch.nan)

@@ -1,14 +1,17 @@
 """Inversions: what in a source picture excites a feature, and what inhibits it."""
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, final
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from mti_lightning.attribution import signs
-from mti_lightning.errors import RenderError, check_range
+from mti_lightning.attribution.checks import check_method
+from mti_lightning.backbone import Layer
+from mti_lightning.errors import InputError, RenderError, check_range
+from mti_lightning.features.window import Window
 from mti_lightning.images.boxes import cut
 from mti_lightning.images.seeds import derive_seed
 from mti_lightning.objectives.base import Objective
@@ -16,14 +19,17 @@ from mti_lightning.objectives.chunk import Entry, ImageChunk
 from mti_lightning.objectives.metrics import LEAST_COSINE, listed
 from mti_lightning.objectives.turns import Turn
 
-Target = tuple[Tensor, Tensor]  # T, of the attribution layer's shape, and its support mask
+Target = tuple[Tensor, Tensor]  # T, of a layer's shape, and its support mask
+Matched = Literal["activations", "attributions"]
+_LEAST_REACHED = 1e-6
 
 
 class Inversion(Objective):
     """Images whose activations match T⁺ or T⁻ of a source picture.
 
     Maximises ⟨z, T⟩/‖T‖ · max(cos(z, T), 0.1)^p over the support mask, where the source's |A| is
-    more than 1% of its maximum; z are the image's activations at the attribution layer.
+    more than 1% of its maximum; z are the image's activations at the attribution layer. Of several
+    layers it is the geometric mean.
 
     Args:
         power: p, mostly from 1 to 4: how strongly features that are not in the target are kept
@@ -31,37 +37,69 @@ class Inversion(Objective):
         coherent: Take T⁺ only from positions that excite on the whole, T⁻ only from those that
             inhibit, at the scale of the tension measure; False for the authors' way, every
             position.
+        matched: What T⁺ is made of: the source's `activations` that excite, as strong as they are,
+            or its `attributions`, the authors' way; and T⁻ of those that inhibit.
+        also: Earlier layers to be matched as well, each by its own attribution, such as the two
+            stages before; every picture is then computed whole.
     """
 
     needs_sources = True
-    decisive: ClassVar[tuple[str, ...]] = ("power", "coherent")
+    decisive: ClassVar[tuple[str, ...]] = ("power", "coherent", "matched", "also")
 
     def __init__(
-        self, *args: Any, power: float = 4.0, coherent: bool = True, **kwargs: Any
+        self,
+        *args: Any,
+        power: float = 4.0,
+        coherent: bool = True,
+        matched: Matched = "activations",
+        also: Sequence[str] = (),
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         check_range(0, power=power)
-        self.power, self.coherent = power, coherent
+        self.power, self.coherent, self.matched = power, coherent, matched
+        self.also = [*also]
+        self.layers = [self.layer, *(Layer.parse(name) for name in also)]
+        if len({*self.layers}) < len(self.layers):
+            raise InputError(f"also: name each layer once, and not {self.layer} itself")
+        for layer in self.layers[1:]:
+            check_method(self.attribution, self.backbone, layer, self.bound_features[0])
         self.without_target = ""  # says which images cannot be made
 
-    def target(self, chunk: ImageChunk) -> Target:
-        return self.targets_of(chunk.entries)
+    def windows(self) -> list[Window | None]:
+        return [None] * len(self.features) if self.also else super().windows()
 
-    def targets_of(self, entries: Sequence[Entry]) -> Target:
-        """Return T, of the attribution layer's shape, and its support mask, [N, 1, H, W]."""
-        pairs = [(entry.source or 0, entry.feature) for entry in entries]
-        attribution, negative, _ = (of.to(self.device) for of in self.attribute_sources(pairs))
-        scale = self.tension.scale
+    def target(self, chunk: ImageChunk) -> Mapping[Layer, Target]:
+        """Return T and its support mask for each layer that is matched."""
+        return {layer: self.targets_of(chunk.entries, layer) for layer in self.layers}
+
+    def targets_of(self, entries: Sequence[Entry], layer: Layer | None = None) -> Target:
+        """Return T, of a layer's shape, and its support mask, [N, 1, H, W].
+
+        Args:
+            entries: The images.
+            layer: One of those that are matched; the attribution layer by default.
+        """
+        layer = layer or self.layer
+        pairs, layout = [(e.source or 0, e.feature) for e in entries], self.backbone.layout(layer)
+        activations, attribution, _ = (
+            of.to(self.device) for of in self.attribute_sources(pairs, layer)
+        )
         targets = torch.cat(
             [
-                signs.split_target(part, entry.sign or "+", self.coherent, self.layout, scale)
+                signs.split_target(
+                    part, entry.sign or "+", self.coherent, layout, self.tension.scale
+                )
                 for part, entry in zip(attribution[:, None], entries, strict=True)
             ]
         )
-        # Where an activation is negative, as in a transformer, it has to become so again to have
-        # the same effect.
-        targets = torch.where(negative, -targets, targets)
-        return targets, signs.support_mask(attribution, channel_dim=self.layout.channel_dim)
+        if self.matched == "activations":
+            targets = torch.where(targets > 0, activations, 0)
+        else:
+            # Where an activation is negative, as in a transformer, it has to become so again to
+            # have the same effect.
+            targets = torch.where(activations < 0, -targets, targets)
+        return targets, signs.support_mask(attribution, channel_dim=layout.channel_dim)
 
     def plan(self) -> list[Entry]:
         """Leave out, with a warning, what has no target; the others do not change by it.
@@ -95,10 +133,24 @@ class Inversion(Objective):
         return kept
 
     def losses(self, views: Tensor, turn: Turn, progress: float) -> Tensor:
-        wanted, support = _within(turn.chunk, turn.target)
+        shown = self.backbone.run(views, [*turn.target])
+        reached = torch.stack(
+            [self._reached(shown[layer], turn, layer) for layer in turn.target]
+        )  # [layers, N]
+        if len(reached) == 1:
+            return -reached[0]
+        # The geometric mean's gradient, where one of them is below 0, too.
+        each = reached.detach().clamp(min=_LEAST_REACHED)
+        mean = each.log().mean(0).exp()
+        losses: Tensor = -(reached * mean / each).mean(0)
+        return losses
+
+    def _reached(self, shown: Tensor, turn: Turn, layer: Layer) -> Tensor:
+        """Return how far views' activations at a layer match their target, [N]."""
+        wanted, support = _within(turn.chunk, turn.target[layer])
         if self.views.count > 1:
             wanted, support = (t.repeat_interleave(self.views.count, 0) for t in (wanted, support))
-        shown = self.backbone.run(views, [self.layer])[self.layer] * support
+        shown = shown * support
         dims = tuple(range(1, shown.ndim))
         of_shown, of_wanted = (
             torch.linalg.vector_norm(values, dim=dims).clamp(min=1e-12)
@@ -110,8 +162,8 @@ class Inversion(Objective):
         # On a CPU a power of few floats is off by the last bit or not, depending on how many there
         # are. A Mac's GPU has no doubles.
         exact = similar.double() if similar.device.type == "cpu" else similar
-        losses: Tensor = -dot * (exact**self.power).to(dot)
-        return losses
+        reached: Tensor = dot * (exact**self.power).to(dot)
+        return reached
 
     @torch.no_grad()
     def restart_stuck(self, turn: Turn) -> None:
@@ -125,7 +177,11 @@ class Inversion(Objective):
         chunk = turn.chunk
         seen = chunk.seen(chunk(self.input_size))
         activations = self.backbone.run(seen, [self.layer])[self.layer]
-        stuck = (_cosine(activations, chunk, turn.target) < LEAST_COSINE).nonzero().flatten()
+        stuck = (
+            (_cosine(activations, chunk, turn.target[self.layer]) < LEAST_COSINE)
+            .nonzero()
+            .flatten()
+        )
         if not len(stuck):
             return
         keys = [derive_seed(chunk.entries[row].key, "renewed") for row in stuck.tolist()]
@@ -139,7 +195,7 @@ class Inversion(Objective):
         chunk.moved[stuck] = 0
 
     def cosine_to_target(self, activations: Tensor, chunk: ImageChunk) -> Tensor:
-        return _cosine(activations, chunk, self.target(chunk))
+        return _cosine(activations, chunk, self.target(chunk)[self.layer])
 
 
 def _cosine(activations: Tensor, chunk: ImageChunk, target: Target) -> Tensor:

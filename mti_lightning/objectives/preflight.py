@@ -24,7 +24,7 @@ def check_options(trainer: Trainer) -> None:
     """
     limit, turns = trainer.limit_train_batches, "images take turns, and the last would get none"
     for name, refused, reason in (
-        ("precision", "16-true" in trainer.precision, "phases take 32 bits; give bf16-mixed"),
+        ("precision", "16-true" in trainer.precision, "pictures take 32 bits; give bf16-mixed"),
         ("max_epochs", trainer.max_epochs == 0, "give 1 or more"),
         ("max_steps", trainer.max_steps >= 0, f"{turns}; give max_epochs"),
         (

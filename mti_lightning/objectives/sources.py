@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mti_lightning.attribution.methods import attribute
 from mti_lightning.attribution.module import AttributionModule
-from mti_lightning.backbone import Preprocessing
+from mti_lightning.backbone import Layer, Preprocessing
 from mti_lightning.data.base import PictureData
 from mti_lightning.errors import InputError
 from mti_lightning.images import spectrum
@@ -134,18 +135,25 @@ class SourceAttributions:
     Args:
         module: Whose features they are.
         sources: [S, 3, h, w] in 0..1.
+        layer: Which they are attributed to; the module's own by default. At another the steps of
+            its method are chosen anew, where they were open.
     """
 
-    def __init__(self, module: AttributionModule, sources: Tensor) -> None:
-        self.module, self.sources = module, sources
-        self._shape = (0, *module.backbone.layout(module.layer).shape)
+    def __init__(
+        self, module: AttributionModule, sources: Tensor, layer: Layer | None = None
+    ) -> None:
+        self.module, self.sources, self.layer = module, sources, layer or module.layer
+        self.method = module.attribution
+        if self.layer != module.layer:
+            self.method = module.settled_at(self.layer, [sources])
+        self._shape = (0, *module.backbone.layout(self.layer).shape)
         self._order = [*range(len(self._shape))]  # of the dimensions, as they lie in memory
         self._responses: dict[Pair, Tensor] = {}  # in the order of the file
         self._file = SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115  goes with this
         weakref.finalize(self, self._file.close)
 
     def __call__(self, pairs: Sequence[Pair], at_once: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return attributions [N, ...], where activations are negative, and responses [N].
+        """Return activations and attributions, [N, ...] each, and responses [N].
 
         Args:
             pairs: Which source, for which feature.
@@ -156,29 +164,31 @@ class SourceAttributions:
             self._add(new[start : start + at_once])
         rows = {pair: row for row, pair in enumerate(self._responses)}
         values = math.prod(self._shape[1:])
-        attribution = np.empty((len(pairs), values), np.float32)
-        negative = np.empty((len(pairs), values), np.bool_)
+        both = np.empty((2, len(pairs), values), np.float32)
         for place, pair in enumerate(pairs):
-            self._file.seek(rows[pair] * (attribution.itemsize + negative.itemsize) * values)
-            for of in (attribution, negative):
+            self._file.seek(rows[pair] * 2 * both.itemsize * values)
+            for of in both:
                 of[place] = np.frombuffer(self._file.read(of.itemsize * values), of.dtype)
         # Laid out as the network does: sums of values that lie otherwise differ in the last bit.
         shape = (len(pairs), *(self._shape[dim] for dim in self._order[1:]))
         back = np.argsort(self._order).tolist()
-        maps = (torch.from_numpy(of).view(shape).permute(back) for of in (attribution, negative))
+        maps = (of.view(shape).permute(back) for of in torch.from_numpy(both))
         return *maps, torch.stack([self._responses[pair] for pair in pairs])  # type: ignore[return-value]
 
     def _add(self, pairs: Sequence[Pair]) -> None:
         module = self.module
-        activations, attribution, responses = module.attribute(
+        activations, attribution, responses = attribute(
+            module.backbone,
             self.sources[[source for source, _ in pairs]].to(module.device),
             [module.bound_features[feature] for _, feature in pairs],
+            self.layer,
+            self.method,
         )
         if not self._responses:
             places = sorted(self._order[1:], key=attribution.stride, reverse=True)
             self._order = [0, *places]
         self._file.seek(0, os.SEEK_END)
-        for maps in zip(attribution.float(), activations < 0, strict=True):
+        for maps in zip(activations.float(), attribution.float(), strict=True):
             for of in maps:
                 told = of[None].permute(self._order).contiguous().cpu()
                 self._file.write(told.numpy().tobytes())

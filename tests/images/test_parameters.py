@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from mti_lightning.errors import InputError
-from mti_lightning.images.parameters import FourierPhase, ImageParameters, Pixels
+from mti_lightning.images.parameters import FourierPhase, ImageParameters, Pixels, Pyramid
 from mti_lightning.images.spectrum import mean_magnitude, natural_magnitude, unmix_colours
 from mti_lightning.images.views import whole
 from mti_lightning.vetoed_shapes.world import VetoedShapes
 
 SIZES = [(96, 96), (65, 96), (96, 65), (51, 33)]
 KEYS = [3, -2, 2**40, 7]
-PARAMETERS = [FourierPhase, Pixels]
+PARAMETERS = [FourierPhase, Pyramid, Pixels]
 
 sizes = pytest.mark.parametrize("size", SIZES)
 parameters = pytest.mark.parametrize("kind", PARAMETERS)
@@ -109,11 +109,39 @@ def test_fourier_phase_keeps_the_magnitude(size: tuple[int, int], magnitude: str
     assert (bound / scale).max() < 1.01
 
 
+@pytest.mark.parametrize("kind", [FourierPhase, Pyramid])
 @pytest.mark.parametrize("contrast", [0.3, 0.6, 2.0])
-def test_contrast(contrast: float) -> None:
-    planes = decoded(FourierPhase(contrast=contrast), KEYS, (64, 48)).logit()
+def test_contrast(contrast: float, kind: type[FourierPhase | Pyramid]) -> None:
+    planes = decoded(kind(contrast=contrast), KEYS, (64, 48)).logit()
     assert planes.std((1, 2, 3)).tolist() == pytest.approx([contrast] * 4, rel=1e-3)
     assert planes.mean((1, 2, 3)).abs().max() < 1e-3
+
+
+def test_a_pyramid_has_planes_of_all_sizes_that_are_doubled_in_place() -> None:
+    image = Pyramid()
+    trained, fixed = image.start([0], (65, 48), None)
+    assert [(*plane.shape[2:],) for plane in trained.values()] == [(17, 12), (33, 24), (65, 48)]
+    assert not fixed
+    for plane in trained.values():
+        plane.zero_()
+    trained["0"][:, 0, 5, 3] = 1
+    shown = image.decode(trained, (65, 48))[0, 0]
+    bright = (shown > shown.median()).nonzero()
+    # A linear interpolation reaches from the middle of the pixel to those of its neighbours.
+    assert bright.amin(0).tolist() == [4 * 5 - 3, 4 * 3 - 3]
+    assert bright.amax(0).tolist() == [4 * 5 + 6, 4 * 3 + 6]
+
+
+def test_a_pyramid_on_a_larger_canvas_shows_what_was_optimised() -> None:
+    image = Pyramid((400, 300))
+    grid = image.grid((400, 300), (107, 320))
+    assert grid == (107, 300)
+    trained, fixed = image.start(KEYS, grid, None)
+    small, large = (image.decode({**trained, **fixed}, size) for size in (grid, (400, 300)))
+    assert large.shape[2:] == (400, 300)
+    assert psnr(whole(large, grid), small) > 25
+    part = image.decode({**trained, **fixed}, (400, 300), (30, 20, 50, 60))
+    assert torch.equal(part, large[..., 30:80, 20:80])
 
 
 def test_attenuation_fades_a_frequency() -> None:
@@ -173,7 +201,8 @@ def test_a_canvas_too_small(kind: type[ImageParameters], canvas: tuple[int, int]
     assert kind((32, 32)).canvas == (32, 32)
 
 
+@pytest.mark.parametrize("kind", [FourierPhase, Pyramid])
 @pytest.mark.parametrize("contrast", [0.0, -1.0])
-def test_no_contrast(contrast: float) -> None:
+def test_no_contrast(contrast: float, kind: type[FourierPhase | Pyramid]) -> None:
     with pytest.raises(InputError, match=f"contrast {contrast}: leaves nothing .*such as 0.6"):
-        FourierPhase(contrast=contrast)
+        kind(contrast=contrast)

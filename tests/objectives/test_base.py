@@ -19,16 +19,19 @@ from torch import Tensor
 from mti_lightning import (
     Backbone,
     FourierPhase,
+    Layer,
     MaximallyTense,
     NegativeInversion,
     Objective,
     Pixels,
     PositiveInversion,
+    Pyramid,
     SignedInversion,
     VetoedShapesPictures,
     Views,
     render,
 )
+from mti_lightning.attribution.signs import cosine
 from mti_lightning.compose import to_image
 from mti_lightning.data.modules import PictureFile, PictureFolder
 from mti_lightning.errors import InputError, RenderError
@@ -146,7 +149,9 @@ def test_the_same_run_twice_is_identical_and_another_seed_is_not() -> None:
 @pytest.mark.parametrize(
     "kind", [MaximallyTense, PositiveInversion, NegativeInversion, SignedInversion]
 )
-@pytest.mark.parametrize("image", [FourierPhase(), FourierPhase((75, 101), magnitude="measured")])
+@pytest.mark.parametrize(
+    "image", [Pyramid((75, 101)), FourierPhase(), FourierPhase((75, 101), magnitude="measured")]
+)
 def test_the_objective_is_reached_further_with_every_epoch(
     kind: type[Objective], image: object
 ) -> None:
@@ -161,7 +166,7 @@ def test_the_objective_is_reached_further_with_every_epoch(
     assert reached(4) > reached(1)
 
 
-@pytest.mark.parametrize("image", [FourierPhase(), Pixels()])
+@pytest.mark.parametrize("image", [Pyramid(), FourierPhase(), Pixels()])
 def test_accentuation_starts_from_the_source(image: object) -> None:
     objective = inversion(image=image, accentuate=True, pair="matched", steps_per_epoch=1)
     objective.build_bank(VetoedShapesPictures(8, seed=3))
@@ -181,6 +186,48 @@ def test_accentuation_on_a_larger_canvas_starts_from_the_whole_detail(tmp_path: 
     assert objective.sources.shape[2:] == (96, 96)
     wanted = values.mul(255).round().div(255).clamp(0.01, 0.99)
     assert psnr(pictures(objective)[:1], wanted[None]).min() > 30
+
+
+def test_targets_are_activations_or_attributions_that_have_the_sign() -> None:
+    made = {}
+    for matched in ("activations", "attributions"):
+        objective = inversion(classes=CLASSES[:2], matched=matched, pair="matched")
+        objective.build_bank(VetoedShapesPictures(2, seed=3))
+        assert objective.sources is not None
+        made[matched], support = objective.targets_of(objective.entries)
+    features = [objective.bound_features[entry.feature] for entry in objective.entries]
+    sources = objective.sources[[entry.source or 0 for entry in objective.entries]]
+    activations, attribution, _ = objective.attribute(sources, features)
+    signs = torch.tensor([1 if e.sign == "+" else -1 for e in objective.entries])
+    signed = attribution * signs[:, None, None, None]
+    kept = made["activations"] != 0
+    assert torch.equal(made["activations"], torch.where(kept, activations, 0))
+    assert torch.equal(made["attributions"], torch.where(kept, signed, 0))
+    assert (signed[kept] > 0).all()
+    assert support.shape == (len(objective.entries), 1, *objective.layout.grid)  # type: ignore[misc]
+
+
+def test_earlier_layers_are_matched_as_well() -> None:
+    def cosines(*also: str) -> tuple[float, float]:
+        options = {"classes": CLASSES[:2], "pair": "matched", "steps_per_epoch": 15}
+        objective = inversion(layer="layer4", also=also, **options)
+        shown = fit(objective, 2)
+        found = []
+        for name in ("layer4", "layer3"):
+            layer = Layer.parse(name)
+            wanted, support = objective.targets_of(objective.entries, layer)
+            activations = objective.backbone.run(shown, [layer])[layer]
+            found.append(float(cosine(activations * support, wanted).mean()))
+        return found[0], found[1]
+
+    alone, together = cosines(), cosines("layer3")
+    assert together[1] > alone[1] + 0.1
+    assert together[0] > 0.5 * alone[0]
+    for also in (["layer4"], ["layer3", "layer3"]):
+        with pytest.raises(InputError, match="also: name each layer once, and not layer4 itself"):
+            inversion(layer="layer4", also=also)
+    with pytest.raises(InputError, match="fc"):
+        inversion(layer="layer4", also=["fc"])
 
 
 def test_a_step_leaves_the_other_chunks_alone() -> None:
