@@ -8,9 +8,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from mti_lightning.attribution import signs
-from mti_lightning.attribution.checks import check_method
+from mti_lightning.attribution.checks import check_method, check_path
 from mti_lightning.backbone import Layer
 from mti_lightning.errors import InputError, RenderError, check_range
+from mti_lightning.features.bound import FeatureGroup
 from mti_lightning.features.window import Window
 from mti_lightning.images.boxes import cut
 from mti_lightning.images.seeds import derive_seed
@@ -63,6 +64,8 @@ class Inversion(Objective):
         if len({*self.layers}) < len(self.layers):
             raise InputError(f"also: name each layer once, and not {self.layer} itself")
         for layer in self.layers[1:]:
+            for group in FeatureGroup.of(self.bound_features):
+                check_path(self.backbone, group.bound_features[0], layer)
             check_method(self.attribution, self.backbone, layer, self.bound_features[0])
         self.without_target = ""  # says which images cannot be made
 
