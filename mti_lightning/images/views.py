@@ -190,7 +190,7 @@ class Views:
         count: int = 1,
         box: tuple[float, float] = (0.9, 0.99),
         jitter: float = 0.05,
-        noise: float = 0.01,
+        noise: float = 0.02,
     ) -> None:
         check_range(1, count=count)
         check_range(0, jitter=jitter, noise=noise)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from mti_lightning.attribution.methods import Attribution
+from mti_lightning.backbone import Layer
 from mti_lightning.errors import RenderError
 from mti_lightning.images.seeds import derive_seed
 from mti_lightning.inhibitors.network import Network
@@ -40,11 +41,11 @@ class _UnitInversion(Inversion):
         own = derive_seed(self.seed, self.layer, self.unit)
         return [Entry(f"unit{self.unit}", own, 0, "unit", self.seed)]
 
-    def target(self, chunk: ImageChunk) -> Target:
+    def target(self, chunk: ImageChunk) -> dict[Layer, Target]:
         layout = self.layout
         target = torch.zeros(len(chunk.entries), *layout.shape, device=self.device)
         target.movedim(layout.channel_dim, -1)[..., self.unit] = self.sign
-        return target, torch.ones_like(target)
+        return {self.layer: (target, torch.ones_like(target))}
 
 
 def draw_icons(

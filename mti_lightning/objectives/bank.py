@@ -14,7 +14,7 @@ from mti_lightning.attribution.steps import CHOSEN_ON, is_open, recorded
 from mti_lightning.backbone import Layer
 from mti_lightning.errors import check_memory, check_range
 from mti_lightning.features.window import Window
-from mti_lightning.images.parameters import ImageParameters, Pyramid
+from mti_lightning.images.parameters import FourierPhase, ImageParameters
 from mti_lightning.images.seeds import derive_seed
 from mti_lightning.images.views import Views, whole
 from mti_lightning.objectives.chunk import Entry, ImageChunk, Size
@@ -39,7 +39,7 @@ class ImageBank(AttributionModule, ABC):
     """Images for features of a frozen backbone, in chunks.
 
     Args:
-        image: The image parameters; a pyramid of contrast 1.25, of 1.5 for MTIs, by default.
+        image: The image parameters; by default a pyramid for inversions, phases for all else.
         views: Crops and noise against adversarial patterns, or how many of each picture and step.
         batch_size: Images per chunk: it bounds memory, and has no say in what the images become.
         seed: Seed of the run; `seeds` images are made for each, of seeds seed, seed + 1, ...
@@ -54,6 +54,7 @@ class ImageBank(AttributionModule, ABC):
     needs_sources: ClassVar[bool]
     signs: ClassVar[tuple[Sign | None, ...]]  # of the images of each source and feature
     contrast: ClassVar[float] = 1.25  # of its image parameters, where none are given
+    noise: ClassVar[float] = 0.02  # of its views, where none are given
 
     def __init__(
         self,
@@ -70,8 +71,10 @@ class ImageBank(AttributionModule, ABC):
         super().__init__(*args, **kwargs)
         check_range(1, batch_size=batch_size, seeds=seeds)
         check_range(1, MOST_SEEDS, seeds=seeds)
-        self.image = image or Pyramid(contrast=self.contrast)
-        self.views = Views(views) if isinstance(views, int) else views or Views()
+        self.image = image or self.default_image()
+        count = views if isinstance(views, int) else 1
+        given = None if isinstance(views, int) else views
+        self.views = given or Views(count, noise=self.noise)
         self.batch_size, self.seed, self.seeds = batch_size, seed, seeds
         self.accentuate, self.pair = accentuate, pair
         self.sources: Tensor | None = None  # [S, 3, h, w], as the backbone sees them
@@ -80,6 +83,10 @@ class ImageBank(AttributionModule, ABC):
         self.known_rivals: KnownRivals = {}
         self.bank = nn.ModuleList()
         self._attributions: dict[Layer, SourceAttributions] = {}
+
+    def default_image(self) -> ImageParameters:
+        """Return the image parameters, where none are given."""
+        return FourierPhase(contrast=self.contrast)
 
     @property
     def input_size(self) -> Size:

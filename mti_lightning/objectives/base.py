@@ -28,8 +28,8 @@ class Objective(ImageBank, ABC):
     """A bank of images, each optimised for a feature of a frozen backbone.
 
     Args:
-        optimizer: Moves the image parameters; Adam, lr 0.2, by default. Its rate falls to 0 along
-            half a cosine.
+        optimizer: Moves the image parameters; Adam, by default with lr 0.1, 0.2 for inversions.
+            Its rate falls to 0 along half a cosine.
         steps_per_epoch: Steps for each image between two looks at the pictures.
     """
 
@@ -37,7 +37,7 @@ class Objective(ImageBank, ABC):
         self,
         *args: Any,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(
-            parameters, lr=0.2, fused=True
+            parameters, lr=0.1, fused=True
         ),
         steps_per_epoch: int = 20,
         **kwargs: Any,

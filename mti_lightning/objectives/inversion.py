@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, final
 
 import torch
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from mti_lightning.errors import InputError, RenderError, check_range
 from mti_lightning.features.bound import FeatureGroup
 from mti_lightning.features.window import Window
 from mti_lightning.images.boxes import cut
+from mti_lightning.images.parameters import ImageParameters, Pyramid
 from mti_lightning.images.seeds import derive_seed
 from mti_lightning.objectives.base import Objective
 from mti_lightning.objectives.chunk import Entry, ImageChunk
@@ -21,7 +23,7 @@ from mti_lightning.objectives.metrics import LEAST_COSINE, listed
 from mti_lightning.objectives.turns import Turn
 
 Target = tuple[Tensor, Tensor]  # T, of a layer's shape, and its support mask
-Matched = Literal["activations", "attributions"]
+Matched = Literal["both", "activations", "attributions"]
 _LEAST_REACHED = 1e-6
 
 
@@ -39,24 +41,29 @@ class Inversion(Objective):
             inhibit, at the scale of the tension measure; False for the authors' way, every
             position.
         matched: What T⁺ is made of: the source's `activations` that excite, as strong as they are,
-            or its `attributions`, the authors' way; and T⁻ of those that inhibit.
+            and show all that is in the place; its `attributions`, the authors' way; `both` is the
+            geometric mean of the two. T⁻ is made of those that inhibit.
         also: Earlier layers to be matched as well, each by its own attribution, such as the two
             stages before; every picture is then computed whole.
     """
 
     needs_sources = True
     decisive: ClassVar[tuple[str, ...]] = ("power", "coherent", "matched", "also")
+    noise = 0.01
 
     def __init__(
         self,
         *args: Any,
         power: float = 4.0,
         coherent: bool = True,
-        matched: Matched = "activations",
+        matched: Matched = "both",
         also: Sequence[str] = (),
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(
+            parameters, lr=0.2, fused=True
+        ),
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, optimizer=optimizer, **kwargs)
         check_range(0, power=power)
         self.power, self.coherent, self.matched = power, coherent, matched
         self.also = [*also]
@@ -68,6 +75,9 @@ class Inversion(Objective):
                 check_path(self.backbone, group.bound_features[0], layer)
             check_method(self.attribution, self.backbone, layer, self.bound_features[0])
         self.without_target = ""  # says which images cannot be made
+
+    def default_image(self) -> ImageParameters:
+        return Pyramid(contrast=self.contrast)
 
     def windows(self) -> list[Window | None]:
         return [None] * len(self.features) if self.also else super().windows()
@@ -99,6 +109,8 @@ class Inversion(Objective):
         if self.matched == "activations":
             targets = torch.where(targets > 0, activations, 0)
         else:
+            if self.matched == "both":
+                targets = (targets * activations.abs()).sqrt()
             # Where an activation is negative, as in a transformer, it has to become so again to
             # have the same effect.
             targets = torch.where(activations < 0, -targets, targets)

@@ -173,7 +173,7 @@ class SourceAttributions:
         shape = (len(pairs), *(self._shape[dim] for dim in self._order[1:]))
         back = np.argsort(self._order).tolist()
         maps = (of.view(shape).permute(back) for of in torch.from_numpy(both))
-        return *maps, torch.stack([self._responses[pair] for pair in pairs])  # type: ignore[return-value]
+        return *maps, torch.stack([self._responses[pair] for pair in pairs])
 
     def _add(self, pairs: Sequence[Pair]) -> None:
         module = self.module

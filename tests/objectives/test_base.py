@@ -190,7 +190,7 @@ def test_accentuation_on_a_larger_canvas_starts_from_the_whole_detail(tmp_path: 
 
 def test_targets_are_activations_or_attributions_that_have_the_sign() -> None:
     made = {}
-    for matched in ("activations", "attributions"):
+    for matched in ("activations", "attributions", "both"):
         objective = inversion(classes=CLASSES[:2], matched=matched, pair="matched")
         objective.build_bank(VetoedShapesPictures(2, seed=3))
         assert objective.sources is not None
@@ -204,6 +204,9 @@ def test_targets_are_activations_or_attributions_that_have_the_sign() -> None:
     assert torch.equal(made["activations"], torch.where(kept, activations, 0))
     assert torch.equal(made["attributions"], torch.where(kept, signed, 0))
     assert (signed[kept] > 0).all()
+    torch.testing.assert_close(
+        made["both"].square(), made["activations"].abs() * made["attributions"].abs()
+    )
     assert support.shape == (len(objective.entries), 1, *objective.layout.grid)  # type: ignore[misc]
 
 
