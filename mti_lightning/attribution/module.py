@@ -107,7 +107,8 @@ class AttributionModule(LightningModule, ABC):
 
     def settled_at(self, layer: Layer, batches: Iterable[Tensor]) -> Attribution:
         """Return the method with the steps that another layer needs, where they were left open."""
-        return choose_steps(self._given, self.backbone, layer, self.bound_features, batches)
+        of = (self.backbone, layer, self.bound_features, batches)
+        return choose_steps(self._given, *of, self.from_ground)
 
     def take_steps(self, told: Mapping[str, Any]) -> None:
         """Attribute as a run did that is gone on with, where the steps were left open.
