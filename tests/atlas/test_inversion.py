@@ -134,7 +134,7 @@ def test_a_cell_s_targets_are_the_means_of_its_pictures_targets(chart: Chart) ->
         }
         wanted["both"] = wanted["positive"] + wanted["negative"]
         for chunk in objective.chunks:
-            targets, _ = objective.target(chunk)
+            targets, _ = objective.target(chunk)[objective.layer]
             for entry, target in zip(chunk.entries, targets, strict=True):
                 if entry.source == source:
                     torch.testing.assert_close(

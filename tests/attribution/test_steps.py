@@ -274,11 +274,12 @@ def test_a_run_goes_on_with_the_steps_that_it_began_with(
     second = make()
     second.build_bank(data)
     assert recorded(second.attribution) != begun
-    before = None if data is None else second.target(second.chunks[0])[0]
+    before = None if data is None else second.target(second.chunks[0])[second.layer][0]
     second.on_load_checkpoint(checkpoint)
     assert recorded(second.attribution) == begun
     if before is not None:
-        assert not torch.equal(second.target(second.chunks[0])[0], before)
+        assert not torch.equal(second.target(second.chunks[0])[second.layer][0], before)
         torch.testing.assert_close(
-            second.target(second.chunks[0])[0], first.target(first.chunks[0])[0]
+            second.target(second.chunks[0])[second.layer][0],
+            first.target(first.chunks[0])[first.layer][0],
         )

@@ -20,7 +20,7 @@ def test_a_picture_is_inverted_with_its_veto_and_without(tmp_path) -> None:
         (chunk,) = objective.chunks
         found, names = objective.measure_sources()[1], ("response", "excitation", "inhibition")
         numbers = {name: float(found[name]) for name in names}
-        return numbers, list(objective.target(chunk)[0])
+        return numbers, list(objective.target(chunk)[objective.layer][0])
 
     vetoed, (positive, negative) = look()
     with backbone.scaled("layer3", VETO, 0):

@@ -229,8 +229,8 @@ def test_earlier_layers_are_matched_as_well() -> None:
     for also in (["layer4"], ["layer3", "layer3"]):
         with pytest.raises(InputError, match="also: name each layer once, and not layer4 itself"):
             inversion(layer="layer4", also=also)
-    with pytest.raises(InputError, match="fc"):
-        inversion(layer="layer4", also=["fc"])
+    with pytest.raises(InputError, match="layer9"):
+        inversion(layer="layer4", also=["layer9"])
 
 
 def test_a_step_leaves_the_other_chunks_alone() -> None:
@@ -432,14 +432,14 @@ def test_images_that_show_nothing_of_their_target_are_named(
 ) -> None:
     def said(steps: int) -> list[str]:
         caplog.clear()
-        objective = inversion(layer="layer4", classes=CLASSES[:1], seed=2, steps_per_epoch=steps)
+        objective = inversion(layer="layer4", classes=CLASSES[:1], seed=5, steps_per_epoch=steps)
         render(objective, VetoedShapesPictures(1), 1, enable_progress_bar=False, accelerator="cpu")
         return [text for text in caplog.messages if "did not become" in text]
 
     assert not said(20)
     (message,) = said(1)
     assert message.startswith("1 of 2 images did not become what they are for: their cosine is ")
-    assert "_positive_seed2; more --trainer.max_epochs or another --model.seed" in message
+    assert "_positive_seed5; more --trainer.max_epochs or another --model.seed" in message
 
 
 def test_an_image_that_is_stuck_starts_anew_and_its_neighbours_do_not() -> None:
@@ -453,7 +453,8 @@ def test_an_image_that_is_stuck_starts_anew_and_its_neighbours_do_not() -> None:
 
     def made(**seeds: int) -> tuple[list[float], Tensor]:
         options = {"classes": CLASSES[:1], "layer": "layer4", "steps_per_epoch": 100, **seeds}
-        options |= {"optimizer": counting}
+        # Phases get stuck more often than pyramids do.
+        options |= {"optimizer": counting, "image": FourierPhase(), "matched": "attributions"}
         objective = inversion(**options)
         fit(objective, 1, 1, seed=0)
         return objective.measure()["cosine"].tolist(), pictures(objective)
