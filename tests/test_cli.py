@@ -971,7 +971,7 @@ def test_a_sweep_that_recorded_where_classes_used_to_be_goes_on(swept, desk):
     store = Path(shutil.copytree(swept / "tb_logs/demo_sweep/sweep.zarr", "old.zarr"))
     made = SweepStore(store).provenance
     assert made["data"]["class_path"] == "mti_lightning.VetoedShapesPictures"
-    assert made["attribution"]["class_path"] == "mti_lightning.ActGrad"
+    assert made["attribution"]["class_path"] == "mti_lightning.IntGrad"
     for name, module in (("data", "data.pictures"), ("attribution", "attribution")):
         made[name]["class_path"] = made[name]["class_path"].replace(".", f".{module}.")
     SweepWriter(store).tell(sweep=made)

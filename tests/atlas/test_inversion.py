@@ -37,7 +37,8 @@ from mti_lightning.atlas.columns import COLUMNS, KINDS
 from mti_lightning.atlas.contents import crop
 from mti_lightning.atlas.data_set import data_set_of, labels_of
 from mti_lightning.atlas.projector import project
-from mti_lightning.attribution.methods import ActGrad, attribute
+from mti_lightning.attribution.ground import ground_of
+from mti_lightning.attribution.methods import ActGrad, IntGrad, attribute
 from mti_lightning.attribution.signs import at_scale
 from mti_lightning.callbacks import PictureLog, Results
 from mti_lightning.pages import read_data
@@ -123,14 +124,15 @@ def test_a_cell_s_targets_are_the_means_of_its_pictures_targets(chart: Chart) ->
             [data.pictures[int(found.layout.pictures[i])]["picture"] for i in cell.members]
         )
         bound_features = [objective.bound_features[0]] * cell.count
-        _, attribution, _ = attribute(
-            objective.backbone, shown, bound_features, objective.layer, ActGrad()
+        activations, attribution, _ = attribute(
+            objective.backbone, shown, bound_features, objective.layer, IntGrad(1, "ground")
         )
+        way = torch.where(activations < ground_of(activations, objective.layout), -1, 1)
         unit = attribution / attribution.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         excites = at_scale(unit.sum(1, keepdim=True), 0.1, objective.layout) > 0
         wanted = {
-            "positive": (unit.clamp(min=0) * excites).mean(0),
-            "negative": ((-unit).clamp(min=0) * ~excites).mean(0),
+            "positive": (unit.clamp(min=0) * excites * way).mean(0),
+            "negative": ((-unit).clamp(min=0) * ~excites * way).mean(0),
         }
         wanted["both"] = wanted["positive"] + wanted["negative"]
         for chunk in objective.chunks:
@@ -217,7 +219,7 @@ class Other(ActGrad):
         (
             None,
             {"attribution": Other()},
-            "attribution.class_path 'mti_lightning.ActGrad",
+            "attribution.class_path 'mti_lightning.IntGrad",
         ),
         (None, {"tension": Tension("minimum")}, "tension.measure 'geometric', not 'minimum'; give"),
         (
