@@ -102,8 +102,7 @@ class AttributionModule(LightningModule, ABC):
             batches: The run's own pictures, [N, 3, H, W] in 0..1, as `choose_steps` takes them.
         """
         if is_open(self.attribution):
-            of = (self.backbone, self.layer, self.bound_features, batches)
-            self.attribution = choose_steps(self.attribution, *of, self.from_ground)
+            self.attribution = self.settled_at(self.layer, batches)
 
     def settled_at(self, layer: Layer, batches: Iterable[Tensor]) -> Attribution:
         """Return the method with the steps that another layer needs, where they were left open."""

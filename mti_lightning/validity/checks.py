@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mti_lightning.attribution import signs
-from mti_lightning.attribution.methods import Attribution, attribute
+from mti_lightning.attribution.methods import Attribution, attribute, baseline_of
 from mti_lightning.attribution.tension import Tension
 from mti_lightning.backbone import Backbone, Layer
 from mti_lightning.features.bound import BoundFeature
@@ -24,8 +24,9 @@ def silence(
     attribution: Tensor,
     response: Tensor,
     units: Tensor,
+    baseline: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Set units to zero; return the predicted and the real change of the response, [N] each.
+    """Set units to a baseline; return the predicted and real change of the response, [N] each.
 
     Args:
         head: Computes responses from activations.
@@ -33,9 +34,11 @@ def silence(
         attribution: A.
         response: r, [N], of the activations as they are.
         units: Which ones, bool of the same shape.
+        baseline: b, of a shape that expands to theirs; by default 0.
     """
     predicted = -(attribution * units).flatten(1).sum(1)
-    return predicted, head(activations * ~units) - response
+    silent = torch.zeros_like(activations[:1]) if baseline is None else baseline
+    return predicted, head(torch.where(units, silent, activations)) - response
 
 
 def random_units(activations: Tensor, units: Tensor, keys: Sequence[int]) -> Tensor:
@@ -130,17 +133,19 @@ def check_pictures(
     activations, attribution, response = attribute(
         backbone, pictures, bound_features, layer, method
     )
+    baseline = baseline_of(method, layout, activations)
+    moved = activations - baseline
     found = {
         "response": response,
-        "silent": head(torch.zeros_like(activations)),
+        "silent": head(baseline.expand_as(activations).contiguous()),
         "total": attribution.flatten(1).sum(1),
         "tension": tension(attribution, layout),
     }
     for which, units in (("inhibitory", attribution < 0), ("excitatory", attribution > 0)):
-        active = units & (activations != 0)
-        chosen = {which: active, f"random {which}": random_units(activations, active, keys)}
+        active = units & (moved != 0)
+        chosen = {which: active, f"random {which}": random_units(moved, active, keys)}
         for name, silenced in chosen.items():
-            predicted, real = silence(head, activations, attribution, response, silenced)
+            predicted, real = silence(head, activations, attribution, response, silenced, baseline)
             found |= {f"{name} predicted": predicted, f"{name} real": real}
     views = _SLIGHT(pictures, keys, 0, (pictures.shape[2], pictures.shape[3]))
     seen = attribute(backbone, views, bound_features, layer, method)[1]

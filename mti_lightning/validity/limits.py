@@ -48,17 +48,17 @@ class Limit:
 MORE, OPPOSITE = "more than random", "p of the opposite"
 CHECKS: dict[str, tuple[str, *tuple[Limit, ...]]] = {
     "completeness": (
-        "ΣA against r − r(no activations); errors in shares of the latter's typical size.",
+        "ΣA against r − r(baseline); errors in shares of the latter's typical size.",
         Limit("median error", "E⁺ and E⁻ say how r tilts, not what it is made of", most=MOST_ERROR),
         Limit("correlation", "E⁺ − E⁻ does not follow the response", least=LEAST_CORRELATION),
     ),
     "silencing inhibitory units": (
-        "Set to 0 they should raise r as predicted (ratio 1), more than as many random units.",
+        "Set to the baseline they raise r as predicted (ratio 1), more than as many random units.",
         Limit("ratio", "E⁻ does not predict what silencing does", LEAST_RATIO, MOST_RATIO),
         Limit(MORE, "what is called inhibitory does not inhibit", LEAST_BEATEN, decisive=True),
     ),
     "silencing excitatory units": (
-        "Set to 0 they should lower r as predicted (ratio 1), more than as many random units.",
+        "Set to the baseline they lower r as predicted (ratio 1), more than as many random units.",
         Limit("ratio", "E⁺ does not predict what silencing does", LEAST_RATIO, MOST_RATIO),
         Limit(MORE, "what is called excitatory does not excite", LEAST_BEATEN, decisive=True),
     ),
