@@ -44,7 +44,7 @@ class AttributionModule(LightningModule, ABC):
     """
 
     takes_every_channel: ClassVar[bool] = True  # by *, which would make an image of each
-    from_ground: ClassVar[bool] = True  # whether attributions begin at the ground by default
+    from_ground: bool = True  # whether attributions begin at the ground by default
 
     def __init__(
         self,

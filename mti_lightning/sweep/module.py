@@ -113,6 +113,7 @@ class Sweep(AttributionModule):
         self.kept = kept_features(self.features, keep, self.keep_by, keep_features, backbone)
         self.calibrate, self.block, self.overwrite = calibrate, block, overwrite
         self.rivals, self.units = rivals, units
+        self.from_ground = not units  # a unit that is silenced is set to 0
         self.config: str | None = None  # the command line's, for the store
         # A process may find nothing left to do while others do.
         self.allow_zero_length_dataloader_with_multiple_devices = True
