@@ -273,7 +273,7 @@ class Measurement:
             numbers["tension_l2"] = linear.norms(moved)
         rows = {place: row for row, place in enumerate(part.places) if place in keep}
         kept = {p: moved * linear.gradient_of(slice(row, row + 1)) for p, row in rows.items()}
-        return numbers, {p: self._kept(part.box, values, found) for p, found in kept.items()}
+        return numbers, {p: self._kept(part.box, moved, found) for p, found in kept.items()}
 
     def with_linear_heads(self) -> "Measurement":
         """Return the same measurement, for which heads that are linear have been found."""
