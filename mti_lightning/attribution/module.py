@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from mti_lightning.attribution.checks import check_method, check_path
-from mti_lightning.attribution.methods import Attribution, IntGrad, attribute
+from mti_lightning.attribution.methods import ActGrad, Attribution, IntGrad, attribute
 from mti_lightning.attribution.steps import as_recorded, choose_steps, is_open
 from mti_lightning.attribution.tension import Measure, Tension
 from mti_lightning.backbone import Backbone, Layer
@@ -108,6 +108,15 @@ class AttributionModule(LightningModule, ABC):
         """Return the method with the steps that another layer needs, where they were left open."""
         of = (self.backbone, layer, self.bound_features, batches)
         return choose_steps(self._given, *of, self.from_ground)
+
+    def from_zeros(self, method: Attribution) -> Attribution:
+        """Return a method from activations of 0 in as many steps, if no baseline was given.
+
+        That is how pictures are rendered: they start from nothing, and have no ground yet.
+        """
+        if is_open(self._given) and self._given.baseline is None and isinstance(method, IntGrad):
+            return ActGrad() if method.steps == 1 else IntGrad(method.steps)
+        return method
 
     def take_steps(self, told: Mapping[str, Any]) -> None:
         """Attribute as a run did that is gone on with, where the steps were left open.

@@ -50,7 +50,6 @@ class ImageBank(AttributionModule, ABC):
     """
 
     takes_every_channel = False
-    from_ground = False  # an image starts from nothing, and has no ground yet
     needs_sources: ClassVar[bool]
     signs: ClassVar[tuple[Sign | None, ...]]  # of the images of each source and feature
     contrast: ClassVar[float] = 1.25  # of its image parameters, where none are given
@@ -82,7 +81,7 @@ class ImageBank(AttributionModule, ABC):
         self.pictures_digest: str | None = None  # of those that were read, for whatever
         self.known_rivals: KnownRivals = {}
         self.bank = nn.ModuleList()
-        self._attributions: dict[Layer, SourceAttributions] = {}
+        self._attributions: dict[tuple[Layer, bool], SourceAttributions] = {}
 
     def default_image(self) -> ImageParameters:
         """Return the image parameters, where none are given."""
@@ -172,19 +171,20 @@ class ImageBank(AttributionModule, ABC):
         return find_windows(self)
 
     def attribute_sources(
-        self, pairs: list[Pair], layer: Layer | None = None
+        self, pairs: list[Pair], layer: Layer | None = None, rendered: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `SourceAttributions` returns, of some (source, feature).
 
         Args:
             pairs: Which.
             layer: As `SourceAttributions` takes it.
+            rendered: Likewise.
         """
         assert self.sources is not None
-        layer = layer or self.layer
-        if layer not in self._attributions:
-            self._attributions[layer] = SourceAttributions(self, self.sources, layer)
-        return self._attributions[layer](pairs, self.batch_size)
+        key = layer or self.layer, rendered
+        if key not in self._attributions:
+            self._attributions[key] = SourceAttributions(self, self.sources, *key)
+        return self._attributions[key](pairs, self.batch_size)
 
     def take_steps(self, told: Mapping[str, Any]) -> None:
         before = self.attribution
@@ -232,7 +232,7 @@ class ImageBank(AttributionModule, ABC):
         pairs = list(dict.fromkeys((entry.source or 0, entry.feature) for entry in self.entries))
         for start in range(0, len(pairs), self.batch_size):
             part = pairs[start : start + self.batch_size]
-            _, attribution, response = self.attribute_sources(part)
+            _, attribution, response = self.attribute_sources(part, rendered=False)
             shown = self.sources[[source for source, _ in part]].to(self.device)
             index = index_by(self.known_rivals, self.backbone, shown, [f for _, f in part])
             nowhere = torch.full_like(index, torch.nan)

@@ -137,15 +137,22 @@ class SourceAttributions:
         sources: [S, 3, h, w] in 0..1.
         layer: Which they are attributed to; the module's own by default. At another the steps of
             its method are chosen anew, where they were open.
+        rendered: Whether they are to be rendered, and thus told from zeros, or measured.
     """
 
     def __init__(
-        self, module: AttributionModule, sources: Tensor, layer: Layer | None = None
+        self,
+        module: AttributionModule,
+        sources: Tensor,
+        layer: Layer | None = None,
+        rendered: bool = True,
     ) -> None:
         self.module, self.sources, self.layer = module, sources, layer or module.layer
         self.method = module.attribution
         if self.layer != module.layer:
             self.method = module.settled_at(self.layer, [sources])
+        if rendered:
+            self.method = module.from_zeros(self.method)
         self._shape = (0, *module.backbone.layout(self.layer).shape)
         self._order = [*range(len(self._shape))]  # of the dimensions, as they lie in memory
         self._responses: dict[Pair, Tensor] = {}  # in the order of the file

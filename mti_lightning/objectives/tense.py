@@ -4,6 +4,7 @@ from typing import Any, final
 
 from torch import Tensor
 
+from mti_lightning.attribution.methods import attribute
 from mti_lightning.errors import InputError, check_range
 from mti_lightning.objectives.base import Objective
 from mti_lightning.objectives.turns import Turn
@@ -44,7 +45,9 @@ class MaximallyTense(Objective):
             for bound_feature in turn.chunk.within(self.bound_features)
             for _ in range(self.views.count)
         ]
-        _, attribution, _ = self.attribute(views, bound_features, create_graph=True)
+        method = self.from_zeros(self.attribution)
+        of_views = (self.backbone, views, bound_features, self.layer, method)
+        _, attribution, _ = attribute(*of_views, create_graph=True)
         window = turn.chunk.window
         of = (self.layout, window and window.map_box)
         excited, inhibited = self.tension.split(attribution, *of)
