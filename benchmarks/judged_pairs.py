@@ -24,7 +24,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, final, get_args
+from typing import Any, Final, final
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ from mti_lightning.compose import composite, opacity
 from mti_lightning.data.datasets import Picture, Pictures
 from mti_lightning.errors import RenderError
 from mti_lightning.objectives.chunk import Entry
-from mti_lightning.objectives.inversion import Inversion, Matched, Target
+from mti_lightning.objectives.inversion import Inversion, Target
 
 SIGNS: Final = {"+": (0, 5), "-": (1, 50)}  # the part that should be named, and among how many
 HELD: Final = 0.1  # of a position has to be a part's, for it to be of the part's place
@@ -237,7 +237,6 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--own", action="store_true", help="Invert the parts' own activations.")
     parser.add_argument("--also", action="store_true", help="Match earlier stages as well.")
-    parser.add_argument("--matched", choices=get_args(Matched), default="both")
     parser.add_argument("--epochs", type=int, default=5, help="Of 20 steps each.")
     parser.add_argument("--json", type=Path, default=Path("tb_logs/judged_pairs.json"))
     given = parser.parse_args()

@@ -1,7 +1,7 @@
 """Inversions: what in a source picture excites a feature, and what inhibits it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, final
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -23,7 +23,6 @@ from mti_lightning.objectives.metrics import LEAST_COSINE, listed
 from mti_lightning.objectives.turns import Turn
 
 Target = tuple[Tensor, Tensor]  # T, of a layer's shape, and its support mask
-Matched = Literal["both", "activations", "attributions"]
 _LEAST_REACHED = 1e-6
 
 
@@ -40,15 +39,12 @@ class Inversion(Objective):
         coherent: Take T⁺ only from positions that excite on the whole, T⁻ only from those that
             inhibit, at the scale of the tension measure; False for the authors' way, every
             position.
-        matched: What T⁺ is made of: the source's `activations` that excite, as strong as they are,
-            and show all that is in the place; its `attributions`, the authors' way; `both` is the
-            geometric mean of the two. T⁻ is made of those that inhibit.
         also: Earlier layers to be matched as well, each by its own attribution, such as the two
             stages before; every picture is then computed whole.
     """
 
     needs_sources = True
-    decisive: ClassVar[tuple[str, ...]] = ("power", "coherent", "matched", "also")
+    decisive: ClassVar[tuple[str, ...]] = ("power", "coherent", "also")
     noise = 0.01
 
     def __init__(
@@ -56,7 +52,6 @@ class Inversion(Objective):
         *args: Any,
         power: float = 4.0,
         coherent: bool = True,
-        matched: Matched = "both",
         also: Sequence[str] = (),
         optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(
             parameters, lr=0.2, fused=True
@@ -65,7 +60,7 @@ class Inversion(Objective):
     ) -> None:
         super().__init__(*args, optimizer=optimizer, **kwargs)
         check_range(0, power=power)
-        self.power, self.coherent, self.matched = power, coherent, matched
+        self.power, self.coherent = power, coherent
         self.also = [*also]
         self.layers = [self.layer, *(Layer.parse(name) for name in also)]
         if len({*self.layers}) < len(self.layers):
@@ -106,14 +101,9 @@ class Inversion(Objective):
                 for part, entry in zip(attribution[:, None], entries, strict=True)
             ]
         )
-        if self.matched == "activations":
-            targets = torch.where(targets > 0, activations, 0)
-        else:
-            if self.matched == "both":
-                targets = (targets * activations.abs()).sqrt()
-            # Where an activation is negative, as in a transformer, it has to become so again to
-            # have the same effect.
-            targets = torch.where(activations < 0, -targets, targets)
+        # Where an activation is negative, as in a transformer, it has to become so again to have
+        # the same effect.
+        targets = torch.where(activations < 0, -targets, targets)
         return targets, signs.support_mask(attribution, channel_dim=layout.channel_dim)
 
     def plan(self) -> list[Entry]:

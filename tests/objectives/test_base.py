@@ -188,28 +188,6 @@ def test_accentuation_on_a_larger_canvas_starts_from_the_whole_detail(tmp_path: 
     assert psnr(pictures(objective)[:1], wanted[None]).min() > 30
 
 
-def test_targets_are_activations_or_attributions_that_have_the_sign() -> None:
-    made = {}
-    for matched in ("activations", "attributions", "both"):
-        objective = inversion(classes=CLASSES[:2], matched=matched, pair="matched")
-        objective.build_bank(VetoedShapesPictures(2, seed=3))
-        assert objective.sources is not None
-        made[matched], support = objective.targets_of(objective.entries)
-    features = [objective.bound_features[entry.feature] for entry in objective.entries]
-    sources = objective.sources[[entry.source or 0 for entry in objective.entries]]
-    activations, attribution, _ = objective.attribute(sources, features)
-    signs = torch.tensor([1 if e.sign == "+" else -1 for e in objective.entries])
-    signed = attribution * signs[:, None, None, None]
-    kept = made["activations"] != 0
-    assert torch.equal(made["activations"], torch.where(kept, activations, 0))
-    assert torch.equal(made["attributions"], torch.where(kept, signed, 0))
-    assert (signed[kept] > 0).all()
-    torch.testing.assert_close(
-        made["both"].square(), made["activations"].abs() * made["attributions"].abs()
-    )
-    assert support.shape == (len(objective.entries), 1, *objective.layout.grid)  # type: ignore[misc]
-
-
 def test_earlier_layers_are_matched_as_well() -> None:
     def cosines(*also: str) -> tuple[float, float]:
         options = {"classes": CLASSES[:2], "pair": "matched", "steps_per_epoch": 15}
@@ -454,7 +432,7 @@ def test_an_image_that_is_stuck_starts_anew_and_its_neighbours_do_not() -> None:
     def made(**seeds: int) -> tuple[list[float], Tensor]:
         options = {"classes": CLASSES[:1], "layer": "layer4", "steps_per_epoch": 100, **seeds}
         # Phases get stuck more often than pyramids do.
-        options |= {"optimizer": counting, "image": FourierPhase(), "matched": "attributions"}
+        options |= {"optimizer": counting, "image": FourierPhase()}
         objective = inversion(**options)
         fit(objective, 1, 1, seed=0)
         return objective.measure()["cosine"].tolist(), pictures(objective)
