@@ -181,7 +181,8 @@ class ImageBank(AttributionModule, ABC):
             rendered: Likewise.
         """
         assert self.sources is not None
-        key = layer or self.layer, rendered
+        differs = self.from_zeros(self.attribution) is not self.attribution
+        key = layer or self.layer, rendered and differs
         if key not in self._attributions:
             self._attributions[key] = SourceAttributions(self, self.sources, *key)
         return self._attributions[key](pairs, self.batch_size)

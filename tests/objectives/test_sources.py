@@ -84,7 +84,7 @@ def test_what_is_too_much_for_memory_is_the_same_on_the_disk(
     objective = SignedInversion(Backbone("vetoed_shapes_resnet"), FEATURES, "layer3")
     objective.build_bank(VetoedShapesPictures(SOURCES))
     pairs = [(2, 1), (0, 0), (1, 1), (0, 1), (2, 1)]
-    kept = objective.attribute_sources(pairs)
+    kept = objective.attribute_sources(pairs, rendered=False)
     activations, attribution, responses = objective.attribute(
         objective.sources[[source for source, _ in pairs]],
         [objective.bound_features[feature] for _, feature in pairs],
@@ -93,7 +93,7 @@ def test_what_is_too_much_for_memory_is_the_same_on_the_disk(
     assert torch.equal(kept[1], attribution)
     assert torch.equal(kept[2], responses)
     monkeypatch.setattr(sources_module, "_IN_MEMORY", 1000)
-    spilled = SourceAttributions(objective, objective.sources)
+    spilled = SourceAttributions(objective, objective.sources, rendered=False)
     assert kept[1].stride() == attribution.stride()
     for on_disk, in_memory in zip(spilled(pairs, at_once=2), kept, strict=True):
         assert torch.equal(on_disk, in_memory)
