@@ -637,7 +637,7 @@ def test_existing_results_are_not_touched(runs, capsys, monkeypatch):
         (["--data.seed=1"], ("image 0 tense-test-0-0_", "tense-test-1-0_")),
         (["--model.batch_size=2"], ("batch_size 16, not 2",)),
         (["--model.steps_per_epoch=3"], ("steps_per_epoch 2, not 3",)),
-        (["--model.image=Pixels"], ("image Pyramid(contrast=1.25", ", not Pixels()")),
+        (["--model.image=Pixels"], ("image FourierPhase(contrast=1.25", ", not Pixels()")),
         (
             ["--model.image=FourierPhase", "--model.image.contrast=2"],
             ("not FourierPhase(contrast",),

@@ -138,7 +138,7 @@ def explain(
                 "backbone": {k: v for k, v in backbone.made.items() if v is not None},
                 "features": [str(feature) for feature in objective.features],
                 "attribution_layer": str(attributed),
-                "attribution": _configured(objective.attribution),
+                **({"attribution": _configured(attribution)} if attribution else {}),
                 "steps_per_epoch": steps // epochs,
                 "seed": seed,
             },

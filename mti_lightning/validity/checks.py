@@ -138,6 +138,7 @@ def check_pictures(
     found = {
         "response": response,
         "silent": head(baseline.expand_as(activations).contiguous()),
+        "off": head(torch.zeros_like(activations)),
         "total": attribution.flatten(1).sum(1),
         "tension": tension(attribution, layout),
     }

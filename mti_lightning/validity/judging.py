@@ -49,6 +49,7 @@ def judge_pictures(columns: Mapping[str, Tensor], tensest: Tensor) -> list[Findi
     else:
         found.append(unmeasured(check, f"none of the {len(tensest)} tensest is silent (r ≤ 0)"))
     alike, view = median(columns["other"]), median(columns["view"])
+    size = (response - columns["off"]).square().mean().sqrt()  # the ground differs with the picture
     found.append(finding("selectivity", {"spread": float(response.std() / size), "alike": alike}))
     found.append(finding("stability over views", {"cosine": view, "margin": view - alike}))
     shown = ("last", "half", "all", "signs kept", "complexity's rise")

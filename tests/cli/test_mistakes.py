@@ -140,7 +140,7 @@ LISTED: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "canvas of gigabytes": (
         (*FIT, "--model.image=FourierPhase", "--model.image.canvas=[300000,300000]"),
-        "canvas [300000, 300000]: 1 images, 1 at once with 1 views of each, would take 8,047 GiB",
+        "canvas [300000, 300000]: 1 images, 1 at once with 1 views of each, would take 10,729 GiB",
     ),
     "contrast": (
         (*FIT, "--model.image=FourierPhase", "--model.image.contrast=.inf"),

@@ -17,6 +17,7 @@ from mti_lightning import (
     Backbone,
     Explanation,
     InputError,
+    IntGrad,
     Layer,
     Tension,
     VetoedShapes,
@@ -24,6 +25,7 @@ from mti_lightning import (
     explain,
 )
 from mti_lightning.attribution.signs import at_scale, signed_map, support_mask
+from mti_lightning.attribution.steps import choose_steps
 from mti_lightning.cli import main
 from mti_lightning.compose import to_image
 from mti_lightning.data.decode import prepare
@@ -135,8 +137,9 @@ def test_the_numbers_are_those_of_the_attribution(
     seen = torch.from_numpy(np.asarray(found.pictures[0]) / 255.0).permute(2, 0, 1)[None].float()
     for rank, part in enumerate(found.parts, start=1):
         bound_feature = BoundFeature(part.feature, shapes)
-        of = (shapes, seen, [bound_feature], Layer("layer4"), ActGrad())
-        _, attribution, response = attribute(*of)
+        layer, asked = Layer("layer4"), [bound_feature]
+        method = choose_steps(IntGrad(), shapes, layer, asked, [seen])
+        _, attribution, response = attribute(shapes, seen, asked, layer, method)
         excited, inhibited = Tension().split(attribution)
         assert part.rank == rank
         assert part.numbers["response"] == pytest.approx(response.item(), abs=1e-3)

@@ -30,8 +30,9 @@ def test_the_default_follows_what_parts_do(layer: str) -> None:
     assert found.values["composites"] == 64
     assert found.values["parts"] > 0.5
     assert found.values["signs right"] > 0.75
-    # At layer2 tension hardly follows the truth in the vetoed shapes, which is no failed check.
-    assert found.slight if layer == "layer2" else not found.warnings
+    # Tension hardly follows the truth in so few squares of pictures, which is no failed check.
+    assert {*found.warnings} <= {"tension is not seen to follow what parts do"}
+    assert found.slight == bool(found.warnings)
 
 
 @pytest.mark.parametrize(

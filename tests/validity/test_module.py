@@ -340,6 +340,7 @@ def test_the_figures_of_given_numbers():
     columns = {
         "response": response,
         "silent": torch.zeros(4),
+        "off": torch.zeros(4),
         "total": response * 2,
         "tension": torch.tensor([4.0, 3.0, 2.0, 1.0]),
         "inhibitory predicted": torch.tensor([1.0, 2.0, 3.0, 4.0]),
