@@ -48,6 +48,9 @@ def ensure_sweep(
         store=str(path),
         **options,
     )
+    # Icons start from nothing; and of photographs' neighbours on a map fewer are alike from the
+    # ground, by which things are told from what they stand on, and not from one another.
+    sweep.from_ground = False
 
     def is_there() -> bool:
         if not path.exists() or not (store := SweepStore(path)).complete:

@@ -1,11 +1,13 @@
 """Maximally tense images: they excite and inhibit a feature at once."""
 
+from collections.abc import Sequence
 from typing import Any, final
 
 from torch import Tensor
 
 from mti_lightning.attribution.methods import attribute
 from mti_lightning.errors import InputError, check_range
+from mti_lightning.features.bound import BoundFeature
 from mti_lightning.objectives.base import Objective
 from mti_lightning.objectives.turns import Turn
 
@@ -39,15 +41,21 @@ class MaximallyTense(Objective):
                 "MaximallyTense needs; ActGrad and IntGrad can"
             )
 
+    def attribute(
+        self, pictures: Tensor, bound_features: Sequence[BoundFeature], create_graph: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As of any module, but from zeros: things are all over the image, and leave no ground."""
+        method = self.from_zeros(self.attribution)
+        of_pictures = (self.backbone, pictures, bound_features, self.layer, method)
+        return attribute(*of_pictures, create_graph)
+
     def losses(self, views: Tensor, turn: Turn, progress: float) -> Tensor:
         bound_features = [
             bound_feature
             for bound_feature in turn.chunk.within(self.bound_features)
             for _ in range(self.views.count)
         ]
-        method = self.from_zeros(self.attribution)
-        of_views = (self.backbone, views, bound_features, self.layer, method)
-        _, attribution, _ = attribute(*of_views, create_graph=True)
+        _, attribution, _ = self.attribute(views, bound_features, create_graph=True)
         window = turn.chunk.window
         of = (self.layout, window and window.map_box)
         excited, inhibited = self.tension.split(attribution, *of)

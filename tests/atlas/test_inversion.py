@@ -30,6 +30,7 @@ from mti_lightning import (
     Chart,
     InputError,
     MaximallyTense,
+    SweepStore,
     Tension,
     VetoedShapesPictures,
 )
@@ -37,8 +38,7 @@ from mti_lightning.atlas.columns import COLUMNS, KINDS
 from mti_lightning.atlas.contents import crop
 from mti_lightning.atlas.data_set import data_set_of, labels_of
 from mti_lightning.atlas.projector import project
-from mti_lightning.attribution.ground import ground_of
-from mti_lightning.attribution.methods import ActGrad, IntGrad, attribute
+from mti_lightning.attribution.methods import ActGrad, attribute
 from mti_lightning.attribution.signs import at_scale
 from mti_lightning.callbacks import PictureLog, Results
 from mti_lightning.pages import read_data
@@ -125,9 +125,9 @@ def test_a_cell_s_targets_are_the_means_of_its_pictures_targets(chart: Chart) ->
         )
         bound_features = [objective.bound_features[0]] * cell.count
         activations, attribution, _ = attribute(
-            objective.backbone, shown, bound_features, objective.layer, IntGrad(1, "ground")
+            objective.backbone, shown, bound_features, objective.layer, ActGrad()
         )
-        way = torch.where(activations < ground_of(activations, objective.layout), -1, 1)
+        way = torch.where(activations < 0, -1, 1)
         unit = attribution / attribution.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         excites = at_scale(unit.sum(1, keepdim=True), 0.1, objective.layout) > 0
         wanted = {
@@ -219,7 +219,7 @@ class Other(ActGrad):
         (
             None,
             {"attribution": Other()},
-            "attribution.class_path 'mti_lightning.IntGrad",
+            "attribution.class_path 'mti_lightning.ActGrad",
         ),
         (None, {"tension": Tension("minimum")}, "tension.measure 'geometric', not 'minimum'; give"),
         (
@@ -351,6 +351,7 @@ def test_a_run_from_python_makes_its_sweep_first(whole: Path, tmp_path: Path) ->
     """Of the sweep and of the run, each has the batches that are its own."""
     made = Chart(str(tmp_path / "sweep.zarr"), size=(2, 2), minimum=5, exemplars=3)
     assert_same(run(tmp_path, inversion(made), datamodule=world()), whole)
+    assert "ground" not in str(SweepStore(made.sweep).provenance["attribution"])
 
 
 def test_an_atlas_at_the_end_of_each_epoch(whole: Path) -> None:

@@ -17,6 +17,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 from mti_lightning import (
+    ActGrad,
     Backbone,
     FourierPhase,
     Layer,
@@ -31,10 +32,12 @@ from mti_lightning import (
     Views,
     render,
 )
+from mti_lightning.attribution.methods import attribute
 from mti_lightning.attribution.signs import cosine
 from mti_lightning.compose import to_image
 from mti_lightning.data.modules import PictureFile, PictureFolder
 from mti_lightning.errors import InputError, RenderError
+from mti_lightning.images.views import whole
 from mti_lightning.objectives.turns import Step, Steps, Turn
 
 CLASSES = [f"fc:{kind}" for kind in range(8)]
@@ -114,6 +117,20 @@ def test_a_picture_does_not_depend_on_the_windows_of_others() -> None:
         assert psnr(among[feature][None], alone[None]).min() >= 60
 
 
+def test_a_tense_image_is_measured_from_zeros_and_an_inversion_from_its_ground() -> None:
+    options = {"features": CLASSES[:1], "attribution_layer": "layer4", "steps_per_epoch": 2}
+    for objective, method in (
+        (MaximallyTense(Backbone(WORLD), **options), ActGrad()),
+        (PositiveInversion(Backbone(WORLD), coherent=False, **options), None),
+    ):
+        shown = fit(objective)
+        of = (objective.backbone, whole(shown, (96, 96)), objective.bound_features * len(shown))
+        _, attribution, _ = attribute(*of, objective.layer, method or objective.attribution)
+        assert method or objective.attribution.baseline == "ground"
+        wanted = objective.tension(attribution, objective.layout)
+        torch.testing.assert_close(objective.measure()["tension"], wanted, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("kind", [MaximallyTense, SignedInversion])
 def test_a_window_changes_neither_the_loss_nor_its_gradient(kind: type[Objective]) -> None:
     backbone = Backbone("resnet18", "random", arguments={"zero_init_last": False})
@@ -133,8 +150,8 @@ def test_a_window_changes_neither_the_loss_nor_its_gradient(kind: type[Objective
         views = objective.views(pictures, keys, 3, (224, 224), part and part.box)
         losses = objective.losses(views, turn, 0.0)
         found.append((losses, torch.autograd.grad(losses.sum(), pictures)[0]))
-    for windowed, whole in zip(*found, strict=True):
-        assert (windowed - whole).abs().max() <= 1e-5 * whole.abs().max()
+    for windowed, full in zip(*found, strict=True):
+        assert (windowed - full).abs().max() <= 1e-5 * full.abs().max()
 
 
 def test_the_same_run_twice_is_identical_and_another_seed_is_not() -> None:
