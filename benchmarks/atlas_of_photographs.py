@@ -18,7 +18,6 @@ again. Needs what benchmarks/real_truth.py needs.
 
 import argparse
 import json
-import logging
 import re
 import time
 import warnings
@@ -236,7 +235,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="Of each icon.")
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     import_module("mti_efficientnet_lite")  # registers the networks
     write_parts(given.out, given.folder)
     network = Backbone(NETWORKS[0])

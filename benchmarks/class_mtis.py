@@ -20,7 +20,6 @@ Needs what benchmarks/real_truth.py needs.
 """
 
 import argparse
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -246,7 +245,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="A picture of the images.")
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     import_module("mti_efficientnet_lite")  # registers the networks
     networks = [Backbone(name) for name in NETWORKS]
     grounds = backgrounds(given.folder)

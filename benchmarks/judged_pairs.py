@@ -18,7 +18,6 @@ pictures: cut-outs below tuxpaint/stamps, photographs below backgrounds.
 
 import argparse
 import json
-import logging
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -241,7 +240,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("tb_logs/judged_pairs.json"))
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     import_module("mti_efficientnet_lite")  # registers the networks
     networks = {name: Backbone(name).to(given.device) for name in NETWORKS}
     network = networks[NETWORKS[0]]

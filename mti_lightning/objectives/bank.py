@@ -71,9 +71,8 @@ class ImageBank(AttributionModule, ABC):
         check_range(1, batch_size=batch_size, seeds=seeds)
         check_range(1, MOST_SEEDS, seeds=seeds)
         self.image = image or self.default_image()
-        count = views if isinstance(views, int) else 1
-        given = None if isinstance(views, int) else views
-        self.views = given or Views(count, noise=self.noise)
+        of = 1 if views is None else views
+        self.views = Views(of, noise=self.noise) if isinstance(of, int) else of
         self.batch_size, self.seed, self.seeds = batch_size, seed, seeds
         self.accentuate, self.pair = accentuate, pair
         self.sources: Tensor | None = None  # [S, 3, h, w], as the backbone sees them
@@ -233,7 +232,7 @@ class ImageBank(AttributionModule, ABC):
         pairs = list(dict.fromkeys((entry.source or 0, entry.feature) for entry in self.entries))
         for start in range(0, len(pairs), self.batch_size):
             part = pairs[start : start + self.batch_size]
-            _, attribution, response = self.attribute_sources(part, rendered=False)
+            attribution, _, response = self.attribute_sources(part, rendered=False)
             shown = self.sources[[source for source, _ in part]].to(self.device)
             index = index_by(self.known_rivals, self.backbone, shown, [f for _, f in part])
             nowhere = torch.full_like(index, torch.nan)

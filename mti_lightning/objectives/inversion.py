@@ -90,7 +90,7 @@ class Inversion(Objective):
         """
         layer = layer or self.layer
         pairs, layout = [(e.source or 0, e.feature) for e in entries], self.backbone.layout(layer)
-        activations, attribution, _ = (
+        attribution, negative, _ = (
             of.to(self.device) for of in self.attribute_sources(pairs, layer)
         )
         targets = torch.cat(
@@ -103,7 +103,7 @@ class Inversion(Objective):
         )
         # Where an activation is negative, as in a transformer, it has to become so again to have
         # the same effect.
-        targets = torch.where(activations < 0, -targets, targets)
+        targets = torch.where(negative, -targets, targets)
         return targets, signs.support_mask(attribution, channel_dim=layout.channel_dim)
 
     def plan(self) -> list[Entry]:

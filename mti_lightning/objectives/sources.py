@@ -160,7 +160,7 @@ class SourceAttributions:
         weakref.finalize(self, self._file.close)
 
     def __call__(self, pairs: Sequence[Pair], at_once: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return activations and attributions, [N, ...] each, and responses [N].
+        """Return attributions [N, ...], where activations are negative, and responses [N].
 
         Args:
             pairs: Which source, for which feature.
@@ -171,16 +171,17 @@ class SourceAttributions:
             self._add(new[start : start + at_once])
         rows = {pair: row for row, pair in enumerate(self._responses)}
         values = math.prod(self._shape[1:])
-        both = np.empty((2, len(pairs), values), np.float32)
+        attribution = np.empty((len(pairs), values), np.float32)
+        negative = np.empty((len(pairs), values), np.bool_)
         for place, pair in enumerate(pairs):
-            self._file.seek(rows[pair] * 2 * both.itemsize * values)
-            for of in both:
+            self._file.seek(rows[pair] * (attribution.itemsize + negative.itemsize) * values)
+            for of in (attribution, negative):
                 of[place] = np.frombuffer(self._file.read(of.itemsize * values), of.dtype)
         # Laid out as the network does: sums of values that lie otherwise differ in the last bit.
         shape = (len(pairs), *(self._shape[dim] for dim in self._order[1:]))
         back = np.argsort(self._order).tolist()
-        maps = (of.view(shape).permute(back) for of in torch.from_numpy(both))
-        return *maps, torch.stack([self._responses[pair] for pair in pairs])
+        maps = (torch.from_numpy(of).view(shape).permute(back) for of in (attribution, negative))
+        return *maps, torch.stack([self._responses[pair] for pair in pairs])  # type: ignore[return-value]
 
     def _add(self, pairs: Sequence[Pair]) -> None:
         module = self.module
@@ -195,7 +196,7 @@ class SourceAttributions:
             places = sorted(self._order[1:], key=attribution.stride, reverse=True)
             self._order = [0, *places]
         self._file.seek(0, os.SEEK_END)
-        for maps in zip(activations.float(), attribution.float(), strict=True):
+        for maps in zip(attribution.float(), activations < 0, strict=True):
             for of in maps:
                 told = of[None].permute(self._order).contiguous().cpu()
                 self._file.write(told.numpy().tobytes())
